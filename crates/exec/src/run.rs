@@ -1,0 +1,406 @@
+//! Running one command.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::chroot::ChrootMounts;
+
+/// How much of a stream's end an error shows.
+const TAIL_BYTES: usize = 2048;
+
+/// The time limit of a command that sets none.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// A command: an argument vector and the conditions it runs under.
+#[derive(Clone, Debug)]
+pub struct Cmd {
+    program: OsString,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    stdin: Option<Vec<u8>>,
+    timeout: Duration,
+    chroot: Option<ChrootMounts>,
+    dir: Option<PathBuf>,
+    clear_env: bool,
+}
+
+impl Cmd {
+    /// A command without arguments. `program` is looked up on `PATH` unless it holds a slash.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Cmd {
+            program: program.as_ref().to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+            stdin: None,
+            timeout: DEFAULT_TIMEOUT,
+            chroot: None,
+            dir: None,
+            clear_env: false,
+        }
+    }
+
+    /// Adds an argument.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(mut self, args: I) -> Self {
+        self.args.extend(args.into_iter().map(|a| a.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets an environment variable.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Feeds standard input from memory. Without it, standard input is closed.
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// Changes the time limit; the default is ten minutes.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = limit;
+        self
+    }
+
+    /// Runs in this directory (inside the other root, if there is one).
+    pub fn dir(mut self, dir: impl AsRef<Path>) -> Self {
+        self.dir = Some(dir.as_ref().to_owned());
+        self
+    }
+
+    /// Runs inside another root, with a clean environment.
+    pub fn chroot(mut self, mounts: ChrootMounts) -> Self {
+        self.chroot = Some(mounts);
+        self.clear_env = true;
+        self
+    }
+
+    /// The program and its arguments, as the recording runner and errors show them.
+    pub fn argv(&self) -> Vec<String> {
+        std::iter::once(&self.program).chain(&self.args).map(|s| s.to_string_lossy().into_owned()).collect()
+    }
+
+    /// What standard input will be fed with.
+    pub fn input(&self) -> Option<&[u8]> {
+        self.stdin.as_deref()
+    }
+
+    /// The root it will run in, if not ours.
+    pub fn root(&self) -> Option<&Path> {
+        self.chroot.as_ref().map(|c| c.root())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    fn command(&self) -> Result<Command> {
+        let mut command = Command::new(&self.program);
+        command.args(&self.args);
+        if self.clear_env {
+            command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+            command.env("HOME", "/root").env("TERM", "dumb");
+        }
+        command.env("LC_ALL", "C").env_remove("LANGUAGE").envs(self.env.iter().map(|(n, v)| (n, v)));
+        command.stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Its own process group: a time-out ends the whole of it.
+        command.process_group(0);
+        match &self.chroot {
+            Some(mounts) => mounts.enter_before_exec(&mut command, self.dir.as_deref())?,
+            None => {
+                if let Some(dir) = &self.dir {
+                    command.current_dir(dir);
+                }
+            }
+        }
+        Ok(command)
+    }
+}
+
+impl fmt::Display for Cmd {
+    /// Quoted so that it can be pasted into a shell.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(root) = self.root() {
+            write!(f, "(in {}) ", root.display())?;
+        }
+        for (i, word) in self.argv().iter().enumerate() {
+            let plain = !word.is_empty()
+                && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c));
+            let gap = if i == 0 { "" } else { " " };
+            if plain {
+                write!(f, "{gap}{word}")?;
+            } else {
+                write!(f, "{gap}'{}'", word.replace('\'', r"'\''"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a command that ended well wrote.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Output {
+    /// Standard output as text, without white space at its end.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim_end().to_owned()
+    }
+
+    /// Standard output read as JSON.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_slice(&self.stdout).context("reading the JSON a command printed")
+    }
+}
+
+/// A command that could not run or ended badly.
+#[derive(Debug)]
+pub struct ExecError {
+    /// The command, as it can be pasted.
+    pub command: String,
+    /// Exit code, if it exited by itself.
+    pub code: Option<i32>,
+    /// How it ended: `exit status: 1`, `signal: 9`, `still running after 600 s`, `not found`.
+    pub how: String,
+    /// The last lines of what it wrote.
+    pub tail: String,
+}
+
+impl fmt::Display for ExecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` failed: {}", self.command, self.how)?;
+        if !self.tail.is_empty() {
+            write!(f, "; it said:\n{}", self.tail)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ExecError {}
+
+/// Something that runs commands: the system, or a recorder in a test.
+pub trait Runner: Send + Sync {
+    /// Runs a command to its end. Each line it writes on standard output is also given to `line`
+    /// as it comes, for progress. An exit status other than zero is an error
+    /// ([`ExecError`] underneath).
+    fn run_lines(&self, cmd: &Cmd, line: &mut dyn FnMut(&str)) -> Result<Output>;
+
+    /// Runs a command to its end.
+    fn run(&self, cmd: &Cmd) -> Result<Output> {
+        self.run_lines(cmd, &mut |_| {})
+    }
+}
+
+/// Runs commands for real.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemRunner;
+
+impl Runner for SystemRunner {
+    fn run_lines(&self, cmd: &Cmd, line: &mut dyn FnMut(&str)) -> Result<Output> {
+        let fail = |how: String, code: Option<i32>, output: &Output| ExecError {
+            command: cmd.to_string(),
+            code,
+            how,
+            tail: tail(output),
+        };
+        let mut child = cmd
+            .command()?
+            .spawn()
+            .map_err(|e| fail(format!("cannot be started ({e})"), None, &Output::default()))?;
+        if let (Some(mut pipe), Some(input)) = (child.stdin.take(), cmd.stdin.clone()) {
+            // A command that does not read all its input is not an error here: its status tells.
+            thread::spawn(move || pipe.write_all(&input).is_ok());
+        }
+        let lines = read_in_background(child.stdout.take().context("no pipe for standard output")?);
+        let errors = read_in_background(child.stderr.take().context("no pipe for standard error")?);
+
+        let deadline = Instant::now() + cmd.timeout;
+        let mut output = Output::default();
+        let in_time = collect(&lines, deadline, |bytes| {
+            output.stdout.extend_from_slice(bytes);
+            line(String::from_utf8_lossy(bytes).trim_end_matches(['\n', '\r']));
+        }) && collect(&errors, deadline, |bytes| output.stderr.extend_from_slice(bytes));
+        let status = if in_time { wait_until(&mut child, deadline) } else { None };
+        let Some(status) = status else {
+            end_group(&mut child);
+            // What it had already said on standard error is the best hint there is.
+            while let Ok(bytes) = errors.try_recv() {
+                output.stderr.extend_from_slice(&bytes);
+            }
+            return Err(
+                fail(format!("still running after {} s", cmd.timeout.as_secs()), None, &output).into()
+            );
+        };
+        if !status.success() {
+            return Err(fail(status.to_string(), status.code(), &output).into());
+        }
+        Ok(output)
+    }
+}
+
+/// Reads a stream line by line in a thread of its own, so that neither stream can fill its pipe
+/// while we wait for the other.
+fn read_in_background(stream: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        let mut reader = BufReader::new(stream);
+        loop {
+            let mut bytes = Vec::new();
+            match reader.read_until(b'\n', &mut bytes) {
+                Ok(n) if n > 0 && sender.send(bytes).is_ok() => {}
+                _ => break,
+            }
+        }
+    });
+    receiver
+}
+
+/// Hands on all lines until the stream ends (true) or time is up (false).
+fn collect(lines: &Receiver<Vec<u8>>, deadline: Instant, mut each: impl FnMut(&[u8])) -> bool {
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(bytes) => each(&bytes),
+            Err(RecvTimeoutError::Disconnected) => return true,
+            Err(RecvTimeoutError::Timeout) => return false,
+        }
+    }
+}
+
+fn wait_until(child: &mut Child, deadline: Instant) -> Option<std::process::ExitStatus> {
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
+            _ => return None,
+        }
+    }
+}
+
+fn end_group(child: &mut Child) {
+    let group = nix::unistd::Pid::from_raw(child.id() as i32);
+    // The group may be gone already; waiting below reaps the child in any case.
+    if nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL).is_ok() {
+        child.wait().ok();
+    }
+}
+
+/// The end of standard error, or of standard output where that is empty.
+fn tail(output: &Output) -> String {
+    let bytes = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
+    let start = bytes.len().saturating_sub(TAIL_BYTES);
+    String::from_utf8_lossy(&bytes[start..]).trim().to_owned()
+}
+
+/// Records commands instead of running them, and answers what it was told to.
+#[derive(Default)]
+pub struct RecordingRunner {
+    calls: Mutex<Vec<Vec<String>>>,
+    answers: Mutex<Vec<(String, Output)>>,
+}
+
+impl RecordingRunner {
+    /// Answers every command whose pasted form contains `part` with this standard output.
+    pub fn answer(self, part: &str, stdout: &str) -> Self {
+        let output = Output { stdout: stdout.into(), stderr: Vec::new() };
+        self.answers.lock().expect("no test panics while holding it").push((part.to_owned(), output));
+        self
+    }
+
+    /// The argument vectors seen so far.
+    pub fn calls(&self) -> Vec<Vec<String>> {
+        self.calls.lock().expect("no test panics while holding it").clone()
+    }
+}
+
+impl Runner for RecordingRunner {
+    fn run_lines(&self, cmd: &Cmd, line: &mut dyn FnMut(&str)) -> Result<Output> {
+        self.calls.lock().expect("no test panics while holding it").push(cmd.argv());
+        let shown = cmd.to_string();
+        let answers = self.answers.lock().expect("no test panics while holding it");
+        let output =
+            answers.iter().find(|(part, _)| shown.contains(part)).map(|(_, o)| o.clone()).unwrap_or_default();
+        String::from_utf8_lossy(&output.stdout).lines().for_each(line);
+        Ok(output)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Cmd {
+        Cmd::new("sh").args(["-c", script])
+    }
+
+    #[test]
+    fn gives_back_both_streams_and_lines_as_they_come() {
+        let mut seen = Vec::new();
+        let output = SystemRunner
+            .run_lines(&sh("echo one; echo two; echo oops >&2"), &mut |l| seen.push(l.to_owned()))
+            .unwrap();
+        assert_eq!(seen, ["one", "two"]);
+        assert_eq!(output.text(), "one\ntwo");
+        assert_eq!(output.stderr, b"oops\n");
+    }
+
+    #[test]
+    fn a_failure_names_command_status_and_last_words() {
+        let error = SystemRunner.run(&sh("echo 'no space' >&2; exit 3")).unwrap_err();
+        assert_eq!(error.downcast_ref::<ExecError>().unwrap().code, Some(3));
+        assert_eq!(
+            error.to_string(),
+            "`sh -c 'echo '\\''no space'\\'' >&2; exit 3'` failed: exit status: 3; it said:\nno space"
+        );
+    }
+
+    #[test]
+    fn a_hanging_command_and_its_children_are_ended() {
+        let started = Instant::now();
+        let cmd = sh("echo waiting >&2; sleep 60 & sleep 60").timeout(Duration::from_millis(300));
+        let error = SystemRunner.run(&cmd).unwrap_err().to_string();
+        assert!(error.contains("still running after 0 s") && error.contains("waiting"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let error = SystemRunner.run(&Cmd::new("no-such-program")).unwrap_err().to_string();
+        assert!(error.contains("`no-such-program` failed: cannot be started"), "{error}");
+    }
+
+    #[test]
+    fn input_arrives_and_large_output_does_not_block() {
+        let output = SystemRunner.run(&Cmd::new("cat").stdin(vec![b'x'; 1 << 20])).unwrap();
+        assert_eq!(output.stdout.len(), 1 << 20);
+        let output = SystemRunner.run(&sh("head -c 300000 /dev/zero >&2; echo done")).unwrap();
+        assert_eq!((output.stderr.len(), output.text().as_str()), (300_000, "done"));
+    }
+
+    #[test]
+    fn the_recorder_answers_and_records() {
+        let runner = RecordingRunner::default().answer("blkid", "TYPE=ext4\n");
+        assert_eq!(runner.run(&Cmd::new("blkid").arg("-p")).unwrap().text(), "TYPE=ext4");
+        assert_eq!(runner.run(&Cmd::new("mkfs.ext4")).unwrap(), Output::default());
+        assert_eq!(runner.calls(), [vec!["blkid".to_owned(), "-p".into()], vec!["mkfs.ext4".into()]]);
+    }
+}

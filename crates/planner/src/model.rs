@@ -1,0 +1,135 @@
+//! The plan document.
+
+use akene_protocol::Bytes;
+use akene_protocol::api::Consent;
+use akene_protocol::ids::Sha256;
+use akene_protocol::inventory::TableKind;
+use akene_protocol::profile::Filesystem;
+use serde::{Deserialize, Serialize};
+
+/// The version of [`Plan`] this crate writes and reads.
+pub const VERSION: u32 = 1;
+
+/// Label of the boot partition of the disk contract.
+pub const BOOT_LABEL: &str = "AKENE_BOOT";
+
+/// What will be done to the disks of one machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Plan {
+    /// Document version, [`VERSION`].
+    pub version: u32,
+    /// Disks the plan touches or mounts something from, the boot disk first.
+    pub disks: Vec<DiskPlan>,
+    /// What is lost when the plan is carried out: every filesystem, table or signature found on what will
+    /// be formatted, deleted or overwritten. Empty on blank disks.
+    pub destroys: Vec<Destroyed>,
+    /// The least consent that allows the plan.
+    pub needs: Consent,
+    /// Remarks for people: an optional volume left out, a disk not used and why.
+    pub notes: Vec<String>,
+}
+
+/// One thing that is lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Destroyed {
+    /// Disk (kernel name in this boot) and partition number, `sda2`; the disk alone for a whole-disk content.
+    pub name: String,
+    /// What a person calls it: `Windows (ntfs "OS", 40 GiB)`.
+    pub what: String,
+}
+
+/// How a disk is found again at commit. The kernel name is only where to look first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct DiskRef {
+    /// Kernel name when probed.
+    pub name: String,
+    /// Device node when probed.
+    pub path: String,
+    /// Stable link, if udev made one.
+    pub by_id: Option<String>,
+    /// Serial number.
+    pub serial: Option<String>,
+    /// World-wide name.
+    pub wwn: Option<String>,
+    /// Size.
+    pub size: Bytes,
+    /// Hash of the table found, if there was one.
+    pub table_hash: Option<Sha256>,
+}
+
+/// One disk of a plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct DiskPlan {
+    /// Which disk.
+    pub disk: DiskRef,
+    /// Logical sector size in bytes.
+    pub logical_sector: u32,
+    /// Kind of table it has afterwards.
+    pub table: TableKind,
+    /// Whether a new table replaces what is there. Otherwise the present table is changed.
+    pub new_table: bool,
+    /// Partitions afterwards, by position, and before them those that are deleted.
+    pub partitions: Vec<PartitionPlan>,
+}
+
+/// What happens to a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Left alone, byte for byte; mounted where it has a mount point.
+    Keep,
+    /// Made anew and formatted.
+    Create,
+    /// Stays where it is and is formatted.
+    Format,
+    /// Taken out of the table.
+    Delete,
+}
+
+/// What a partition is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "role", content = "name")]
+pub enum Role {
+    /// GRUB's core image on GPT disks started by a BIOS.
+    BiosBoot,
+    /// EFI system partition.
+    Esp,
+    /// `AKENE_BOOT`, mounted at `/boot`.
+    Boot,
+    /// `/`.
+    Root,
+    /// Swap.
+    Swap,
+    /// Another volume of the profile, by its name there: `home`.
+    Volume(String),
+    /// Not ours.
+    Foreign,
+}
+
+/// One partition of a plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PartitionPlan {
+    /// Number in the table.
+    pub number: u32,
+    /// First byte.
+    pub start: Bytes,
+    /// Length.
+    pub size: Bytes,
+    /// What it is for.
+    pub purpose: Role,
+    /// What happens to it.
+    pub action: Action,
+    /// Filesystem it has afterwards. `None` for a BIOS boot partition and for what is not ours.
+    pub filesystem: Option<Filesystem>,
+    /// Filesystem label afterwards: at most 16 bytes for ext4, 11 for vfat.
+    pub label: Option<String>,
+    /// Mount point in the installed system.
+    pub mount: Option<String>,
+    /// Why it is here and this large, for a person.
+    pub why: String,
+}

@@ -1,0 +1,473 @@
+//! What a machine shall become, as the administrator writes it.
+//!
+//! A *layer* is one TOML file: a profile (`profiles/NAME.toml`) or a class
+//! (`classes/NAME/class.toml`); both have the same keys, so that anything can be moved between them.
+//! A profile also lists its classes. Layers are laid over each other in that order, the profile last:
+//! single values are replaced, lists are appended. Key names follow Ubuntu's autoinstall where it has
+//! one. Unknown keys are errors that name the line and the nearest known key.
+//!
+//! A [`Bundle`] is one profile with its classes, ready to be signed; [`crate::resolve`] lays the layers
+//! over each other for one machine.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::envelope::Document;
+use crate::inventory::TableKind;
+use crate::issue::{Issue, Issues};
+use crate::rule::Rule;
+use crate::secret::Secret;
+use crate::size::Bytes;
+
+/// A profile with its classes, as signed and sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Bundle {
+    /// Name of the site.
+    pub site: String,
+    /// Name of the profile.
+    pub name: String,
+    /// Changes whenever the content does: the first 16 hexadecimal digits of its SHA-256.
+    pub revision: String,
+    /// Classes in the order the profile lists them, with their names.
+    pub classes: Vec<(String, Layer)>,
+    /// The profile itself.
+    pub profile: Layer,
+}
+
+impl Document for Bundle {
+    const PAYLOAD_TYPE: &'static str = "application/vnd.akene.profile+json; version=1";
+}
+
+/// One file of settings: a profile or a class.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Layer {
+    /// What this profile or class is for, in one line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Classes of a profile, in the order they are laid over each other. Not allowed in a class.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<String>,
+    /// The class counts only on machines for which this rule holds. Not allowed in a profile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<Rule>,
+    /// Values for `${NAME}` in `identity.hostname`, file contents and scripts.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, String>,
+
+    /// System locale: `fr_FR.UTF-8`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locale: Option<String>,
+    /// Console and desktop keyboard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keyboard: Option<Keyboard>,
+    /// Time zone: `Europe/Paris`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
+    /// Name of the machine and its first user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<IdentityWish>,
+    /// More users.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<User>,
+    /// Remote login.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<Ssh>,
+    /// Network of the installed system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+    /// The distribution and its archives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub apt: Option<Apt>,
+    /// Packages to install. `name` or `name=version`; `-name` takes one out that another layer added.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub packages: Vec<String>,
+    /// The kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Kernel>,
+    /// Answers for debconf, in the form of `debconf-set-selections`: `OWNER QUESTION TYPE VALUE`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub debconf_selections: Vec<String>,
+    /// Disks and volumes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Storage>,
+    /// Files to write into the installed system.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<File>,
+    /// Scripts run inside the new system, in order, when all packages are configured.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub late_commands: Vec<Script>,
+    /// What to do when the installer has finished.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shutdown: Option<Shutdown>,
+}
+
+/// Keyboard.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Keyboard {
+    /// XKB layout: `fr`.
+    pub layout: String,
+    /// XKB variant: `oss`.
+    #[serde(default)]
+    pub variant: String,
+}
+
+/// Name of the machine and its first user.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct IdentityWish {
+    /// Host name; `${asset}` is the machine's asset number without the hyphen. Default: `akene-${asset}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Login name of the first user, who may use sudo.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// Full name of the first user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub realname: Option<String>,
+    /// Password hash as `mkpasswd` prints it (`$y$…`, `$6$…`). Without one, no password opens the account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<Secret>,
+}
+
+/// A user.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct User {
+    /// Login name.
+    pub name: String,
+    /// Full name.
+    #[serde(default)]
+    pub realname: Option<String>,
+    /// Password hash as `mkpasswd` prints it. Without one, no password opens the account.
+    #[serde(default)]
+    pub password: Option<Secret>,
+    /// Groups besides the user's own; those that do not exist are skipped with a warning.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// Whether they may use sudo.
+    #[serde(default)]
+    pub sudo: bool,
+    /// Login shell. Default: `/bin/bash`.
+    #[serde(default)]
+    pub shell: Option<String>,
+    /// Numeric id. Default: the next free one.
+    #[serde(default)]
+    pub uid: Option<u32>,
+    /// SSH public keys that open the account.
+    #[serde(default)]
+    pub authorized_keys: Vec<String>,
+}
+
+/// Remote login.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Ssh {
+    /// Whether to install the SSH server. Default: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub install_server: Option<bool>,
+    /// Keys that open the first user's account, or root's where there is no such user.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub authorized_keys: Vec<String>,
+    /// Whether passwords are accepted. Default: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_pw: Option<bool>,
+}
+
+/// Network of the installed system.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Network {
+    /// A fixed address for the wired card instead of DHCP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fixed: Option<crate::stamp::StaticNetwork>,
+    /// Time servers. Default: the distribution's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ntp: Vec<String>,
+    /// Proxy for apt and the resident agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
+}
+
+/// The two families of distributions we install.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Distribution {
+    Debian,
+    Ubuntu,
+}
+
+/// The distribution and its archives.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Apt {
+    /// `debian` or `ubuntu`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distribution: Option<Distribution>,
+    /// Code name of the release: `noble`, `bookworm`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suite: Option<String>,
+    /// Mirror of the main archive. Default: the distribution's own. Several are tried in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<String>,
+    /// Mirror of the security archive. Default: the distribution's own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub security_mirrors: Vec<String>,
+    /// Components. Default: `main` (Debian, with `non-free-firmware`), `main restricted universe
+    /// multiverse` (Ubuntu).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<String>,
+    /// Suites besides the release itself. Default: `updates` and `security`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pockets: Option<Vec<Pocket>>,
+    /// Armoured OpenPGP keys the archive is signed with. Default: the distribution's keyring, which the
+    /// medium carries. Set it for a mirror that signs with a key of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Repositories beyond the distribution's, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<String, Repository>,
+    /// Whether recommended packages are installed too. Default: yes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub install_recommends: Option<bool>,
+    /// Texts for `/etc/apt/preferences.d`, by file name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub preferences: BTreeMap<String, String>,
+}
+
+/// A companion suite of a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Pocket {
+    Updates,
+    Security,
+    Backports,
+}
+
+/// A repository beyond the distribution's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Repository {
+    /// Address of the archive.
+    pub uri: String,
+    /// Suites; a suite that ends in `/` is a flat repository and has no components.
+    pub suites: Vec<String>,
+    /// Components.
+    #[serde(default)]
+    pub components: Vec<String>,
+    /// Armoured OpenPGP keys it is signed with. There is no unsigned repository.
+    pub key: String,
+}
+
+/// The kernel.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Kernel {
+    /// Package. Default: `linux-image-amd64` (Debian), `linux-generic` (Ubuntu).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub package: Option<String>,
+    /// Arguments for the installed system's kernel.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub arguments: Vec<String>,
+}
+
+/// Disks and volumes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Storage {
+    /// Kind of partition table to make. Default: GPT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table: Option<TableKind>,
+    /// Which disks may be used at all. Without it, every fixed disk; with it, exactly those it names,
+    /// and it is an error when it names none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disks: Option<DiskSelector>,
+    /// Volumes by name. Default: `root`, `home` and `swap` with the sizes in the reference. A volume
+    /// with one of these names changes the default one.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<String, Volume>,
+}
+
+/// Which disks may be used. All given keys must fit; a disk that lacks the fact does not fit.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct DiskSelector {
+    /// Serial number, `*` and `?` allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Model, `*` and `?` allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Link below `/dev/disk/by-id` or device path, `*` and `?` allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Least size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_size: Option<Bytes>,
+    /// Largest size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_size: Option<Bytes>,
+    /// Whether removable disks may be chosen too; they never are by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub removable: Option<bool>,
+}
+
+/// Filesystems we make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Filesystem {
+    Ext4,
+    Xfs,
+    Btrfs,
+    Vfat,
+    Swap,
+}
+
+impl Filesystem {
+    /// Type as `mount` and `fstab` name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Filesystem::Ext4 => "ext4",
+            Filesystem::Xfs => "xfs",
+            Filesystem::Btrfs => "btrfs",
+            Filesystem::Vfat => "vfat",
+            Filesystem::Swap => "swap",
+        }
+    }
+}
+
+/// What a volume wants. Fields that are not given keep the default volume's value.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Volume {
+    /// Mount point. Not for swap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount: Option<String>,
+    /// Filesystem. Default: ext4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filesystem: Option<Filesystem>,
+    /// The installation is refused below this size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<Bytes>,
+    /// Every volume gets this much before any gets more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enough: Option<Bytes>,
+    /// Never more than this. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<Bytes>,
+    /// Whether people keep their files here: such a volume is never formatted when it is found again,
+    /// and never lies on a failing disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<bool>,
+    /// Whether the system works without it: it is left out when there is no room.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub optional: Option<bool>,
+}
+
+/// A file to write into the installed system. Parent directories are made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct File {
+    /// Absolute path.
+    pub path: String,
+    /// Content. `${NAME}` is replaced unless `verbatim` is set.
+    #[serde(default)]
+    pub content: Option<String>,
+    /// Content in base64, for files that are not text. Never replaced in.
+    #[serde(default)]
+    pub base64: Option<String>,
+    /// Permissions, four octal digits. Default: `0644`.
+    #[serde(default)]
+    pub mode: Option<String>,
+    /// `USER:GROUP`, known to the installed system. Default: `root:root`.
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// Write the content as it is.
+    #[serde(default)]
+    pub verbatim: bool,
+}
+
+/// A script.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "either a command line or a table with `name` and `script`")]
+pub enum Script {
+    /// A line for `sh -c`.
+    Line(String),
+    /// A whole script with its `#!` line.
+    Named {
+        /// Shown in progress, logs and errors.
+        name: String,
+        /// The text.
+        script: String,
+    },
+}
+
+/// What to do when the installer has finished.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Shutdown {
+    #[default]
+    Reboot,
+    Poweroff,
+}
+
+/// Reads a layer from TOML. `path` names the file in errors.
+///
+/// # Errors
+/// One issue that names file, line and column, and for an unknown key the nearest known one.
+pub fn parse_layer(text: &str, path: &str) -> Result<Layer, Issues> {
+    parse_toml(text, path)
+}
+
+/// Reads any of our TOML documents with the errors of [`parse_layer`].
+pub fn parse_toml<T: serde::de::DeserializeOwned>(text: &str, path: &str) -> Result<T, Issues> {
+    toml::from_str(text).map_err(|error| {
+        let place = error.span().map(|span| {
+            let before = &text[..span.start.min(text.len())];
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+            format!("{path}:{line}:{column}")
+        });
+        let message = error.message().trim().to_owned();
+        let next = unknown_key_hint(&message)
+            .unwrap_or_else(|| "correct the file; docs/profile-reference.md lists every key".into());
+        Issue::new("profile-unreadable", place.unwrap_or_else(|| path.to_owned()), message, next).into()
+    })
+}
+
+/// For serde's "unknown field `x`, expected one of `a`, `b`": the nearest known key.
+fn unknown_key_hint(message: &str) -> Option<String> {
+    let mut quoted = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
+    let unknown = quoted.next()?;
+    let near = nearest(unknown, quoted)?;
+    Some(format!("did you mean `{near}`?"))
+}
+
+/// The candidate with the smallest edit distance to `word`, if any is near enough to be a typing error.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let (distance, best) = candidates.into_iter().map(|c| (edit_distance(word, c), c)).min()?;
+    (distance <= 2.max(word.chars().count() / 3)).then_some(best)
+}
+
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,553 @@
+//! A profile for one machine: its classes chosen by the inventory and laid over each other.
+//!
+//! Resolving is pure, and strict: it returns *all* issues. What comes out has no optional settings
+//! left but those that really may be absent.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::AssetNumber;
+use crate::inventory::Inventory;
+use crate::inventory::TableKind;
+use crate::issue::{Issue, Issues};
+use crate::profile::{
+    Bundle, DiskSelector, Distribution, File, Filesystem, Kernel, Keyboard, Layer, Network, Pocket,
+    Repository, Script, Shutdown, User,
+};
+use crate::size::Bytes;
+
+/// What one machine shall become. Every default is filled in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Resolved {
+    /// Name of the profile.
+    pub profile: String,
+    /// Revision of the bundle it came from.
+    pub revision: String,
+    /// Classes that count on this machine, in order.
+    pub classes: Vec<String>,
+    /// Host name.
+    pub hostname: String,
+    /// Locale.
+    pub locale: String,
+    /// Keyboard.
+    pub keyboard: Keyboard,
+    /// Time zone.
+    pub timezone: String,
+    /// Users, the one of `identity` first.
+    pub users: Vec<User>,
+    /// SSH keys that open root's account: those of `ssh.authorized-keys` where no user of `identity` is.
+    pub root_keys: Vec<String>,
+    /// Whether the SSH server is installed.
+    pub ssh_server: bool,
+    /// Whether it accepts passwords.
+    pub ssh_passwords: bool,
+    /// Network.
+    pub network: Network,
+    /// Archives.
+    pub archive: Archive,
+    /// Packages besides kernel, boot loader and what the settings themselves need.
+    pub packages: Vec<String>,
+    /// Kernel package and arguments; the package is always set.
+    pub kernel: Kernel,
+    /// Debconf answers.
+    pub debconf: Vec<String>,
+    /// Disks and volumes.
+    pub storage: StorageWishes,
+    /// Files, with variables replaced.
+    pub files: Vec<File>,
+    /// Scripts, with variables replaced.
+    pub late_commands: Vec<Script>,
+    /// What to do at the end.
+    pub shutdown: Shutdown,
+}
+
+/// Where packages come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Archive {
+    /// Distribution.
+    pub distribution: Distribution,
+    /// Code name of the release.
+    pub suite: String,
+    /// Mirrors of the main archive, in the order they are tried.
+    pub mirrors: Vec<String>,
+    /// Mirrors of the security archive.
+    pub security_mirrors: Vec<String>,
+    /// Components.
+    pub components: Vec<String>,
+    /// Companion suites.
+    pub pockets: Vec<Pocket>,
+    /// Armoured keys of the archive, if not the distribution's.
+    pub key: Option<String>,
+    /// More repositories, by name.
+    pub sources: BTreeMap<String, Repository>,
+    /// Whether recommended packages are installed too.
+    pub install_recommends: bool,
+    /// Texts for `/etc/apt/preferences.d`.
+    pub preferences: BTreeMap<String, String>,
+}
+
+/// What the planner is asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct StorageWishes {
+    /// Kind of table to make.
+    pub table: TableKind,
+    /// Which disks may be used.
+    pub disks: Option<DiskSelector>,
+    /// Volumes in the order root, others by name, swap last. The boot chain is the planner's own.
+    pub volumes: Vec<VolumeWish>,
+}
+
+/// One volume.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct VolumeWish {
+    /// Its name in the profile: `root`, `home`, `swap`, or the administrator's own.
+    pub name: String,
+    /// Mount point; `None` for swap.
+    pub mount: Option<String>,
+    /// Filesystem.
+    pub filesystem: Filesystem,
+    /// Refused below.
+    pub min: Bytes,
+    /// Everybody gets this first.
+    pub enough: Bytes,
+    /// Never more.
+    pub max: Option<Bytes>,
+    /// People keep files here.
+    pub user_data: bool,
+    /// May be left out.
+    pub optional: bool,
+}
+
+/// Lays the layers of `bundle` over each other for the machine in `inventory`. `asset` fills
+/// `${asset}`; without it (a plan made on a desk) the name is `akene-new`.
+///
+/// # Errors
+/// Every issue found, each naming the layer and key.
+pub fn resolve(
+    bundle: &Bundle,
+    inventory: &Inventory,
+    asset: Option<AssetNumber>,
+) -> Result<Resolved, Issues> {
+    let mut merged = Merged::default();
+    for (name, class) in &bundle.classes {
+        if class.when.as_ref().is_none_or(|rule| rule.matches(inventory)) {
+            merged.classes.push(name.clone());
+            merged.lay(class, &format!("classes/{name}"));
+        }
+    }
+    merged.lay(&bundle.profile, &format!("profiles/{}", bundle.name));
+    merged.finish(bundle, inventory, asset)
+}
+
+/// Layers laid over each other so far.
+#[derive(Default)]
+struct Merged {
+    layer: Layer,
+    classes: Vec<String>,
+    issues: Vec<Issue>,
+}
+
+/// Replaces a single value when the upper layer has one.
+fn replace<T: Clone>(lower: &mut Option<T>, upper: &Option<T>) {
+    if upper.is_some() {
+        lower.clone_from(upper);
+    }
+}
+
+/// Appends the upper layer's items that are not there yet.
+fn append<T: Clone + PartialEq>(lower: &mut Vec<T>, upper: &[T]) {
+    for item in upper {
+        if !lower.contains(item) {
+            lower.push(item.clone());
+        }
+    }
+}
+
+/// Replaces a list as a whole when the upper layer has one: for lists whose order is a preference.
+fn replace_list<T: Clone>(lower: &mut Vec<T>, upper: &[T]) {
+    if !upper.is_empty() {
+        lower.clear();
+        lower.extend_from_slice(upper);
+    }
+}
+
+impl Merged {
+    fn lay(&mut self, upper: &Layer, path: &str) {
+        let lower = &mut self.layer;
+        lower.variables.extend(upper.variables.clone());
+        replace(&mut lower.locale, &upper.locale);
+        replace(&mut lower.keyboard, &upper.keyboard);
+        replace(&mut lower.timezone, &upper.timezone);
+        replace(&mut lower.shutdown, &upper.shutdown);
+        if let Some(upper) = &upper.identity {
+            let lower = lower.identity.get_or_insert_default();
+            replace(&mut lower.hostname, &upper.hostname);
+            replace(&mut lower.username, &upper.username);
+            replace(&mut lower.realname, &upper.realname);
+            replace(&mut lower.password, &upper.password);
+        }
+        if let Some(upper) = &upper.ssh {
+            let lower = lower.ssh.get_or_insert_default();
+            replace(&mut lower.install_server, &upper.install_server);
+            replace(&mut lower.allow_pw, &upper.allow_pw);
+            append(&mut lower.authorized_keys, &upper.authorized_keys);
+        }
+        if let Some(upper) = &upper.network {
+            let lower = lower.network.get_or_insert_default();
+            replace(&mut lower.fixed, &upper.fixed);
+            replace(&mut lower.proxy, &upper.proxy);
+            replace_list(&mut lower.ntp, &upper.ntp);
+        }
+        if let Some(upper) = &upper.apt {
+            let lower = lower.apt.get_or_insert_default();
+            replace(&mut lower.distribution, &upper.distribution);
+            replace(&mut lower.suite, &upper.suite);
+            replace_list(&mut lower.mirrors, &upper.mirrors);
+            replace_list(&mut lower.security_mirrors, &upper.security_mirrors);
+            replace_list(&mut lower.components, &upper.components);
+            replace(&mut lower.pockets, &upper.pockets);
+            replace(&mut lower.key, &upper.key);
+            replace(&mut lower.install_recommends, &upper.install_recommends);
+            lower.sources.extend(upper.sources.clone());
+            lower.preferences.extend(upper.preferences.clone());
+        }
+        if let Some(upper) = &upper.kernel {
+            let lower = lower.kernel.get_or_insert_default();
+            replace(&mut lower.package, &upper.package);
+            append(&mut lower.arguments, &upper.arguments);
+        }
+        if let Some(upper) = &upper.storage {
+            let lower = lower.storage.get_or_insert_default();
+            replace(&mut lower.table, &upper.table);
+            replace(&mut lower.disks, &upper.disks);
+            for (name, upper) in &upper.volumes {
+                let lower = lower.volumes.entry(name.clone()).or_default();
+                replace(&mut lower.mount, &upper.mount);
+                replace(&mut lower.filesystem, &upper.filesystem);
+                replace(&mut lower.min, &upper.min);
+                replace(&mut lower.enough, &upper.enough);
+                replace(&mut lower.max, &upper.max);
+                replace(&mut lower.user_data, &upper.user_data);
+                replace(&mut lower.optional, &upper.optional);
+            }
+        }
+        for package in &upper.packages {
+            match package.strip_prefix('-') {
+                Some(name) => lower.packages.retain(|p| p.split('=').next() != Some(name)),
+                None => append(&mut lower.packages, std::slice::from_ref(package)),
+            }
+        }
+        append(&mut lower.debconf_selections, &upper.debconf_selections);
+        append(&mut lower.late_commands, &upper.late_commands);
+        for user in &upper.users {
+            // A user or file named again is changed by the upper layer, not there twice.
+            lower.users.retain(|u| u.name != user.name);
+            lower.users.push(user.clone());
+        }
+        for file in &upper.files {
+            lower.files.retain(|f| f.path != file.path);
+            lower.files.push(file.clone());
+        }
+        crate::check::layer(upper, path, &mut self.issues);
+    }
+
+    fn finish(
+        mut self,
+        bundle: &Bundle,
+        inventory: &Inventory,
+        asset: Option<AssetNumber>,
+    ) -> Result<Resolved, Issues> {
+        let layer = std::mem::take(&mut self.layer);
+        let mut variables = layer.variables;
+        let asset = asset.map(|a| a.to_string().replace('-', "")).unwrap_or_else(|| "new".into());
+        variables.insert("asset".into(), asset);
+        let identity = layer.identity.unwrap_or_default();
+        let hostname = identity.hostname.as_deref().unwrap_or("akene-${asset}");
+        let hostname = substitute(hostname, &variables, "identity.hostname", &mut self.issues);
+        crate::check::hostname(&hostname, &mut self.issues);
+        variables.insert("hostname".into(), hostname.clone());
+
+        let ssh = layer.ssh.unwrap_or_default();
+        let mut users = layer.users;
+        let mut root_keys = Vec::new();
+        match identity.username {
+            Some(name) => {
+                users.retain(|u| u.name != name);
+                let first = User {
+                    name,
+                    realname: identity.realname,
+                    password: identity.password,
+                    groups: Vec::new(),
+                    sudo: true,
+                    shell: None,
+                    uid: None,
+                    authorized_keys: ssh.authorized_keys,
+                };
+                users.insert(0, first);
+            }
+            None => root_keys = ssh.authorized_keys,
+        }
+        let files = layer
+            .files
+            .into_iter()
+            .map(|file| File {
+                content: file.content.as_ref().map(|text| match file.verbatim {
+                    true => text.clone(),
+                    false => substitute(text, &variables, &format!("files.{}", file.path), &mut self.issues),
+                }),
+                ..file
+            })
+            .collect();
+        let late_commands = layer
+            .late_commands
+            .into_iter()
+            .enumerate()
+            .map(|(i, script)| {
+                let mut put = |text: &str| {
+                    substitute(text, &variables, &format!("late-commands[{i}]"), &mut self.issues)
+                };
+                match script {
+                    Script::Line(line) => Script::Line(put(&line)),
+                    Script::Named { name, script } => Script::Named { name, script: put(&script) },
+                }
+            })
+            .collect();
+        let archive = archive(layer.apt.unwrap_or_default(), &mut self.issues);
+        let mut kernel = layer.kernel.unwrap_or_default();
+        kernel.package.get_or_insert_with(|| archive.distribution.default_kernel().to_owned());
+        let storage = storage(layer.storage.unwrap_or_default(), inventory, &mut self.issues);
+        let resolved = Resolved {
+            profile: bundle.name.clone(),
+            revision: bundle.revision.clone(),
+            classes: self.classes,
+            hostname,
+            locale: layer.locale.unwrap_or_else(|| "C.UTF-8".into()),
+            keyboard: layer
+                .keyboard
+                .unwrap_or_else(|| Keyboard { layout: "us".into(), variant: String::new() }),
+            timezone: layer.timezone.unwrap_or_else(|| "Etc/UTC".into()),
+            users,
+            root_keys,
+            ssh_server: ssh.install_server.unwrap_or(false),
+            ssh_passwords: ssh.allow_pw.unwrap_or(false),
+            network: layer.network.unwrap_or_default(),
+            archive,
+            packages: layer.packages,
+            kernel,
+            debconf: layer.debconf_selections,
+            storage,
+            files,
+            late_commands,
+            shutdown: layer.shutdown.unwrap_or_default(),
+        };
+        match self.issues.is_empty() {
+            true => Ok(resolved),
+            false => Err(Issues(self.issues)),
+        }
+    }
+}
+
+impl Distribution {
+    /// Mirror of the main archive every user can reach.
+    fn default_mirror(self) -> &'static str {
+        match self {
+            Distribution::Debian => "http://deb.debian.org/debian",
+            Distribution::Ubuntu => "http://archive.ubuntu.com/ubuntu",
+        }
+    }
+
+    /// Mirror of the security archive every user can reach.
+    fn default_security_mirror(self) -> &'static str {
+        match self {
+            Distribution::Debian => "http://security.debian.org/debian-security",
+            Distribution::Ubuntu => "http://security.ubuntu.com/ubuntu",
+        }
+    }
+
+    fn default_components(self) -> &'static [&'static str] {
+        match self {
+            Distribution::Debian => &["main", "non-free-firmware"],
+            Distribution::Ubuntu => &["main", "restricted", "universe", "multiverse"],
+        }
+    }
+
+    fn default_kernel(self) -> &'static str {
+        match self {
+            Distribution::Debian => "linux-image-amd64",
+            Distribution::Ubuntu => "linux-generic",
+        }
+    }
+}
+
+fn archive(apt: crate::profile::Apt, issues: &mut Vec<Issue>) -> Archive {
+    let mut missing = |key: &str, example: &str| {
+        let message = "no profile or class says which release to install";
+        issues.push(Issue::new(
+            "setting-missing",
+            key,
+            message,
+            format!("set `{key}`, for example to `{example}`"),
+        ));
+    };
+    if apt.distribution.is_none() {
+        missing("apt.distribution", "ubuntu");
+    }
+    if apt.suite.is_none() {
+        missing("apt.suite", "noble");
+    }
+    let distribution = apt.distribution.unwrap_or(Distribution::Ubuntu);
+    let or_default = |list: Vec<String>, default: &[&str]| match list.is_empty() {
+        true => default.iter().map(|s| s.to_string()).collect(),
+        false => list,
+    };
+    // One mirror of everything is the usual set-up of an association: it then serves security too.
+    let security_default = match (distribution, apt.mirrors.as_slice()) {
+        (Distribution::Ubuntu, [_, ..]) => apt.mirrors.clone(),
+        _ => vec![distribution.default_security_mirror().to_owned()],
+    };
+    Archive {
+        distribution,
+        suite: apt.suite.unwrap_or_default(),
+        mirrors: or_default(apt.mirrors, &[distribution.default_mirror()]),
+        security_mirrors: if apt.security_mirrors.is_empty() {
+            security_default
+        } else {
+            apt.security_mirrors
+        },
+        components: or_default(apt.components, distribution.default_components()),
+        pockets: apt.pockets.unwrap_or_else(|| vec![Pocket::Updates, Pocket::Security]),
+        key: apt.key,
+        sources: apt.sources,
+        install_recommends: apt.install_recommends.unwrap_or(true),
+        preferences: apt.preferences,
+    }
+}
+
+/// The volumes a profile has when it says nothing. `enough` of swap follows the memory: as much as there
+/// is, between 512 MiB and 4 GiB.
+fn default_volumes(inventory: &Inventory) -> [VolumeWish; 3] {
+    let swap = inventory.memory.total.align_up(Bytes::mib(256)).clamp(Bytes::mib(512), Bytes::gib(4));
+    let volume = |name: &str, mount: &str, min, enough, max| VolumeWish {
+        name: name.into(),
+        mount: Some(mount.into()),
+        filesystem: Filesystem::Ext4,
+        min,
+        enough,
+        max,
+        user_data: false,
+        optional: false,
+    };
+    [
+        volume("root", "/", Bytes::gib(3), Bytes::gib(20), Some(Bytes::gib(64))),
+        VolumeWish {
+            user_data: true,
+            optional: true,
+            ..volume("home", "/home", Bytes::gib(1), Bytes::gib(20), None)
+        },
+        VolumeWish {
+            name: "swap".into(),
+            mount: None,
+            filesystem: Filesystem::Swap,
+            min: Bytes::mib(256),
+            enough: swap,
+            max: Some(swap),
+            user_data: false,
+            optional: true,
+        },
+    ]
+}
+
+fn storage(wish: crate::profile::Storage, inventory: &Inventory, issues: &mut Vec<Issue>) -> StorageWishes {
+    let [root, home, swap] = default_volumes(inventory);
+    let mut own = wish.volumes;
+    let mut volumes = Vec::new();
+    let mut take = |default: VolumeWish| {
+        let upper = own.remove(&default.name).unwrap_or_default();
+        volumes.push(VolumeWish {
+            mount: upper.mount.or(default.mount),
+            filesystem: upper.filesystem.unwrap_or(default.filesystem),
+            min: upper.min.unwrap_or(default.min),
+            // A profile that wants more or less than the default `enough` means its own bounds first.
+            enough: upper.enough.unwrap_or(
+                default.enough.max(upper.min.unwrap_or_default()).min(upper.max.unwrap_or(Bytes(u64::MAX))),
+            ),
+            max: upper.max.or(default.max.filter(|m| Some(*m) >= upper.min && Some(*m) >= upper.enough)),
+            user_data: upper.user_data.unwrap_or(default.user_data),
+            optional: upper.optional.unwrap_or(default.optional),
+            name: default.name,
+        });
+    };
+    take(root);
+    take(home);
+    take(swap);
+    for (name, volume) in own {
+        let min = volume.min.unwrap_or(Bytes::gib(1));
+        volumes.push(VolumeWish {
+            mount: volume.mount,
+            filesystem: volume.filesystem.unwrap_or(Filesystem::Ext4),
+            min,
+            enough: volume.enough.unwrap_or(min),
+            max: volume.max,
+            user_data: volume.user_data.unwrap_or(false),
+            optional: volume.optional.unwrap_or(false),
+            name,
+        });
+    }
+    // Root first, swap last, the others by name.
+    volumes.sort_by_key(|v| match v.name.as_str() {
+        "root" => (0, String::new()),
+        "swap" => (2, String::new()),
+        name => (1, name.to_owned()),
+    });
+    crate::check::volumes(&volumes, issues);
+    StorageWishes { table: wish.table.unwrap_or(TableKind::Gpt), disks: wish.disks, volumes }
+}
+
+/// Replaces `${NAME}`; `$$` stands for a dollar sign before a brace.
+fn substitute(
+    text: &str,
+    variables: &BTreeMap<String, String>,
+    path: &str,
+    issues: &mut Vec<Issue>,
+) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        let (before, from) = rest.split_at(at);
+        let Some(end) = from.find('}') else { break };
+        let name = &from[2..end];
+        rest = &from[end + 1..];
+        if let Some(escaped) = before.strip_suffix('$') {
+            out.push_str(escaped);
+            out.push_str(&from[..=end]);
+            continue;
+        }
+        out.push_str(before);
+        match variables.get(name) {
+            Some(value) => out.push_str(value),
+            None => {
+                let near = crate::profile::nearest(name, variables.keys().map(String::as_str));
+                let next = match near {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!(
+                        "add it to `variables`, write `$${{{name}}}` for the text itself, or set `verbatim`"
+                    ),
+                };
+                issues.push(Issue::new(
+                    "variable-unknown",
+                    path,
+                    format!("there is no variable `{name}`"),
+                    next,
+                ));
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
