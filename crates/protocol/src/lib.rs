@@ -13,6 +13,7 @@
 //! | permission to install | [`api::Grant`] | server or medium | agent |
 //! | what happens | [`event::Event`] | agent | console, server, log |
 //! | how to reach the site | [`stamp::Stamp`] | operator | agent |
+//! | what a live image is made of | [`image::ImageManifest`] | image builder | agent |
 //! | exact packages | [`lock::Lock`] | agent, server | agent |
 //!
 //! Documents that must be trusted travel in a signed [`envelope::Envelope`].
@@ -22,6 +23,7 @@ mod check;
 pub mod envelope;
 pub mod event;
 pub mod ids;
+pub mod image;
 pub mod inventory;
 pub mod issue;
 pub mod lock;
@@ -35,6 +37,7 @@ pub mod stamp;
 pub use envelope::{Envelope, PublicKey};
 pub use event::{Event, EventKind, Phase, RunId};
 pub use ids::{AssetNumber, MachineId, Sha256};
+pub use image::ImageManifest;
 pub use inventory::Inventory;
 pub use issue::Issue;
 pub use profile::Bundle;
