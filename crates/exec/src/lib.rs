@@ -11,6 +11,8 @@
 
 mod chroot;
 mod run;
+mod spawn;
 
 pub use chroot::ChrootMounts;
 pub use run::{Cmd, ExecError, Output, RecordingRunner, Runner, SystemRunner};
+pub use spawn::{Running, Streams};

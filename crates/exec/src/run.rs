@@ -108,7 +108,7 @@ impl Cmd {
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-    fn command(&self) -> Result<Command> {
+    pub(crate) fn command(&self) -> Result<Command> {
         let mut command = Command::new(&self.program);
         command.args(&self.args);
         if self.clear_env {
@@ -296,7 +296,7 @@ fn wait_until(child: &mut Child, deadline: Instant) -> Option<std::process::Exit
     }
 }
 
-fn end_group(child: &mut Child) {
+pub(crate) fn end_group(child: &mut Child) {
     let group = nix::unistd::Pid::from_raw(child.id() as i32);
     // The group may be gone already; waiting below reaps the child in any case.
     if nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL).is_ok() {
