@@ -1,1 +1,3 @@
+//! Dispatch.
+
 fn main() {}

@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The package side: signed archive metadata, locks, download by hash, unpacking into a root.
+
+pub mod cpio;

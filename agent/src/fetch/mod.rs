@@ -1,0 +1,1 @@
+//! Getting to know what to install: enrolling, the signed profile, the permission.

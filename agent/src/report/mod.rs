@@ -1,0 +1,1 @@
+//! Telling everybody what happens: screen, serial console, log, server.

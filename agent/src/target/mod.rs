@@ -1,0 +1,1 @@
+//! The new system: packages, settings, boot loader.
