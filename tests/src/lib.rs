@@ -1,4 +1,6 @@
 //! What the tests of the whole stand on: real archives, real disks, real (virtual) machines.
 
+pub mod deb;
 pub mod http;
 pub mod mirror;
+pub mod standin;

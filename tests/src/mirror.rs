@@ -105,8 +105,9 @@ fn parse_deb822(text: &str) -> Vec<(String, String)> {
                 }
             }
         }
-        let words =
-            |name: &str| fields.get(name).map(|v| v.split_whitespace().collect()).unwrap_or_else(Vec::new);
+        let words = |name: &str| {
+            fields.get(name).map(|v| v.split_whitespace().collect::<Vec<_>>()).unwrap_or_default()
+        };
         if !words("types").contains(&"deb") || words("enabled").contains(&"no") {
             continue;
         }
