@@ -5,6 +5,7 @@ use akene_protocol::api::Consent;
 use akene_protocol::ids::Sha256;
 use akene_protocol::inventory::TableKind;
 use akene_protocol::profile::Filesystem;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The version of [`Plan`] this crate writes and reads.
@@ -13,8 +14,11 @@ pub const VERSION: u32 = 1;
 /// Label of the boot partition of the disk contract.
 pub const BOOT_LABEL: &str = "AKENE_BOOT";
 
+/// Label of the EFI system partition.
+pub const ESP_LABEL: &str = "AKENE_ESP";
+
 /// What will be done to the disks of one machine.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Plan {
     /// Document version, [`VERSION`].
@@ -31,7 +35,7 @@ pub struct Plan {
 }
 
 /// One thing that is lost.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Destroyed {
     /// Disk (kernel name in this boot) and partition number, `sda2`; the disk alone for a whole-disk content.
@@ -41,7 +45,7 @@ pub struct Destroyed {
 }
 
 /// How a disk is found again at commit. The kernel name is only where to look first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct DiskRef {
     /// Kernel name when probed.
@@ -61,7 +65,7 @@ pub struct DiskRef {
 }
 
 /// One disk of a plan.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct DiskPlan {
     /// Which disk.
@@ -70,14 +74,15 @@ pub struct DiskPlan {
     pub logical_sector: u32,
     /// Kind of table it has afterwards.
     pub table: TableKind,
-    /// Whether a new table replaces what is there. Otherwise the present table is changed.
+    /// Whether a new table replaces what is there. Then every partition to make is listed with `create`,
+    /// and those that vanish with the old table with `delete`. Otherwise the present table stays.
     pub new_table: bool,
     /// Partitions afterwards, by position, and before them those that are deleted.
     pub partitions: Vec<PartitionPlan>,
 }
 
 /// What happens to a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// Left alone, byte for byte; mounted where it has a mount point.
@@ -91,7 +96,7 @@ pub enum Action {
 }
 
 /// What a partition is for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "role", content = "name")]
 pub enum Role {
     /// GRUB's core image on GPT disks started by a BIOS.
@@ -110,11 +115,48 @@ pub enum Role {
     Foreign,
 }
 
+impl Role {
+    /// Name of the partition in a GPT, by which a later run recognises it: `akene-home`.
+    pub fn partition_name(&self) -> Option<String> {
+        Some(match self {
+            Role::BiosBoot => "akene-bios".into(),
+            Role::Esp => "akene-esp".into(),
+            Role::Boot => "akene-boot".into(),
+            Role::Root => "akene-root".into(),
+            Role::Swap => "akene-swap".into(),
+            // 36 UTF-16 units are all a GPT entry holds.
+            Role::Volume(name) => format!("akene-{name}").chars().take(36).collect(),
+            Role::Foreign => return None,
+        })
+    }
+
+    /// Label of its filesystem, cut to what the filesystem can hold.
+    pub fn label(&self, filesystem: Filesystem) -> Option<String> {
+        let longest = match filesystem {
+            Filesystem::Vfat => 11,
+            Filesystem::Xfs => 12,
+            Filesystem::Swap => 15,
+            Filesystem::Ext4 | Filesystem::Btrfs => 16,
+        };
+        let label = match self {
+            Role::Boot => BOOT_LABEL.into(),
+            Role::Esp => ESP_LABEL.into(),
+            Role::BiosBoot | Role::Foreign => return None,
+            _ => self.partition_name()?,
+        };
+        let label: String = label.chars().take(longest).collect();
+        // mkfs.vfat warns about lower case, and Windows shows such a label mangled.
+        Some(if filesystem == Filesystem::Vfat { label.to_uppercase() } else { label })
+    }
+}
+
 /// One partition of a plan.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct PartitionPlan {
-    /// Number in the table.
+    /// Number in the table. Logical partitions of an MBR count from 5; the extended partition that holds
+    /// them is not listed: it begins 1 MiB before the first of them and ends with the last, and each has
+    /// 1 MiB of its own before it for its boot record.
     pub number: u32,
     /// First byte.
     pub start: Bytes,

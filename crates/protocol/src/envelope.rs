@@ -34,7 +34,7 @@ pub enum EnvelopeError {
     )]
     WrongSignature {
         /// The key that should have signed.
-        expected: PublicKey,
+        expected: Box<PublicKey>,
     },
     /// Signed, but another kind of document.
     #[error("expected a signed `{expected}`, found a `{found}`")]
@@ -108,7 +108,7 @@ impl Envelope {
             key.0.verify_strict(&signed, &signature).ok()
         };
         if !self.signatures.iter().any(|s| fits(s).is_some()) {
-            return Err(EnvelopeError::WrongSignature { expected: *key });
+            return Err(EnvelopeError::WrongSignature { expected: Box::new(*key) });
         }
         if self.payload_type != D::PAYLOAD_TYPE {
             return Err(EnvelopeError::WrongType {
@@ -202,9 +202,12 @@ mod tests {
         changed.payload = BASE64.encode(br#"{"text":"bonsoir"}"#);
         assert_eq!(
             changed.open::<Letter>(&public1),
-            Err(EnvelopeError::WrongSignature { expected: public1 })
+            Err(EnvelopeError::WrongSignature { expected: Box::new(public1) })
         );
-        assert_eq!(signed.open::<Letter>(&public2), Err(EnvelopeError::WrongSignature { expected: public2 }));
+        assert_eq!(
+            signed.open::<Letter>(&public2),
+            Err(EnvelopeError::WrongSignature { expected: Box::new(public2) })
+        );
 
         let found = Letter::PAYLOAD_TYPE.to_owned();
         assert_eq!(
@@ -216,7 +219,7 @@ mod tests {
         retyped.payload_type = Other::PAYLOAD_TYPE.to_owned();
         assert_eq!(
             retyped.open::<Other>(&public1).unwrap_err(),
-            EnvelopeError::WrongSignature { expected: public1 }
+            EnvelopeError::WrongSignature { expected: Box::new(public1) }
         );
     }
 

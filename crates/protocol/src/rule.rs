@@ -231,7 +231,7 @@ impl Op {
 }
 
 /// Shell-like match: `*` any run, `?` one character.
-fn glob(pattern: &str, text: &str) -> bool {
+pub fn glob(pattern: &str, text: &str) -> bool {
     let (p, t): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
     let (mut pi, mut ti, mut star) = (0, 0, None);
     while ti < t.len() {
