@@ -1,1 +1,135 @@
 //! PID 1 of the live system: mounts, modules, devices, console, clock, and at the end the restart.
+//!
+//! The kernel starts the agent as `/init` of the initramfs. [`live_system`] then
+//!
+//! 1. mounts `/dev`, `/proc`, `/sys`, `/run`, loads the modules the image brings along and mounts the
+//!    live root (squashfs under an overlay in memory), which becomes `/` ([`root`]);
+//! 2. splits in two. The first process keeps only what a first process must do: it waits for processes
+//!    that lost their parents, hears Ctrl-Alt-Del, and restarts the machine when the other one has ended
+//!    ([`init`]). So nobody takes the exit status of a command away from the code that waits for it, and
+//!    whatever happens to the installer, even a panic, the machine still says so and restarts;
+//! 3. in the second process: starts udev and loads the drivers of the machine's devices ([`devices`]),
+//!    finds the consoles ([`console`]), reads the stamp and the image manifest, and returns.
+//!
+//! Everything up to the split uses system calls only, because a process can be split safely only while
+//! it has one thread.
+
+pub mod cmdline;
+pub mod console;
+pub mod devices;
+mod init;
+pub mod rescue;
+mod root;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use akene_exec::Runner;
+use akene_protocol::image::ImageManifest;
+use akene_protocol::stamp::StampError;
+use akene_protocol::{Issue, Stamp};
+use jiff::Timestamp;
+
+use crate::sys::clock;
+
+pub use cmdline::{Cmdline, Mode};
+pub use console::{Console, ConsoleKind, Consoles};
+pub use init::{fatal, is_init, power_off, restart};
+pub use rescue::rescue;
+
+/// Where the initramfs stays readable: `akene/vmlinuz`, `akene/live.squashfs`, `init`.
+pub const INITRAMFS: &str = "/run/akene/initramfs";
+
+/// The live system the agent runs in.
+#[derive(Debug)]
+pub struct LiveSystem {
+    /// Our arguments on the kernel command line.
+    pub cmdline: Cmdline,
+    /// What the operator wrote into the medium, or why it cannot be used.
+    pub stamp: Result<Stamp, StampError>,
+    /// What the image is made of. `None`: its manifest is missing or damaged.
+    pub image: Option<ImageManifest>,
+    /// Where people may be looking.
+    pub consoles: Consoles,
+    /// The initramfs, see [`INITRAMFS`].
+    pub initramfs: PathBuf,
+    /// What went wrong without being fatal: a module that does not load, an argument nobody knows.
+    pub warnings: Vec<Issue>,
+}
+
+impl LiveSystem {
+    /// A time that no correct clock is earlier than: when the image was built.
+    pub fn clock_floor(&self) -> Timestamp {
+        self.image.as_ref().map_or(Timestamp::UNIX_EPOCH, |image| image.built)
+    }
+}
+
+/// Turns the initramfs into the live system. Call it first thing in `main`, when [`is_init`] says so.
+///
+/// It returns in a child of the first process. What cannot work without ends in [`fatal`].
+pub fn live_system(runner: &dyn Runner) -> LiveSystem {
+    let mut warnings = Vec::new();
+    init::prepare_panics();
+    match root::switch() {
+        Ok(more) => warnings.extend(more),
+        Err(error) => {
+            let issue = Issue::new(
+                "live-system-broken",
+                "",
+                format!("the installer on this medium cannot start: {error:#}"),
+                "try another copy of the disc or stick; if the message stays, the image was built wrongly",
+            );
+            fatal(&[issue]);
+        }
+    }
+    init::split();
+
+    let consoles = Consoles::find();
+    init::adopt_consoles(&consoles);
+    let cmdline = Cmdline::read();
+    warnings.extend(cmdline.issues.iter().cloned());
+    if let Err(error) = devices::compressed_swap(devices::memory_bytes()) {
+        warnings.push(warning("no-compressed-swap", "setting up compressed memory", &error));
+    }
+    if let Err(error) = devices::start(runner) {
+        warnings.push(warning("devices-incomplete", "looking for devices", &error));
+    }
+    let initramfs = PathBuf::from(INITRAMFS);
+    let image = match read_image(&initramfs) {
+        Ok(image) => Some(image),
+        Err(error) => {
+            warnings.push(warning("image-manifest-missing", "reading what this image is made of", &error));
+            None
+        }
+    };
+    let stamp = read_stamp(&initramfs);
+    LiveSystem { cmdline, stamp, image, consoles, initramfs, warnings }
+}
+
+fn warning(code: &str, doing: &str, error: &anyhow::Error) -> Issue {
+    let mut message = String::from(doing);
+    // Writing to a String cannot fail.
+    write!(message, " failed: {error:#}").ok();
+    Issue::new(code, "", message, "")
+}
+
+fn read_image(initramfs: &Path) -> anyhow::Result<ImageManifest> {
+    use anyhow::Context as _;
+    let path = initramfs.join(akene_protocol::image::MANIFEST);
+    let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    ImageManifest::parse(&text).map_err(anyhow::Error::msg)
+}
+
+fn read_stamp(initramfs: &Path) -> Result<Stamp, StampError> {
+    match std::fs::read(initramfs.join(akene_protocol::stamp::PATH)) {
+        Ok(text) => Stamp::parse_file(&text),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(StampError::Unstamped),
+        Err(e) => Err(StampError::Damaged(format!("it cannot be read: {e}"))),
+    }
+}
+
+/// Raises a clock that is earlier than the image itself: a machine with a dead battery starts in 1980 or
+/// 2000. The network phase finds the real time ([`crate::net::clock`]); until then this is closer.
+pub fn raise_clock(floor: Timestamp) -> anyhow::Result<()> {
+    if Timestamp::now() < floor { clock::set_system_clock(floor) } else { Ok(()) }
+}

@@ -1,0 +1,57 @@
+//! A shell on every console, for a person who knows what to do with it.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use akene_exec::{Cmd, Runner};
+
+use super::LiveSystem;
+use super::console::Console;
+
+/// Runs shells until the machine is restarted. A shell that ends is started again.
+pub fn rescue(live: &LiveSystem, runner: &'static dyn Runner) -> ! {
+    live.consoles.say(
+        "\nRescue shell. Nothing is installed and nothing is changed unless you do it.\n\
+         `reboot -f` restarts the computer, `akene-agent --help` shows what the installer can do by hand.\n",
+    );
+    for console in live.consoles.iter().cloned() {
+        thread::spawn(move || shells(&console, runner));
+    }
+    loop {
+        thread::park();
+    }
+}
+
+/// One shell after the other on one console.
+fn shells(console: &Console, runner: &dyn Runner) -> ! {
+    loop {
+        let started = Instant::now();
+        if let Err(error) = runner.run(&shell(console)) {
+            eprintln!("akene: the shell on {} ended: {error:#}", console.path.display());
+        }
+        // A shell that cannot start must not fill the log.
+        if started.elapsed() < Duration::from_secs(2) {
+            thread::sleep(Duration::from_secs(5));
+        }
+    }
+}
+
+/// busybox's getty opens the console, makes it the terminal of the shell (job control, Ctrl-C), and needs
+/// no password file.
+fn shell(console: &Console) -> Cmd {
+    let shell =
+        ["/bin/bash", "/usr/bin/bash"].into_iter().find(|s| Path::new(s).exists()).unwrap_or("/bin/sh");
+    let line = console.path.strip_prefix("/dev").unwrap_or(&console.path);
+    let (speed, kind) = if console.is_serial() { ("115200", "vt220") } else { ("38400", "linux") };
+    Cmd::new("busybox")
+        .args(["getty", "-n", "-i", "-L", "-l", shell, speed])
+        .arg(line)
+        .arg(kind)
+        .env("HOME", "/root")
+        .env("PS1", "rescue# ")
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .dir("/")
+        // As good as never: the person decides how long it takes.
+        .timeout(Duration::from_secs(10 * 365 * 24 * 3600))
+}

@@ -1,0 +1,157 @@
+//! Loop devices: a file as a block device.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+
+/// `struct loop_info64` of the kernel.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct LoopInfo64 {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// `struct loop_config` of the kernel (since 5.8).
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo64,
+    reserved: [u64; 8],
+}
+
+const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+
+/// The bare requests.
+mod raw {
+    nix::ioctl_none_bad!(loop_get_free, 0x4C82);
+    nix::ioctl_write_ptr_bad!(loop_configure, 0x4C0A, super::LoopConfig);
+}
+
+/// Attaches a file, read-only, to a free loop device. The device lets go of the file by itself when it is
+/// no longer used, which begins with the end of the returned `File`: mount it before dropping that.
+pub fn attach_read_only(file: &Path) -> Result<(PathBuf, File)> {
+    let backing = File::open(file).with_context(|| format!("opening {}", file.display()))?;
+    let control = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/loop-control")
+        .context("opening /dev/loop-control (is the module `loop` loaded?)")?;
+    // Somebody else may take the free device between asking for it and taking it.
+    for _ in 0..16 {
+        let number = free_number(control.as_raw_fd())?;
+        let path = PathBuf::from(format!("/dev/loop{number}"));
+        let device = open_when_there(&path)?;
+        match configure(device.as_raw_fd(), backing.as_raw_fd()) {
+            Ok(()) => return Ok((path, device)),
+            Err(Errno::EBUSY) => {}
+            Err(e) => {
+                return Err(e).with_context(|| format!("attaching {} to {}", file.display(), path.display()));
+            }
+        }
+    }
+    bail!("no free loop device for {}: others take them faster", file.display())
+}
+
+/// devtmpfs makes the node of a new device a moment after the device exists.
+fn open_when_there(path: &Path) -> Result<File> {
+    let patience = Instant::now() + Duration::from_secs(5);
+    loop {
+        match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(device) => return Ok(device),
+            Err(e) if Instant::now() > patience => {
+                return Err(e).with_context(|| format!("opening {}", path.display()));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "an ioctl")]
+fn free_number(control: RawFd) -> Result<i32> {
+    // SAFETY: the request takes no argument; the descriptor is that of /dev/loop-control.
+    unsafe { raw::loop_get_free(control) }.context("asking for a free loop device")
+}
+
+#[expect(unsafe_code, reason = "an ioctl")]
+fn configure(device: RawFd, backing: RawFd) -> nix::Result<()> {
+    let config = LoopConfig {
+        fd: backing as u32,
+        block_size: 0,
+        info: LoopInfo64 {
+            device: 0,
+            inode: 0,
+            rdevice: 0,
+            offset: 0,
+            size_limit: 0,
+            number: 0,
+            encrypt_type: 0,
+            encrypt_key_size: 0,
+            flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR,
+            file_name: [0; 64],
+            crypt_name: [0; 64],
+            encrypt_key: [0; 32],
+            init: [0; 2],
+        },
+        reserved: [0; 8],
+    };
+    // SAFETY: the structure has the kernel's layout and outlives the call; both descriptors are open.
+    unsafe { raw::loop_configure(device, &config) }.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn structures_have_the_kernels_size() {
+        assert_eq!(size_of::<LoopInfo64>(), 232);
+        assert_eq!(size_of::<LoopConfig>(), 304);
+    }
+
+    #[test]
+    fn a_file_becomes_a_device_and_lets_go_of_it() {
+        if !nix::unistd::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
+            eprintln!("SKIPPED: attaching a loop device needs root and /dev/loop-control");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("disk");
+        let content: Vec<u8> = (0..64u32 << 10).flat_map(|i| i.to_le_bytes()).collect();
+        std::fs::write(&file, &content).unwrap();
+        let (path, device) = attach_read_only(&file).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), content);
+        assert!(
+            OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .and_then(|mut d| std::io::Write::write(&mut d, b"x"))
+                .is_err()
+        );
+        let backing = PathBuf::from("/sys/block").join(path.file_name().unwrap()).join("loop/backing_file");
+        assert_eq!(std::fs::read_to_string(&backing).unwrap().trim(), file.to_str().unwrap());
+        drop(device);
+        let patience = Instant::now() + Duration::from_secs(5);
+        while std::fs::read_to_string(&backing).is_ok_and(|f| f.trim() == file.to_str().unwrap()) {
+            assert!(Instant::now() < patience, "the loop device keeps its file");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
