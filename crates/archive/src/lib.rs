@@ -1,4 +1,31 @@
-//! The package side: signed archive metadata, locks, download by hash, unpacking into a root.
+//! The package side of Akène: from a signed archive to files in a root.
+//!
+//! 1. [`AptRoot`] drives the distribution's own `apt-get` on a private directory tree. apt verifies the
+//!    archive's signatures and indexes and solves the dependencies: its choice *is* the specification, so
+//!    nothing here competes with it. The result is a [`Lock`](akene_protocol::lock::Lock) in which every
+//!    package is pinned by SHA-256.
+//! 2. [`Fetcher`] brings the files of a lock, in parallel and resuming, and refuses whatever does not have
+//!    the pinned size and sum.
+//! 3. [`Deb`] reads a `.deb` and unpacks it into a root without leaving that root.
+//!
+//! [`cpio`] and [`initrd`] write the initramfs of the live system.
+//!
+//! The agent uses all of it in the live system, `akene-image` on a build host; neither needs a
+//! configured apt there, only the programs and the distribution's keyring.
 
+mod apt;
 pub mod cpio;
+mod deb;
+mod error;
+mod extract;
+mod fetch;
+mod host;
 pub mod initrd;
+mod solve;
+mod sources;
+
+pub use apt::{AptRoot, AptSettings};
+pub use deb::Deb;
+pub use fetch::{Fetcher, Progress, redirect_policy};
+pub use host::host_archive;
+pub use sources::{SourceFiles, source_files};
