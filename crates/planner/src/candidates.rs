@@ -152,7 +152,10 @@ fn none_usable(wishes: &StorageWishes, inventory: &Inventory, excluded: &[Exclud
         Issue::new(
             "disk-selector",
             "storage.disks",
-            format!("none of the {} disks of this computer is the one asked for", inventory.disks.len()),
+            match inventory.disks.len() {
+                1 => "the only disk of this computer is not the one asked for".into(),
+                n => format!("none of the {n} disks of this computer is the one asked for"),
+            },
             "correct the selector, or leave it out so that every fixed disk may be used",
         )
     } else {

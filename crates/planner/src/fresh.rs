@@ -272,12 +272,14 @@ fn why(slot: &Slot<'_>, size: u64, grown: bool) -> String {
         _ => {}
     }
     let Ask { min, enough } = slot.ask;
-    if grown {
+    if grown && slot.max == Some(size) {
+        format!("all it may have ({})", bytes(size))
+    } else if grown {
         "all it needs, and the rest of the disk".into()
     } else if size >= enough {
         format!("all it needs ({})", bytes(enough))
-    } else if size == min {
-        format!("its minimum; {} would be enough", bytes(enough))
+    } else if slot.ask.part(size).percent() == 0 {
+        format!("little more than its minimum ({}); {} would be enough", bytes(min), bytes(enough))
     } else {
         let percent = slot.ask.part(size).percent();
         format!("{percent} % of the way from its minimum ({}) to enough ({})", bytes(min), bytes(enough))
@@ -320,7 +322,7 @@ fn found_partitions(disk: &Disk) -> Vec<PartitionPlan> {
             filesystem: None,
             label: None,
             mount: None,
-            why: format!("{} makes room for the new table", words::content(p.content.as_ref(), p.size)),
+            why: format!("{} makes room for the new table", words::partition_content(p)),
         })
         .collect();
     found.sort_by_key(|p| (p.start, p.number));
@@ -339,6 +341,6 @@ fn destroyed(disk: &Disk) -> Vec<Destroyed> {
         .table
         .iter()
         .flat_map(|t| &t.partitions)
-        .map(|p| (words::partition(&disk.name, p.number), words::content(p.content.as_ref(), p.size)));
+        .map(|p| (words::partition(&disk.name, p.number), words::partition_content(p)));
     whole.chain(damaged).chain(partitions).map(|(name, what)| Destroyed { name, what }).collect()
 }

@@ -36,7 +36,7 @@ pub(crate) fn existing<'a>(
         format!(
             "{} holds {}, which is always kept, but this profile does not fit the table around it: {}",
             disk.name,
-            words::content(files.content.as_ref(), files.size),
+            words::partition_content(files),
             reasons.join("; ")
         ),
         "ask less in the profile's `storage`, or copy the files away and clear the disk with `wipefs -a`",
@@ -127,13 +127,13 @@ fn serve<'a>(
     for volume in &wishes.volumes {
         work.volume(table, volume);
     }
-    let Work { mut partitions, destroys, mut notes, reasons, .. } = work;
+    let Work { mut partitions, mut destroys, mut notes, reasons, .. } = work;
     if !reasons.is_empty() {
         return Err(reasons);
     }
     let ours: Vec<u32> = partitions.iter().map(|p| p.number).collect();
     partitions.extend(table.partitions.iter().filter(|p| !ours.contains(&p.number)).map(|other| {
-        let what = words::content(other.content.as_ref(), other.size);
+        let what = words::partition_content(other);
         kept(
             other,
             Role::Foreign,
@@ -146,6 +146,7 @@ fn serve<'a>(
         notes.push(format!("the partition table of {} is damaged ({damage}) but can be read", disk.name));
     }
     partitions.sort_by_key(|p| (p.start, p.number));
+    destroys.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Proposal {
         disk,
         reinstall: true,
@@ -251,7 +252,7 @@ impl Work<'_> {
                 }
                 None => self.reasons.push(format!(
                     "{name} holds {}, which cannot be mounted there",
-                    words::content(found.content.as_ref(), found.size)
+                    words::partition_content(found)
                 )),
             };
         }
@@ -283,7 +284,7 @@ impl Work<'_> {
     ) {
         self.destroys.push(Destroyed {
             name: words::partition(&self.disk.name, found.number),
-            what: words::content(found.content.as_ref(), found.size),
+            what: words::partition_content(found),
         });
         self.partitions.push(PartitionPlan {
             number: found.number,

@@ -171,7 +171,7 @@ pub fn bars(disk: &DiskPlan, inventory: &Inventory, style: Style) -> String {
     let after = disk.partitions.iter().filter(|p| p.action != Action::Delete).map(|p| Part {
         start: p.start,
         size: p.size,
-        text: name(p),
+        text: if p.purpose == Role::Foreign { "kept".into() } else { name(p) },
         colour: match p.purpose {
             Role::BiosBoot | Role::Esp | Role::Boot => paint::BOOT,
             Role::Root => paint::SYSTEM,
@@ -222,11 +222,21 @@ fn free(parts: &mut Vec<Part>, from: Bytes, to: Bytes, whole: Bytes) {
     }
 }
 
-/// Columns for each part: enough for a short name, the rest by size. The sum is `columns` where it can be.
+/// Columns for each part: enough for a short name, the rest by size. All together they fill `columns`, unless
+/// there are too many parts.
 fn columns_of(parts: &[Part], columns: usize) -> Vec<usize> {
-    let least: Vec<usize> = parts.iter().map(|p| p.text.chars().count().min(7) + 2).collect();
+    let mut cells: Vec<usize> = parts.iter().map(|p| p.text.chars().count().min(9) + 2).collect();
+    let spare = columns.saturating_sub(cells.iter().sum());
     let total: u64 = parts.iter().map(|p| p.size.0).sum::<u64>().max(1);
-    let spare = columns.saturating_sub(least.iter().sum());
-    let more = |size: Bytes| (u128::from(size.0) * spare as u128 / u128::from(total)) as usize;
-    parts.iter().zip(least).map(|(part, least)| least + more(part.size)).collect()
+    let mut left = spare;
+    for (part, cells) in parts.iter().zip(&mut cells) {
+        let more = (u128::from(part.size.0) * spare as u128 / u128::from(total)) as usize;
+        *cells += more;
+        left -= more;
+    }
+    // What rounding left goes to the largest.
+    if let Some(largest) = (0..parts.len()).max_by_key(|i| parts[*i].size) {
+        cells[largest] += left;
+    }
+    cells
 }

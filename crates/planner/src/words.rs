@@ -1,13 +1,26 @@
 //! How disks and what lies on them are called in front of people.
 
 use akene_protocol::Bytes;
-use akene_protocol::inventory::{Content, LooksLike};
+use akene_protocol::inventory::{Content, LooksLike, Partition};
 
 /// Name of a partition's node: `sda2`, `nvme0n1p2`.
 pub fn partition(disk: &str, number: u32) -> String {
     match disk.ends_with(|c: char| c.is_ascii_digit()) {
         true => format!("{disk}p{number}"),
         false => format!("{disk}{number}"),
+    }
+}
+
+/// What a partition holds. Some that hold no filesystem are known by their type.
+pub fn partition_content(partition: &Partition) -> String {
+    let known = match partition.kind.as_str() {
+        "e3c9e316-0b5c-4db8-817d-f92df00215ae" => "Microsoft's reserved partition",
+        "21686148-6449-6e6f-744e-656564454649" => "BIOS boot partition",
+        _ => return content(partition.content.as_ref(), partition.size),
+    };
+    match &partition.content {
+        None => format!("{known} ({})", partition.size),
+        some => content(some.as_ref(), partition.size),
     }
 }
 

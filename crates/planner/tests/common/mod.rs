@@ -1,0 +1,136 @@
+//! Machines made up for tests, and what a disk looks like when a plan was carried out on it.
+
+// Each test program takes what it needs.
+#![allow(dead_code)]
+
+use akene_planner::{Action, DiskPlan, Plan, Role};
+use akene_protocol::inventory::*;
+use akene_protocol::profile::Filesystem;
+use akene_protocol::resolve::{StorageWishes, VolumeWish};
+use akene_protocol::{Bytes, Sha256};
+
+/// A blank fixed disk.
+pub fn disk(name: &str, size: Bytes) -> Disk {
+    Disk {
+        name: name.into(),
+        path: format!("/dev/{name}"),
+        by_id: None,
+        size,
+        logical_sector: 512,
+        physical_sector: 512,
+        model: None,
+        serial: Some(format!("SN-{name}")),
+        wwn: None,
+        bus: Bus::Sata,
+        rotational: Some(true),
+        removable: false,
+        read_only: false,
+        live_medium: false,
+        health: Health::Unknown,
+        table: None,
+        content: None,
+    }
+}
+
+/// A machine with these disks.
+pub fn machine(firmware: FirmwareKind, disks: Vec<Disk>) -> Inventory {
+    Inventory {
+        version: akene_protocol::inventory::VERSION,
+        agent: "test".into(),
+        cpu: Cpu::default(),
+        memory: Memory { total: Bytes::gib(2) },
+        firmware: Firmware { kind: firmware, secure_boot: None, vendor: None, version: None, date: None },
+        dmi: Dmi::default(),
+        disks,
+        nics: vec![],
+        displays: vec![],
+        batteries: vec![],
+        notes: vec![],
+    }
+}
+
+/// A volume with these sizes.
+pub fn volume(name: &str, mount: Option<&str>, min: Bytes, enough: Bytes, max: Option<Bytes>) -> VolumeWish {
+    VolumeWish {
+        name: name.into(),
+        mount: mount.map(str::to_owned),
+        filesystem: if mount.is_none() { Filesystem::Swap } else { Filesystem::Ext4 },
+        min,
+        enough,
+        max,
+        user_data: false,
+        optional: false,
+    }
+}
+
+/// The volumes of a profile that says nothing.
+pub fn usual() -> StorageWishes {
+    let home = volume("home", Some("/home"), Bytes::gib(1), Bytes::gib(20), None);
+    let swap = volume("swap", None, Bytes::mib(256), Bytes::gib(2), Some(Bytes::gib(2)));
+    StorageWishes {
+        table: TableKind::Gpt,
+        disks: None,
+        volumes: vec![
+            volume("root", Some("/"), Bytes::gib(3), Bytes::gib(20), Some(Bytes::gib(64))),
+            VolumeWish { user_data: true, optional: true, ..home },
+            VolumeWish { optional: true, ..swap },
+        ],
+    }
+}
+
+/// The table a plan leaves behind, as a probe would see it.
+pub fn applied(plan: &DiskPlan) -> Table {
+    let kind = |role: &Role| match (plan.table, role) {
+        (TableKind::Gpt, Role::BiosBoot) => "21686148-6449-6e6f-744e-656564454649",
+        (TableKind::Gpt, Role::Esp) => "c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
+        (TableKind::Gpt, Role::Swap) => "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f",
+        (TableKind::Gpt, _) => "0fc63daf-8483-4772-8e79-3d69d8477de4",
+        (TableKind::Mbr, Role::Esp) => "0xef",
+        (TableKind::Mbr, Role::Swap) => "0x82",
+        (TableKind::Mbr, _) => "0x83",
+    };
+    let mut partitions: Vec<Partition> = plan
+        .partitions
+        .iter()
+        .filter(|p| p.action != Action::Delete)
+        .map(|p| Partition {
+            number: p.number,
+            start: p.start,
+            size: p.size,
+            kind: kind(&p.purpose).into(),
+            name: if plan.table == TableKind::Gpt { p.purpose.partition_name() } else { None },
+            uuid: None,
+            content: p.filesystem.map(|f| Content {
+                kind: f.name().into(),
+                label: p.label.clone(),
+                uuid: None,
+                used: None,
+                looks_like: match &p.purpose {
+                    Role::Boot => Some(LooksLike::AkeneBoot),
+                    Role::Esp => Some(LooksLike::Esp),
+                    Role::Swap => Some(LooksLike::Swap),
+                    Role::Root => Some(LooksLike::LinuxRoot {
+                        name: Some("Debian GNU/Linux 12 (bookworm)".into()),
+                        home_inside: false,
+                    }),
+                    Role::Volume(name) if name == "home" => Some(LooksLike::Home),
+                    _ => None,
+                },
+            }),
+        })
+        .collect();
+    partitions.sort_by_key(|p| p.number);
+    Table { kind: plan.table, id: None, hash: Sha256::of(b"after"), damage: None, partitions }
+}
+
+/// The machine after the plan was carried out.
+pub fn after(plan: &Plan, before: &Inventory) -> Inventory {
+    let mut inventory = before.clone();
+    for done in &plan.disks {
+        for disk in inventory.disks.iter_mut().filter(|d| d.name == done.disk.name) {
+            disk.table = Some(applied(done));
+            disk.content = None;
+        }
+    }
+    inventory
+}

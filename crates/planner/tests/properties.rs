@@ -1,0 +1,278 @@
+//! What holds for every plan, over machines and profiles nobody thought of.
+
+mod common;
+
+use akene_planner::{Action, DiskPlan, GRAIN, Issues, Plan, Role, plan, plan_within, render};
+use akene_protocol::Bytes;
+use akene_protocol::api::Consent;
+use akene_protocol::inventory::*;
+use akene_protocol::profile::{DiskSelector, Filesystem};
+use akene_protocol::resolve::{StorageWishes, VolumeWish};
+use common::{after, disk, machine, volume};
+use proptest::prelude::*;
+
+fn size(max_gib: u64) -> impl Strategy<Value = Bytes> {
+    // Small disks are where things go wrong, so every order of magnitude is as likely as any other.
+    (0..max_gib.ilog2() + 11, 0u64..1 << 20).prop_map(|(shift, rest)| Bytes((1 << (20 + shift)) + rest * 513))
+}
+
+fn content() -> impl Strategy<Value = Option<Content>> {
+    let looks = prop_oneof![
+        Just(None),
+        Just(Some(LooksLike::Home)),
+        Just(Some(LooksLike::Windows)),
+        Just(Some(LooksLike::LinuxRoot { name: None, home_inside: true })),
+        Just(Some(LooksLike::AkeneBoot)),
+    ];
+    let label =
+        prop_oneof![Just(None), Just(Some("AKENE_BOOT".to_owned())), Just(Some("akene-home".to_owned()))];
+    let kind = prop_oneof![Just("ext4"), Just("ntfs"), Just("swap"), Just("vfat"), Just("xfs")];
+    let content = (kind, label, looks).prop_map(|(kind, label, looks_like)| Content {
+        kind: kind.into(),
+        label,
+        uuid: None,
+        used: None,
+        looks_like,
+    });
+    prop_oneof![2 => Just(None), 1 => content.prop_map(Some)]
+}
+
+/// A table of any partitions, one after the other.
+fn table(whole: Bytes) -> impl Strategy<Value = Option<Table>> {
+    let part =
+        (1u64..50, content(), prop_oneof![Just(None), Just(Some("akene-boot")), Just(Some("akene-home"))]);
+    let table = (prop::collection::vec(part, 0..6), any::<bool>()).prop_map(move |(parts, gpt)| {
+        let mut at = Bytes::mib(1);
+        let mut partitions = Vec::new();
+        for (i, (share, content, name)) in parts.into_iter().enumerate() {
+            let size = Bytes(whole.0 / 400 * share).align_down(Bytes(4096));
+            let name = name.map(str::to_owned);
+            let kind = "0fc63daf-8483-4772-8e79-3d69d8477de4".into();
+            partitions.push(Partition {
+                number: i as u32 + 1,
+                start: at,
+                size,
+                kind,
+                name,
+                uuid: None,
+                content,
+            });
+            at += size;
+        }
+        let kind = if gpt { TableKind::Gpt } else { TableKind::Mbr };
+        Table { kind, id: None, hash: akene_protocol::Sha256::of(b"before"), damage: None, partitions }
+    });
+    prop_oneof![1 => Just(None), 1 => table.prop_map(Some)]
+}
+
+fn any_disk(name: &'static str) -> impl Strategy<Value = Disk> {
+    let flags =
+        (prop::bool::weighted(0.1), prop::bool::weighted(0.1), prop::bool::weighted(0.1), any::<bool>());
+    let health =
+        prop_oneof![Just(Health::Good), Just(Health::Unknown), Just(Health::Worn), Just(Health::Failing)];
+    let rotational = prop_oneof![Just(None), Just(Some(true)), Just(Some(false))];
+    size(4096).prop_flat_map(move |size| {
+        (table(size), flags, health.clone(), rotational.clone()).prop_map(
+            move |(table, (removable, read_only, live_medium, big_sectors), health, rotational)| Disk {
+                size: size.align_down(Bytes(4096)),
+                logical_sector: if big_sectors { 4096 } else { 512 },
+                table,
+                removable,
+                read_only,
+                live_medium,
+                health,
+                rotational,
+                ..disk(name, size)
+            },
+        )
+    })
+}
+
+fn any_machine() -> impl Strategy<Value = Inventory> {
+    let firmware =
+        prop_oneof![Just(FirmwareKind::Bios), Just(FirmwareKind::Uefi64), Just(FirmwareKind::Uefi32)];
+    (firmware, any_disk("sda"), any_disk("sdb"), any_disk("nvme0n1"), 0usize..4)
+        .prop_map(|(firmware, a, b, c, n)| machine(firmware, [a, b, c].into_iter().take(n).collect()))
+}
+
+fn any_wishes() -> impl Strategy<Value = StorageWishes> {
+    let sizes = || (size(16), size(32), prop::option::of(size(64)));
+    let wish = move |name: &'static str, mount: Option<&'static str>| {
+        (sizes(), any::<bool>(), any::<bool>()).prop_map(move |((a, b, c), user_data, optional)| {
+            let (min, enough) = (a.min(b), a.max(b));
+            let wish = volume(name, mount, min, enough, c.map(|c| c.max(enough)));
+            let root = name == "root";
+            let user_data = user_data && !root && mount.is_some();
+            VolumeWish { user_data, optional: optional && !root, ..wish }
+        })
+    };
+    let all = (
+        wish("root", Some("/")),
+        wish("data", Some("/srv")),
+        wish("home", Some("/home")),
+        wish("swap", None),
+    );
+    let selector = prop_oneof![
+        3 => Just(None),
+        1 => Just(Some(DiskSelector { removable: Some(true), ..DiskSelector::default() })),
+        1 => size(64).prop_map(|min| Some(DiskSelector { min_size: Some(min), ..DiskSelector::default() })),
+    ];
+    (all, any::<[bool; 3]>(), any::<bool>(), selector).prop_map(
+        |((root, data, home, swap), take, gpt, disks)| {
+            let others = [data, home, swap].into_iter().zip(take).filter(|(_, take)| *take).map(|(v, _)| v);
+            StorageWishes {
+                table: if gpt { TableKind::Gpt } else { TableKind::Mbr },
+                disks,
+                volumes: std::iter::once(root).chain(others).collect(),
+            }
+        },
+    )
+}
+
+fn found<'a>(inventory: &'a Inventory, plan: &DiskPlan) -> &'a Disk {
+    inventory.disks.iter().find(|d| d.name == plan.disk.name).expect("the disk exists")
+}
+
+/// What holds for a new table.
+fn check_new(plan: &DiskPlan, disk: &Disk, wishes: &StorageWishes) {
+    let parts: Vec<_> = plan.partitions.iter().filter(|p| p.action != Action::Delete).collect();
+    assert!(parts.iter().all(|p| p.action == Action::Create));
+    let mut at = Bytes::mib(1);
+    for (i, p) in parts.iter().enumerate() {
+        assert_eq!(p.start.0 % GRAIN.0, 0, "aligned");
+        assert_eq!(p.size.0 % GRAIN.0, 0, "whole grains");
+        assert!(p.size > Bytes(0));
+        // What is left free before a logical partition is for its boot record.
+        let gap = if p.number >= 5 && plan.table == TableKind::Mbr { GRAIN } else { Bytes(0) };
+        assert_eq!(p.start, at + gap, "no overlap and no room lost in between");
+        at = p.start + p.size;
+        match plan.table {
+            TableKind::Gpt => assert_eq!(p.number as usize, i + 1),
+            TableKind::Mbr if parts.len() <= 4 => assert_eq!(p.number as usize, i + 1),
+            TableKind::Mbr => assert_eq!(p.number as usize, if i < 3 { i + 1 } else { i + 2 }),
+        }
+    }
+    let sector = u64::from(disk.logical_sector);
+    let entries = (128u64 * 128).div_ceil(sector) * sector;
+    assert!(at + Bytes(entries + sector) <= disk.size, "the backup of a GPT fits behind");
+
+    let one = |role: Role| {
+        let mut all = parts.iter().filter(|p| p.purpose == role);
+        let first = all.next();
+        assert!(all.next().is_none(), "{role:?} is there once");
+        first
+    };
+    assert_eq!(one(Role::BiosBoot).is_some(), plan.table == TableKind::Gpt);
+    let boot = one(Role::Boot).expect("a boot partition");
+    assert!(boot.size >= Bytes::mib(512) && boot.start + boot.size <= Bytes(2 << 40), "in reach of a BIOS");
+    assert_eq!((boot.filesystem, boot.label.as_deref()), (Some(Filesystem::Ext4), Some("AKENE_BOOT")));
+    let esp = one(Role::Esp).expect("an EFI system partition");
+    assert!(esp.size >= if disk.logical_sector == 4096 { Bytes::mib(257) } else { Bytes::mib(64) });
+
+    let mut short = false;
+    let mut open = false;
+    for wish in &wishes.volumes {
+        let p =
+            parts.iter().find(|p| p.mount == wish.mount && (p.mount.is_some() || p.purpose == Role::Swap));
+        let Some(p) = p else {
+            assert!(wish.optional, "{} is mandatory", wish.name);
+            continue;
+        };
+        assert!(p.size >= wish.min, "{} has its minimum", wish.name);
+        assert!(
+            wish.max.is_none_or(|max| p.size <= max.max(wish.min.align_up(GRAIN)).max(GRAIN)),
+            "{}",
+            wish.name
+        );
+        short |= p.size < wish.enough && wish.max.is_none_or(|max| p.size < max.align_down(GRAIN));
+        open |= p.purpose != Role::Swap && wish.max.is_none_or(|max| p.size < max.align_down(GRAIN));
+    }
+    let unused = (disk.size.saturating_sub(Bytes(entries + sector))).align_down(GRAIN) - at;
+    assert!(unused == Bytes(0) || (!short && !open), "{unused} unused though somebody could use it");
+}
+
+/// What holds for a table that stays.
+fn check_kept(plan: &DiskPlan, disk: &Disk) {
+    let table = disk.table.as_ref().expect("there is a table to keep");
+    assert_eq!(plan.partitions.len(), table.partitions.len(), "nothing is made and nothing vanishes");
+    for p in &plan.partitions {
+        assert!(matches!(p.action, Action::Keep | Action::Format));
+        let before = table.partitions.iter().find(|q| q.number == p.number).expect("the same partition");
+        assert_eq!((p.start, p.size), (before.start, before.size), "nothing moves");
+    }
+}
+
+fn check(wishes: &StorageWishes, inventory: &Inventory) -> Option<Plan> {
+    let plan: Plan = match plan(wishes, inventory) {
+        Ok(plan) => plan,
+        Err(Issues(issues)) => {
+            assert!(!issues.is_empty());
+            assert!(issues.iter().all(|i| !i.code.is_empty() && !i.message.is_empty() && !i.next.is_empty()));
+            return None;
+        }
+    };
+    assert_eq!(plan.destroys.is_empty(), plan.needs == Consent::Blank);
+    for done in &plan.disks {
+        let disk = found(inventory, done);
+        assert!(!disk.live_medium && !disk.read_only && disk.health != Health::Failing);
+        assert!(!disk.removable || wishes.disks.as_ref().is_some_and(|s| s.removable == Some(true)));
+        match done.new_table {
+            true => check_new(done, disk, wishes),
+            false => check_kept(done, disk),
+        }
+        // Everything recognised that is not kept is named.
+        let kept = |n| done.partitions.iter().any(|p| p.number == n && p.action == Action::Keep);
+        for p in disk.table.iter().flat_map(|t| &t.partitions).filter(|p| !kept(p.number)) {
+            let listed = plan.destroys.iter().any(|d| d.name.ends_with(&p.number.to_string()));
+            assert!(listed, "partition {} is lost and not named", p.number);
+        }
+    }
+    assert!(!render::text(&plan, inventory, render::Style::default()).is_empty());
+    Some(plan)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn every_plan_is_sound(wishes in any_wishes(), inventory in any_machine()) {
+        let Some(first) = check(&wishes, &inventory) else { return Ok(()) };
+        // The order in which the kernel found the disks changes nothing.
+        let mut turned = inventory.clone();
+        turned.disks.reverse();
+        let again = plan(&wishes, &turned).unwrap();
+        prop_assert_eq!((&first.disks, &first.destroys), (&again.disks, &again.destroys));
+    }
+
+    #[test]
+    fn a_machine_that_has_the_plan_keeps_it(wishes in any_wishes(), inventory in any_machine()) {
+        let Some(first) = check(&wishes, &inventory) else { return Ok(()) };
+        let installed = after(&first, &inventory);
+        let second = plan(&wishes, &installed).unwrap();
+        check(&wishes, &installed);
+        let (a, b) = (&first.disks[0], &second.disks[0]);
+        prop_assert_eq!(&a.disk.name, &b.disk.name);
+        prop_assert!(!b.new_table);
+        for p in &b.partitions {
+            let role = &p.purpose;
+            let user_data = |name: &str| wishes.volumes.iter().any(|v| v.name == name && v.user_data);
+            let expected = match role {
+                Role::BiosBoot | Role::Esp | Role::Boot | Role::Foreign => Action::Keep,
+                Role::Volume(name) if user_data(name) => Action::Keep,
+                _ => Action::Format,
+            };
+            prop_assert_eq!(p.action, expected, "{:?}", role);
+        }
+        // And so for ever after.
+        let third = plan(&wishes, &after(&second, &installed)).unwrap();
+        prop_assert_eq!(&second.disks[0].partitions, &third.disks[0].partitions);
+    }
+
+    #[test]
+    fn without_permission_to_wipe_nothing_is_lost(wishes in any_wishes(), inventory in any_machine()) {
+        if let Ok(careful) = plan_within(&wishes, &inventory, Consent::Blank) {
+            prop_assert!(careful.destroys.is_empty());
+            prop_assert_eq!(careful.needs, Consent::Blank);
+        }
+    }
+}
