@@ -2,8 +2,9 @@
 //!
 //! One file per kernel interface; errors name the thing they were about. Modules, mounts and the end of
 //! the machine are in [`kernel`], loop devices in [`loopdev`], the system clock and the clock chip in
-//! [`clock`].
+//! [`clock`], disks and their partitions in [`block`].
 
+pub mod block;
 pub mod clock;
 pub mod kernel;
 pub mod loopdev;

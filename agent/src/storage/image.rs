@@ -1,0 +1,63 @@
+//! A disk image as a disk: how an installation runs without a machine.
+//!
+//! The image is attached to a loop device with the sector size asked for. The kernel detaches it by itself
+//! when the last user is gone, so that even a killed program leaves nothing behind.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use akene_protocol::Bytes;
+use anyhow::{Context, Result};
+
+use crate::probe::table;
+use crate::sys::block;
+
+/// A disk image attached to a loop device until it is dropped.
+#[derive(Debug)]
+pub struct Image {
+    path: PathBuf,
+    device: File,
+    sector: u32,
+}
+
+impl Image {
+    /// Makes a sparse image of this size; an existing file is emptied. Then attaches it.
+    pub fn create(file: &Path, size: Bytes, sector: u32) -> Result<Self> {
+        File::create(file)
+            .and_then(|f| f.set_len(size.0))
+            .with_context(|| format!("creating the disk image {} of {size}", file.display()))?;
+        Self::attach(file, sector)
+    }
+
+    /// Attaches an image, and makes its partitions known to the kernel.
+    pub fn attach(file: &Path, sector: u32) -> Result<Self> {
+        let backing = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(file)
+            .with_context(|| format!("opening the disk image {}", file.display()))?;
+        let (path, device) =
+            block::attach_loop(&backing, sector).with_context(|| format!("attaching {}", file.display()))?;
+        let image = Image { path, device, sector };
+        image.show_partitions()?;
+        Ok(image)
+    }
+
+    /// The loop device.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the partitions in the image's table known to the kernel, whether it has a parser or not.
+    pub fn show_partitions(&self) -> Result<()> {
+        let table = table::read(&self.device, block::size(&self.device)?, self.sector)?;
+        let partitions = table.map(|t| t.partitions).unwrap_or_default();
+        super::kernel::synchronise(&self.device, &self.path, &partitions)
+    }
+
+    /// Detaches the image. Everything written is in the file afterwards.
+    pub fn detach(self) -> Result<()> {
+        self.device.sync_all().with_context(|| format!("writing out {}", self.path.display()))?;
+        block::detach_loop(&self.device).with_context(|| format!("detaching {}", self.path.display()))
+    }
+}

@@ -1,0 +1,128 @@
+//! Mounting the new system, and unmounting it again with errors that matter.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use akene_exec::Runner;
+use akene_planner::{Action, Role};
+use akene_protocol::profile::Filesystem;
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::{Layout, LockedDisk, MountedDisk, MountedPartition, format};
+use crate::probe::content;
+
+/// How long a process that is just ending may keep a filesystem busy.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What there is after formatting.
+pub(super) fn layout(disks: &[LockedDisk], runner: &dyn Runner) -> Result<Layout> {
+    let mut layout = Layout::default();
+    for disk in disks {
+        layout.disks.push(MountedDisk {
+            path: disk.path.clone(),
+            by_id: disk.plan.disk.by_id.clone(),
+            table: disk.plan.table,
+            logical_sector: disk.plan.logical_sector,
+        });
+        let table = disk.rehearsed.as_ref().or(disk.present.as_ref());
+        for partition in disk.partitions().filter(|p| p.purpose != Role::Foreign || p.mount.is_some()) {
+            let device = disk.node(partition.number);
+            let kept = partition.action == Action::Keep;
+            let found = if kept { content::of(runner, &device)? } else { None };
+            let uuid = match kept {
+                true => found.as_ref().and_then(|c| c.uuid.clone()),
+                false => format::uuid(disk, partition)?,
+            };
+            let label = if kept { found.and_then(|c| c.label) } else { partition.label.clone() };
+            let entry = table.and_then(|t| t.partitions.iter().find(|p| p.number == partition.number));
+            let partuuid = entry.and_then(|e| e.uuid.clone()).or_else(|| {
+                let signature = table.and_then(|t| t.id.as_ref())?;
+                Some(format!("{signature}-{:02x}", partition.number))
+            });
+            layout.partitions.push(MountedPartition {
+                role: partition.purpose.clone(),
+                device,
+                disk: disk.path.clone(),
+                number: partition.number,
+                uuid,
+                partuuid,
+                fstype: partition.filesystem,
+                label,
+                mount: partition.mount.clone(),
+                kept,
+            });
+        }
+    }
+    Ok(layout)
+}
+
+/// Mounted places, unmounted in the reverse order when dropped.
+#[derive(Debug, Default)]
+pub(super) struct Mounts {
+    places: Vec<PathBuf>,
+}
+
+/// Mounts what the layout mounts.
+pub(super) fn mount_all(layout: &Layout) -> Result<Mounts> {
+    let mut wanted: Vec<_> = layout
+        .partitions
+        .iter()
+        .filter(|p| p.is_mounted())
+        .filter_map(|p| Some((p.mount.as_deref()?, p)))
+        .collect();
+    // A path sorts before what lies below it.
+    wanted.sort_by(|(a, _), (b, _)| Path::new(a).cmp(Path::new(b)));
+    if wanted.first().is_none_or(|(place, _)| *place != "/") {
+        bail!("mounting the new system: the plan has no root filesystem that can be mounted");
+    }
+    let mut mounts = Mounts::default();
+    for (place, partition) in wanted {
+        let place = layout.root.join(place.trim_start_matches('/'));
+        std::fs::create_dir_all(&place).with_context(|| format!("creating {}", place.display()))?;
+        let kind = partition.fstype.map(Filesystem::name);
+        // The background thread that would zero the inode tables only disturbs the installation.
+        let options = (partition.fstype == Some(Filesystem::Ext4)).then_some("noinit_itable");
+        mount(Some(&partition.device), &place, kind, MsFlags::MS_NOATIME, options)
+            .with_context(|| format!("mounting {} at {}", partition.device.display(), place.display()))?;
+        mounts.places.push(place);
+    }
+    Ok(mounts)
+}
+
+impl Mounts {
+    /// Unmounts everything, in the reverse order. What could not be unmounted stays to be tried again.
+    pub(super) fn unmount(&mut self) -> Result<()> {
+        while let Some(place) = self.places.last() {
+            unmount(place)?;
+            self.places.pop();
+        }
+        Ok(())
+    }
+}
+
+/// Unmounts one place. The kernel writes everything out before it comes back.
+fn unmount(place: &Path) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match umount2(place, MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EBUSY) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(100)),
+            Err(e) => return Err(e).with_context(|| format!("unmounting {}", place.display())),
+        }
+    }
+}
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        // Only when something failed before: nobody is left to tell. Detached, a filesystem is unmounted
+        // as soon as its last user is gone.
+        for place in self.places.iter().rev() {
+            let gone = umount2(place, MntFlags::UMOUNT_NOFOLLOW).is_ok();
+            if !gone && umount2(place, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).is_err() {
+                continue;
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Writing partition tables.
+//!
+//! A table is first written on a sparse file of the size of the disk, read back with our own reader, and
+//! compared with the plan. Only then the disk is written, in an order in which a power cut leaves a
+//! readable table, and read back again: it must be the rehearsed one to the last bit.
+
+mod gpt;
+mod mbr;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use akene_exec::{Cmd, Runner};
+use akene_planner::{Action, DiskPlan};
+use akene_protocol::inventory::TableKind;
+use akene_protocol::issue::Issue;
+use anyhow::{Context, Result, bail, ensure};
+
+use super::LockedDisk;
+use super::ids::Ids;
+use crate::probe::disk::known_partitions;
+use crate::probe::table::{Layout, RawTable, read};
+use crate::sys::block;
+
+/// What lies before the first partition and behind the last.
+const EDGE: u64 = 1 << 20;
+
+/// Writes the planned table on a sparse file and checks what came out.
+pub(super) fn rehearse(disk: &mut LockedDisk) -> Result<()> {
+    let changes = disk.plan.partitions.iter().any(|p| matches!(p.action, Action::Create | Action::Delete));
+    if !disk.plan.new_table && !changes {
+        ensure_kept(&disk.plan, disk.present.as_ref())?;
+        return Ok(());
+    }
+    let (size, sector) = (disk.plan.disk.size.0, disk.plan.logical_sector);
+    let stage = tempfile::tempfile().context("creating a file to rehearse on")?;
+    stage.set_len(size).context("giving the rehearsal the size of the disk")?;
+    if !disk.plan.new_table {
+        copy_table(&disk.device, &stage, disk.present.as_ref(), size, sector)?;
+    }
+    put(&stage, &disk.plan, disk.present.as_ref(), &disk.ids)?;
+    let Some(result) = read(&stage, size, sector)? else {
+        bail!(misfit("no table could be read back".into()));
+    };
+    compare(&disk.plan, disk.present.as_ref(), &result)?;
+    disk.rehearsed = Some(result);
+    Ok(())
+}
+
+/// Writes the rehearsed table on the disk.
+pub(super) fn write(disk: &LockedDisk, runner: &dyn Runner) -> Result<()> {
+    let Some(rehearsed) = &disk.rehearsed else { return Ok(()) };
+    let (size, sector) = (disk.plan.disk.size.0, disk.plan.logical_sector);
+    if disk.plan.new_table {
+        clear(disk, runner)?;
+    }
+    put(&disk.device, &disk.plan, disk.present.as_ref(), &disk.ids)?;
+    let written = read(&disk.device, size, sector)?;
+    ensure!(
+        written.as_ref() == Some(rehearsed),
+        "what {} gives back is not what was written to it: the disk or its cable is failing, replace it",
+        disk.shown()
+    );
+    Ok(())
+}
+
+/// Takes everything off a disk by which something could still be recognised on it as a whole.
+fn clear(disk: &LockedDisk, runner: &dyn Runner) -> Result<()> {
+    let root = crate::probe::ProbeRoot::default();
+    for known in known_partitions(&root, &disk.path) {
+        block::delete_partition(&disk.device, known.number)?;
+    }
+    // RAID members, LVM, ZFS and the like have their marks at many places.
+    runner
+        .run(&Cmd::new("wipefs").args(["--all", "--force", "--quiet"]).arg(&disk.path))
+        .context("wiping old signatures")?;
+    let size = disk.plan.disk.size.0;
+    let zeroes = vec![0; EDGE.min(size) as usize];
+    let device: &File = &disk.device;
+    for at in [0, size - zeroes.len() as u64] {
+        device.write_all_at(&zeroes, at).context("clearing the old table")?;
+    }
+    device.sync_all().context("writing out")
+}
+
+/// Writes the table of the plan on a disk or on the rehearsal.
+fn put(device: &File, plan: &DiskPlan, present: Option<&RawTable>, ids: &Ids) -> Result<()> {
+    match plan.table {
+        TableKind::Gpt => gpt::put(device, plan, present, ids),
+        TableKind::Mbr => mbr::put(device, plan, present, ids),
+    }
+}
+
+/// Copies what the present table consists of.
+fn copy_table(from: &File, to: &File, present: Option<&RawTable>, size: u64, sector: u32) -> Result<()> {
+    let edge = EDGE.min(size / 2);
+    let links = present.iter().flat_map(|t| &t.partitions).filter_map(|p| p.ebr);
+    let container = match present.map(|t| &t.layout) {
+        Some(Layout::Mbr(Some(container))) => Some(container.start),
+        _ => None,
+    };
+    let old_copy = match present.map(|t| &t.layout) {
+        Some(Layout::Gpt(Some(geometry))) => Some(geometry.backup_at * u64::from(sector)),
+        _ => None,
+    };
+    let sectors = links.chain(container).chain(old_copy).map(|at| (at, u64::from(sector)));
+    for (at, length) in [(0, edge), (size - edge, edge)].into_iter().chain(sectors) {
+        let mut bytes = vec![0; length as usize];
+        from.read_exact_at(&mut bytes, at).context("reading the present table")?;
+        to.write_all_at(&bytes, at).context("copying the present table")?;
+    }
+    Ok(())
+}
+
+fn misfit(problem: String) -> Issue {
+    Issue::new(
+        "rehearsal-failed",
+        "",
+        format!("the new partition table did not come out as planned: {problem}"),
+        "nothing was written; please report this with the plan and the inventory",
+    )
+}
+
+/// Compares a table with the plan it was made from.
+fn compare(plan: &DiskPlan, present: Option<&RawTable>, result: &RawTable) -> Result<()> {
+    if result.kind() != plan.table {
+        bail!(misfit("it is of another kind".into()));
+    }
+    if let Some(damage) = &result.damage {
+        bail!(misfit(damage.clone()));
+    }
+    let mut planned: Vec<_> = plan.partitions.iter().filter(|p| p.action != Action::Delete).collect();
+    planned.sort_by_key(|p| p.number);
+    let shown = |number: u32, start: u64, size: u64| format!("{number} at {start} with {size} bytes");
+    let wanted: Vec<_> = planned.iter().map(|p| shown(p.number, p.start.0, p.size.0)).collect();
+    let got: Vec<_> = result.partitions.iter().map(|p| shown(p.number, p.start, p.size)).collect();
+    if wanted != got {
+        bail!(misfit(format!("planned were {}, and there are {}", wanted.join(", "), got.join(", "))));
+    }
+    for (p, now) in planned.iter().zip(&result.partitions).filter(|(p, _)| p.action != Action::Create) {
+        let before = present.and_then(|t| t.partitions.iter().find(|b| b.number == p.number));
+        if before.map(|b| &b.raw) != Some(&now.raw) {
+            bail!(misfit(format!("partition {} was to stay as it is and changed", p.number)));
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure that the plan agrees with a table that is not changed.
+fn ensure_kept(plan: &DiskPlan, present: Option<&RawTable>) -> Result<()> {
+    let Some(present) = present else { bail!(misfit("there is no table to keep".into())) };
+    // Damage elsewhere in a table that is not written is not our business; the places must fit.
+    let sound = RawTable { damage: None, ..present.clone() };
+    compare(plan, Some(present), &sound)
+}
