@@ -1,6 +1,8 @@
 //! What the tests of the whole stand on: real archives, real disks, real (virtual) machines.
 
+pub mod console;
 pub mod deb;
 pub mod http;
 pub mod mirror;
 pub mod standin;
+pub mod vm;

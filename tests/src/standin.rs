@@ -154,7 +154,9 @@ fn build(mirror: &Mirror) -> Result<PathBuf> {
     let base = cache_dir()?;
     // Tests of several programs may come here at once; the first builds.
     let gate = std::fs::File::create(base.join("standin.lock")).context("making the lock of the stand-in")?;
-    gate.lock().context("waiting for the stand-in to be built")?;
+    let _held = nix::fcntl::Flock::lock(gate, nix::fcntl::FlockArg::LockExclusive)
+        .map_err(|(_, e)| e)
+        .context("waiting for the stand-in to be built")?;
 
     let tree = Tree::new(mirror)?;
     let dir = base.join(format!("standin-{}", tree.state()?));
