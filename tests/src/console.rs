@@ -105,8 +105,7 @@ impl Console {
     }
 
     fn last_words(&self) -> String {
-        let long = self.text.len().saturating_sub(TAIL);
-        let start = (long..self.text.len()).find(|i| self.text.is_char_boundary(*i)).unwrap_or(0);
+        let start = self.text.ceil_char_boundary(self.text.len().saturating_sub(TAIL));
         format!("its last words (all of them are in {}):\n{}", self.log.display(), &self.text[start..])
     }
 }

@@ -32,7 +32,10 @@ impl AptRoot {
     /// `packages-conflict` with apt's explanation when they cannot be installed together.
     pub fn solve(&self, runner: &dyn Runner, packages: &[String], recommends: bool) -> Result<Lock> {
         let mut base: Vec<String> = BASE.map(str::to_owned).to_vec();
-        base.extend(self.known(runner, &[MERGED_USR])?);
+        let merged = runner.run(&self.command("apt-cache").args(["pkgnames", MERGED_USR]))?;
+        if merged.text().lines().any(|l| l == MERGED_USR) {
+            base.push(MERGED_USR.to_owned());
+        }
         let of_base: BTreeSet<String> =
             self.choose(runner, "install", &base, false)?.into_iter().map(|p| p.name).collect();
         let mut all = base;
@@ -42,18 +45,6 @@ impl AptRoot {
             package.base = of_base.contains(&package.name);
         }
         Ok(Lock { version: VERSION, architecture: "amd64".into(), packages: chosen })
-    }
-
-    /// Those of the names that the archives have a package of, for what is used where a release has it.
-    ///
-    /// # Errors
-    /// apt-cache cannot be run.
-    pub fn known(&self, runner: &dyn Runner, names: &[&str]) -> Result<Vec<String>> {
-        let output = runner.run(&self.command("apt-cache").args(["madison"]).args(names))?;
-        let text = output.text();
-        let has =
-            |name: &&&str| text.lines().any(|l| l.split('|').next().is_some_and(|n| n.trim() == **name));
-        Ok(names.iter().filter(has).map(|n| n.to_string()).collect())
     }
 
     /// Finds these packages alone, without what they depend on: for taking files out of them.
@@ -110,7 +101,6 @@ impl AptRoot {
                 urls: self.on_every_mirror(url),
                 file: file.to_owned(),
                 base: false,
-                helper: false,
             })
         };
         parse().with_context(|| {
@@ -193,6 +183,14 @@ fn missing(line: &str) -> Option<(&str, String)> {
         return Some((name, format!("no archive of the profile has version {version} of `{name}`")));
     }
     if let Some(name) = quoted("Package '").filter(|_| line.contains("no installation candidate")) {
+        return Some((
+            name,
+            format!("`{name}` is only a name that others depend on; there is no such package"),
+        ));
+    }
+    // `apt-get download` says it differently from `install`.
+    if let Some(rest) = line.strip_prefix("Can't select candidate version from package ") {
+        let name = rest.strip_suffix(" as it has no candidate")?;
         return Some((
             name,
             format!("`{name}` is only a name that others depend on; there is no such package"),

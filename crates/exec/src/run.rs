@@ -27,6 +27,7 @@ pub struct Cmd {
     program: OsString,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    unset: Vec<OsString>,
     stdin: Option<Vec<u8>>,
     timeout: Duration,
     chroot: Option<ChrootMounts>,
@@ -41,6 +42,7 @@ impl Cmd {
             program: program.as_ref().to_owned(),
             args: Vec::new(),
             env: Vec::new(),
+            unset: Vec::new(),
             stdin: None,
             timeout: DEFAULT_TIMEOUT,
             chroot: None,
@@ -64,6 +66,12 @@ impl Cmd {
     /// Sets an environment variable.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Takes a variable out of the environment it would inherit.
+    pub fn without_env(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.unset.push(name.as_ref().to_owned());
         self
     }
 
@@ -114,6 +122,9 @@ impl Cmd {
         if self.clear_env {
             command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
             command.env("HOME", "/root").env("TERM", "dumb");
+        }
+        for name in &self.unset {
+            command.env_remove(name);
         }
         command.env("LC_ALL", "C").env_remove("LANGUAGE").envs(self.env.iter().map(|(n, v)| (n, v)));
         command.stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() });

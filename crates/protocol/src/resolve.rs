@@ -355,7 +355,7 @@ impl Merged {
 
 impl Distribution {
     /// Mirror of the main archive every user can reach.
-    pub fn default_mirror(self) -> &'static str {
+    fn default_mirror(self) -> &'static str {
         match self {
             Distribution::Debian => "http://deb.debian.org/debian",
             Distribution::Ubuntu => "http://archive.ubuntu.com/ubuntu",
@@ -377,11 +377,24 @@ impl Distribution {
         }
     }
 
-    fn default_kernel(self) -> &'static str {
+    /// Package of the usual kernel.
+    pub fn default_kernel(self) -> &'static str {
         match self {
             Distribution::Debian => "linux-image-amd64",
             Distribution::Ubuntu => "linux-generic",
         }
+    }
+}
+
+impl Archive {
+    /// The archives that these settings mean, with every default filled in.
+    ///
+    /// # Errors
+    /// Distribution or suite is not said.
+    pub fn new(apt: crate::profile::Apt) -> Result<Archive, Issues> {
+        let mut issues = Vec::new();
+        let archive = archive(apt, &mut issues);
+        if issues.is_empty() { Ok(archive) } else { Err(Issues(issues)) }
     }
 }
 

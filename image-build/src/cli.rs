@@ -1,0 +1,313 @@
+//! Command line.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use akene_archive::AptSettings;
+use akene_exec::SystemRunner;
+use akene_image::{build, inspect, stamp};
+use akene_protocol::profile::{Apt, Distribution, Pocket};
+use akene_protocol::resolve::Archive;
+use akene_protocol::stamp::{Source, StaticNetwork, Tls};
+use akene_protocol::{PublicKey, Secret, Sha256, Stamp};
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::Timestamp;
+
+#[derive(Parser)]
+#[command(version, about = "Builds, stamps and inspects the bootable image")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build akene.iso, netboot/ and manifest.json from a distribution's packages
+    Build(Build),
+    /// Write a site's address, keys and token into a finished image, in place
+    Stamp(Box<StampArgs>),
+    /// Show what an image is and whom it belongs to
+    Inspect(Inspect),
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Family {
+    Debian,
+    Ubuntu,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Companion {
+    Updates,
+    Security,
+    Backports,
+    /// Only the release itself
+    None,
+}
+
+#[derive(Args)]
+struct Build {
+    /// Whose packages the live system is made of
+    #[arg(long, value_enum)]
+    distribution: Family,
+    /// Code name of the release: bookworm, noble
+    #[arg(long)]
+    suite: String,
+    /// Mirror of the main archive; several are tried in order
+    #[arg(long, value_name = "URL")]
+    mirror: Vec<String>,
+    /// Mirror of the security archive
+    #[arg(long, value_name = "URL")]
+    security_mirror: Vec<String>,
+    /// Components of the archive
+    #[arg(long = "component", value_name = "NAME")]
+    components: Vec<String>,
+    /// Companion suites besides the release [default: updates security]
+    #[arg(long = "pocket", value_enum)]
+    pockets: Vec<Companion>,
+    /// Armoured keys the archive is signed with [default: the distribution's keyring on this machine]
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Keyring of the distribution, where it is not in its usual place
+    #[arg(long, value_name = "FILE")]
+    keyring: Option<PathBuf>,
+    /// Package of the kernel [default: the distribution's usual one]
+    #[arg(long)]
+    kernel: Option<String>,
+    /// The static agent [default: akene-agent beside this program]
+    #[arg(long, value_name = "FILE")]
+    agent: Option<PathBuf>,
+    /// Put in drivers and firmware of wireless cards
+    #[arg(long, overrides_with = "no_wireless")]
+    wireless: bool,
+    /// Leave them out (the default)
+    #[arg(long)]
+    no_wireless: bool,
+    /// Where the result goes
+    #[arg(long, default_value = "out", value_name = "DIR")]
+    output: PathBuf,
+    /// Where downloaded packages stay [default: akene/packages in the user's cache directory]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Compression of the live root: 1 (quick, for trying things out) to 22
+    #[arg(long, default_value_t = 19, value_parser = clap::value_parser!(u8).range(1..=22))]
+    compression: u8,
+}
+
+#[derive(Args)]
+struct StampArgs {
+    /// The ISO, a device it was copied to, or the netboot directory
+    image: PathBuf,
+    /// Directory made by `akene-server init`, which holds stamp.json
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["stamp", "server"])]
+    site_dir: Option<PathBuf>,
+    /// A stamp as JSON
+    #[arg(long, value_name = "FILE", conflicts_with = "server")]
+    stamp: Option<PathBuf>,
+    /// Address of the server: https://HOST[:PORT]
+    #[arg(long, value_name = "URL", requires_all = ["token", "site_key"])]
+    server: Option<String>,
+    /// Name of the site, as the menu and the screen show it
+    #[arg(long, value_name = "NAME")]
+    site: Option<String>,
+    /// Certificates (PEM) of the only authorities that count
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// SHA-256 of a public key that must be in the server's chain
+    #[arg(long = "pin", value_name = "SHA256")]
+    pins: Vec<Sha256>,
+    /// Permission to enrol; `@FILE` reads it from a file
+    #[arg(long)]
+    token: Option<String>,
+    /// The key that signs the site's documents
+    #[arg(long, value_name = "BASE64")]
+    site_key: Option<PublicKey>,
+    /// Address with prefix length, instead of asking the network: 192.168.1.50/24
+    #[arg(long = "ip", value_name = "ADDRESS/LENGTH")]
+    addresses: Vec<String>,
+    /// Default gateway
+    #[arg(long, requires = "addresses")]
+    gateway: Option<String>,
+    /// Name servers
+    #[arg(long, requires = "addresses")]
+    dns: Vec<String>,
+    /// The card that gets the address, by its MAC
+    #[arg(long, requires = "addresses")]
+    mac: Option<String>,
+    /// Time servers
+    #[arg(long)]
+    ntp: Vec<String>,
+    /// Proxy: http://HOST:PORT
+    #[arg(long)]
+    proxy: Option<String>,
+    /// Profile to ask for, instead of the one the server's rules choose
+    #[arg(long)]
+    profile: Option<String>,
+}
+
+#[derive(Args)]
+struct Inspect {
+    /// The ISO, a device it was copied to, or the netboot directory
+    image: PathBuf,
+    /// Show tokens and passwords
+    #[arg(long)]
+    show_secrets: bool,
+    /// Read every file of the ISO and compare it with its sum
+    #[arg(long)]
+    verify: bool,
+}
+
+/// Runs the program.
+pub fn run() -> Result<()> {
+    match Cli::parse().command {
+        Command::Build(args) => build_image(args),
+        Command::Stamp(args) => stamp_image(*args),
+        Command::Inspect(args) => inspect_image(&args),
+    }
+}
+
+fn build_image(args: Build) -> Result<()> {
+    let distribution = match args.distribution {
+        Family::Debian => Distribution::Debian,
+        Family::Ubuntu => Distribution::Ubuntu,
+    };
+    let key = args.key.as_deref().map(read_text).transpose()?;
+    let pockets = (!args.pockets.is_empty()).then(|| {
+        let pocket = |c: &Companion| match c {
+            Companion::Updates => Some(Pocket::Updates),
+            Companion::Security => Some(Pocket::Security),
+            Companion::Backports => Some(Pocket::Backports),
+            Companion::None => None,
+        };
+        args.pockets.iter().filter_map(pocket).collect()
+    });
+    let archive = Archive::new(Apt {
+        distribution: Some(distribution),
+        suite: Some(args.suite),
+        mirrors: args.mirror,
+        security_mirrors: args.security_mirror,
+        components: args.components,
+        pockets,
+        key,
+        ..Apt::default()
+    })?;
+    let keyring = args.keyring.unwrap_or_else(|| AptSettings::default_keyring(distribution).to_owned());
+    let settings = build::Settings {
+        archive,
+        keyring,
+        kernel: args.kernel.unwrap_or_else(|| distribution.default_kernel().to_owned()),
+        agent: match args.agent {
+            Some(path) => path,
+            None => std::env::current_exe().context("finding this program")?.with_file_name("akene-agent"),
+        },
+        wireless: args.wireless && !args.no_wireless,
+        cache: args.cache.map_or_else(default_cache, Ok)?,
+        output: args.output,
+        epoch: source_date_epoch()?,
+        compression: args.compression,
+    };
+    let started = std::time::Instant::now();
+    let report = build::build(&SystemRunner, &settings, &|what| {
+        eprintln!("[{:>4} s] {what}", started.elapsed().as_secs());
+    })?;
+    eprintln!("[{:>4} s] done", started.elapsed().as_secs());
+    println!("{report}");
+    println!("{}", settings.output.join("akene.iso").display());
+    Ok(())
+}
+
+fn default_cache() -> Result<PathBuf> {
+    let dir = match (std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME")) {
+        (Some(cache), _) if !cache.is_empty() => PathBuf::from(cache),
+        (_, Some(home)) => PathBuf::from(home).join(".cache"),
+        _ => bail!("there is no HOME to keep downloads in; name a directory with --cache"),
+    };
+    Ok(dir.join("akene/packages"))
+}
+
+fn source_date_epoch() -> Result<Option<Timestamp>> {
+    let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(None) };
+    let seconds = text.to_str().and_then(|t| t.parse().ok()).and_then(|s| Timestamp::from_second(s).ok());
+    seconds.map(Some).context("reading SOURCE_DATE_EPOCH, which must be seconds since 1970")
+}
+
+fn stamp_image(args: StampArgs) -> Result<()> {
+    let image = args.image.clone();
+    let stamp = make_stamp(args)?;
+    stamp::write(&image, &stamp)?;
+    println!("{} now belongs to {}.", image.display(), stamp.site);
+    println!("It holds the site's token: keep it as you keep a key.");
+    Ok(())
+}
+
+/// The stamp that the arguments mean: one from a file, changed by the other arguments, or a new one.
+fn make_stamp(args: StampArgs) -> Result<Stamp> {
+    let file = args.site_dir.map(|dir| dir.join("stamp.json")).or(args.stamp);
+    let mut stamp = match (file, args.server, args.token, args.site_key) {
+        (Some(file), ..) => {
+            let text = read_text(&file)?;
+            serde_json::from_str(&text).with_context(|| format!("reading the stamp {}", file.display()))?
+        }
+        (None, Some(url), Some(token), Some(site_key)) => {
+            if !url.starts_with("https://") {
+                bail!("{url} does not begin with https://; the token would travel in the clear");
+            }
+            Stamp {
+                site: url
+                    .trim_start_matches("https://")
+                    .split(['/', ':'])
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned(),
+                source: Source::Server {
+                    url,
+                    tls: Tls { ca: args.ca.as_deref().map(read_text).transpose()?, pins: args.pins },
+                    token: Secret::new(match token.strip_prefix('@') {
+                        Some(path) => read_text(Path::new(path))?.trim().to_owned(),
+                        None => token,
+                    }),
+                },
+                site_key,
+                network: None,
+                ntp: Vec::new(),
+                proxy: None,
+                profile: None,
+            }
+        }
+        _ => {
+            bail!("name the site with --site-dir DIR, --stamp FILE, or --server with --token and --site-key")
+        }
+    };
+    if let Some(site) = args.site {
+        stamp.site = site;
+    }
+    if !args.addresses.is_empty() {
+        stamp.network = Some(StaticNetwork {
+            addresses: args.addresses,
+            gateway: args.gateway,
+            dns: args.dns,
+            mac: args.mac,
+        });
+    }
+    if !args.ntp.is_empty() {
+        stamp.ntp = args.ntp;
+    }
+    stamp.proxy = args.proxy.or(stamp.proxy);
+    stamp.profile = args.profile.or(stamp.profile);
+    Ok(stamp)
+}
+
+fn inspect_image(args: &Inspect) -> Result<()> {
+    let contents = stamp::read(&args.image)?;
+    print!("{}", inspect::describe(&contents, args.show_secrets));
+    if args.verify {
+        let count = inspect::verify(&args.image)?;
+        println!("{count} files are as they were built");
+    }
+    Ok(())
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+}

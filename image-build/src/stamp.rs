@@ -1,0 +1,178 @@
+//! Writing a site into a finished image, in place and in seconds.
+//!
+//! Two files of the medium have a fixed size and are all that changes: the stamp area, which the live system
+//! reads, and an environment block, from which GRUB's menu learns that there is a stamp. Everything else stays
+//! byte for byte what it was, so sums and signatures over it stay true.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use akene_protocol::Stamp;
+use akene_protocol::image::ImageManifest;
+use akene_protocol::stamp::{AREA_SIZE, StampError};
+use anyhow::{Context, Result, bail};
+
+use crate::iso;
+use crate::iso9660::{Extent, Iso};
+
+/// The stamp area on the medium.
+pub const AREA: &str = "akene/stamp.img";
+/// What the menu knows of the stamp.
+pub const ENVIRONMENT: &str = "akene/site.env";
+/// The image's manifest on the medium, the same as inside its initrd.
+pub const MANIFEST: &str = "akene/image.json";
+/// Sums of the files that no stamp changes.
+pub const SUMS: &str = "akene/SHA256SUMS";
+/// The stamp area beside kernel and initrd for booting from the network.
+pub const NETBOOT_AREA: &str = "stamp.img";
+
+/// GRUB's environment block has this size, always.
+const ENVIRONMENT_SIZE: usize = 1024;
+
+/// The longest title of a site the menu shows.
+const MAX_TITLE: usize = 40;
+
+/// What an image tells about itself.
+pub struct Contents {
+    /// What it is made of.
+    pub manifest: ImageManifest,
+    /// Its stamp, or why there is none.
+    pub stamp: Result<Stamp, StampError>,
+    places: Places,
+}
+
+enum Places {
+    Iso { area: Extent, environment: Extent },
+    Netboot { area: PathBuf },
+}
+
+/// Reads an ISO, or a directory with what boots from the network.
+///
+/// # Errors
+/// It is not an image of ours, or a damaged one.
+pub fn read(path: &Path) -> Result<Contents> {
+    let what = || format!("reading {} as an Akene image", path.display());
+    if path.is_dir() { read_netboot(path) } else { read_iso(path) }.with_context(what)
+}
+
+/// Writes the stamp into an image. Nothing is written unless the image is one of ours and the stamp fits.
+pub fn write(path: &Path, stamp: &Stamp) -> Result<()> {
+    let area = stamp.to_area()?;
+    let environment = environment(Some(&stamp.site));
+    let contents = read(path)?;
+    let writing = || format!("writing the stamp into {}", path.display());
+    match contents.places {
+        Places::Iso { area: area_place, environment: environment_place } => {
+            let file = OpenOptions::new().write(true).open(path).with_context(writing)?;
+            file.write_all_at(&area, area_place.offset).with_context(writing)?;
+            file.write_all_at(environment.as_bytes(), environment_place.offset).with_context(writing)?;
+            file.sync_all().with_context(writing)?;
+        }
+        Places::Netboot { area: place } => fs::write(&place, area).with_context(writing)?,
+    }
+    match read(path)?.stamp {
+        Ok(written) if written == *stamp => Ok(()),
+        _ => {
+            bail!("{} does not give the stamp back that was written; is the device failing?", path.display())
+        }
+    }
+}
+
+fn read_iso(path: &Path) -> Result<Contents> {
+    let file = File::open(path).context("opening it")?;
+    let iso = Iso::open(&file)?;
+    let ours = "it is not an image made by `akene-image build`";
+    if iso.label() != iso::LABEL {
+        bail!("{ours}: its label is `{}`, not `{}`", iso.label(), iso::LABEL);
+    }
+    let find = |name: &str, length: Option<usize>| -> Result<Extent> {
+        let extent = iso.find(name)?.with_context(|| format!("{ours}: it has no {name}"))?;
+        match length {
+            Some(length) if extent.length != length as u64 => {
+                bail!("{ours}: its {name} has {} bytes instead of {length}", extent.length)
+            }
+            _ => Ok(extent),
+        }
+    };
+    let manifest = iso.read(find(MANIFEST, None)?, 16 << 20)?;
+    let area = find(AREA, Some(AREA_SIZE))?;
+    let environment = find(ENVIRONMENT, Some(ENVIRONMENT_SIZE))?;
+    Ok(Contents {
+        manifest: ImageManifest::parse(&manifest).map_err(anyhow::Error::msg)?,
+        stamp: parse_area(&iso.read(area, AREA_SIZE as u64)?)?,
+        places: Places::Iso { area, environment },
+    })
+}
+
+fn read_netboot(dir: &Path) -> Result<Contents> {
+    let path = dir.join("image.json");
+    let manifest = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    let area = dir.join(NETBOOT_AREA);
+    let bytes = fs::read(&area).with_context(|| format!("reading {}", area.display()))?;
+    Ok(Contents {
+        manifest: ImageManifest::parse(&manifest).map_err(anyhow::Error::msg)?,
+        stamp: parse_area(&bytes)?,
+        places: Places::Netboot { area },
+    })
+}
+
+fn parse_area(bytes: &[u8]) -> Result<Result<Stamp, StampError>> {
+    Stamp::parse_area(bytes).context("what should be its stamp area is something else")
+}
+
+/// The environment block for a medium of this site, or of none.
+pub fn environment(site: Option<&str>) -> String {
+    let mut text = "# GRUB Environment Block\n".to_owned();
+    if let Some(site) = site {
+        // The firmware's console has no accents, and nothing of this may mean something to GRUB.
+        let title: String = site
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || " .,_-".contains(c) { c } else { '?' })
+            .take(MAX_TITLE)
+            .collect();
+        text.push_str(&format!("stamped=1\nsite={title}\n"));
+    }
+    let fill = ENVIRONMENT_SIZE - text.len();
+    text + &"#".repeat(fill)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_menus_block_has_its_size_and_holds_no_surprises() {
+        assert_eq!(environment(None).len(), ENVIRONMENT_SIZE);
+        let text = environment(Some("Saint-Brieuc\nstamped=2 é$(x)"));
+        assert_eq!(text.len(), ENVIRONMENT_SIZE);
+        assert!(
+            text.contains("\nsite=Saint-Brieuc?stamped?2 ????x??\n")
+                || text.contains("\nsite=Saint-Brieuc?stamped?2 ???x?\n"),
+            "{text}"
+        );
+        assert_eq!(text.matches("stamped=").count(), 1);
+        assert_eq!(environment(Some(&"x".repeat(5000))).len(), ENVIRONMENT_SIZE);
+    }
+
+    #[test]
+    fn what_is_not_ours_is_refused_and_untouched() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes, words) in
+            [("empty", vec![], "too small"), ("noise", vec![7; 100_000], "not an ISO image")]
+        {
+            let path = dir.path().join(name);
+            fs::write(&path, &bytes).unwrap();
+            let error = format!("{:#}", write(&path, &stamp()).unwrap_err());
+            assert!(error.contains(words), "{error}");
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+        }
+    }
+
+    fn stamp() -> Stamp {
+        serde_json::from_str(
+            r#"{"site":"Lannion","source":{"kind":"medium"},"site-key":"6kqUkmxGTVSJ7CvIxFxZPPfEQZ3Xk+KM0UhpC4qIbbQ="}"#,
+        )
+        .unwrap_or_else(|e| panic!("{e}"))
+    }
+}
