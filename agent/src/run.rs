@@ -1,1 +1,384 @@
-//! The pipeline.
+//! The pipeline: facts → profile → plan → consent → stage → commit → install → configure → restart.
+//!
+//! [`pipeline`] is the one way from an unknown machine to an installed one, for the live system
+//! ([`live`]) and for a disk image on a developer's machine ([`native`]). What it does to the world goes
+//! through [`Effects`]; what it guarantees by its order is here:
+//!
+//! - nothing is written before [`Effects::write`], and that comes after the plan, the permission for it,
+//!   signatures, the choice of packages, and the re-identification of the disks;
+//! - every package is fetched and verified before that too, except where the disks hold nothing worth
+//!   keeping and memory does not suffice ([`where_to_stage`]);
+//! - whatever goes wrong ends as one `Failed` event that says in which phase, why, and whether a disk
+//!   was changed.
+//!
+//! Everything said after the disks are mounted is spooled on the boot partition. Before it is unmounted
+//! the stream is sealed: the installed system goes on with the next number.
+
+pub mod boot_files;
+pub mod live;
+pub mod machine;
+pub mod native;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use akene_planner::Plan;
+use akene_protocol::api::{Consent, Identity};
+use akene_protocol::event::{EventKind, Phase};
+use akene_protocol::issue::Issues;
+use akene_protocol::lock::Lock;
+use akene_protocol::profile::Shutdown;
+use akene_protocol::{Bytes, Inventory, Issue, MachineId, Resolved};
+use anyhow::{Context, Result};
+
+use crate::fetch::{Allowed, Orders, Patience, patiently};
+use crate::journal::{Journal, What};
+use crate::report::Reporter;
+
+/// Memory that must stay free while packages lie in memory: unpacking, dpkg, the page cache.
+const MEMORY_MARGIN: Bytes = Bytes(192 << 20);
+
+/// How long to wait for the server to take the last events. What it does not take then is spooled.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// What is kept on the boot partition about this machine and this run.
+pub struct Record<'a> {
+    /// Who the machine is.
+    pub identity: &'a Identity,
+    /// What it is.
+    pub inventory: &'a Inventory,
+    /// What it was told, with the signed profile.
+    pub orders: &'a Orders,
+    /// What was done to its disks.
+    pub plan: &'a Plan,
+    /// Its packages.
+    pub lock: &'a Lock,
+}
+
+/// What a run does to the world. Each call may take long and reports its own progress.
+pub trait Effects {
+    /// Packages chosen, with what is needed to fetch and install them.
+    type Solved;
+    /// Disks found again, checked and locked; nothing written.
+    type Locked;
+    /// The new root, mounted.
+    type Mounted;
+    /// Where the packages lie.
+    type Staged;
+
+    /// Looks at the machine.
+    fn probe(&mut self) -> Result<Inventory>;
+    /// Makes the machine known and learns who it is.
+    fn identify(&mut self, inventory: &Inventory) -> Result<Identity>;
+    /// Learns what to do.
+    fn orders(&mut self, identity: &Identity, inventory: &Inventory) -> Result<Orders>;
+    /// Verifies the archives' metadata and chooses every package.
+    fn solve(&mut self, resolved: &Resolved) -> Result<Self::Solved>;
+    /// The packages chosen.
+    fn packages<'a>(&self, solved: &'a Self::Solved) -> &'a Lock;
+    /// How much can be staged before the disks are written, in memory or elsewhere.
+    fn room(&mut self) -> Result<Bytes>;
+    /// Fetches and verifies every package: to a place beside the disks, or onto the new root.
+    fn fetch(&mut self, solved: &Self::Solved, onto: Option<&Self::Mounted>) -> Result<Self::Staged>;
+    /// Finds the disks of the plan again, checks and locks them. Writes nothing.
+    fn lock(&mut self, plan: &Plan, machine: MachineId) -> Result<Self::Locked>;
+    /// Partitions, formats and mounts.
+    fn write(&mut self, locked: Self::Locked, allowed: &Allowed) -> Result<Self::Mounted>;
+    /// Where the boot partition is mounted.
+    fn boot_dir(&self, mounted: &Self::Mounted) -> PathBuf;
+    /// Puts the installer and what is known about the machine on the boot partition.
+    fn keep(&mut self, mounted: &Self::Mounted, record: &Record<'_>) -> Result<()>;
+    /// Unpacks and configures the packages.
+    fn install(
+        &mut self,
+        mounted: &Self::Mounted,
+        solved: &Self::Solved,
+        staged: &Self::Staged,
+        resolved: &Resolved,
+    ) -> Result<()>;
+    /// Users, files, scripts, boot loader, resident agent; then takes every trace of the installation away.
+    fn configure(
+        &mut self,
+        mounted: &Self::Mounted,
+        solved: &Self::Solved,
+        staged: Self::Staged,
+        resolved: &Resolved,
+        identity: &Identity,
+    ) -> Result<()>;
+    /// Makes sure that everything written is on the disks.
+    fn sync(&mut self, mounted: &Self::Mounted) -> Result<()>;
+    /// Sends the log to the server and leaves a copy in the new root, as well as it can.
+    fn deliver_log(&mut self, identity: &Identity, mounted: Option<&Self::Mounted>);
+    /// Unmounts and lets go of the disks.
+    fn release(&mut self, mounted: Self::Mounted) -> Result<()>;
+}
+
+/// How a run that did not fail ended.
+#[derive(Debug)]
+pub enum Done {
+    /// The system is on the disks.
+    Installed {
+        /// Who the machine is.
+        identity: Identity,
+        /// What the profile wants done now.
+        shutdown: Shutdown,
+    },
+    /// It was only to be planned.
+    Planned {
+        /// The plan.
+        plan: Box<Plan>,
+    },
+}
+
+/// How a run failed. The event is out already.
+#[derive(Debug)]
+pub struct Failure {
+    /// In which phase.
+    pub phase: Phase,
+    /// Why.
+    pub issues: Vec<Issue>,
+    /// Whether a disk was changed.
+    pub disks_changed: bool,
+}
+
+/// What a run is to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Stop when the plan is made and permitted; write nothing.
+    pub plan_only: bool,
+    /// How long to go on where something may pass.
+    pub patience: Patience,
+}
+
+/// Installs a machine.
+///
+/// # Errors
+/// The reasons, which have been reported already.
+pub fn pipeline<E: Effects>(effects: &mut E, reporter: &Reporter, options: Options) -> Result<Done, Failure> {
+    let mut state = State { journal: Journal::new(reporter.run()), changed: false, identity: None };
+    match steps(effects, reporter, options, &mut state) {
+        Ok(done) => Ok(done),
+        Err(error) => {
+            let failure = report_failure(reporter, &mut state, &error);
+            // Where the disks were mounted, the log has gone out with them.
+            if let (Some(identity), false) = (&state.identity, state.changed) {
+                effects.deliver_log(identity, None);
+            }
+            reporter.drain(DRAIN);
+            Err(failure)
+        }
+    }
+}
+
+struct State {
+    journal: Journal,
+    changed: bool,
+    identity: Option<Identity>,
+}
+
+fn report_failure(reporter: &Reporter, state: &mut State, error: &anyhow::Error) -> Failure {
+    let phase = reporter.current_phase();
+    let issues = issues_of(error);
+    reporter.debug(format!("the run fails: {error:#}"));
+    let failed = What::Failed { phase, issues: issues.clone() };
+    if let Err(error) = state.journal.record(failed) {
+        reporter.warn(format!("the journal does not say so: {error:#}"));
+    }
+    reporter.failed(issues.clone(), state.changed);
+    Failure { phase, issues, disks_changed: state.changed }
+}
+
+fn steps<E: Effects>(
+    effects: &mut E,
+    reporter: &Reporter,
+    options: Options,
+    state: &mut State,
+) -> Result<Done> {
+    reporter.phase(Phase::Probe);
+    let inventory = effects.probe()?;
+    for note in &inventory.notes {
+        reporter.warn(note.to_string());
+    }
+
+    reporter.phase(Phase::Profile);
+    let patience = options.patience;
+    let identity = patiently(patience, reporter, "asking the server", || effects.identify(&inventory))?;
+    state.identity = Some(identity.clone());
+    let mut orders =
+        patiently(patience, reporter, "asking the server", || effects.orders(&identity, &inventory))?;
+    hide_secrets(&orders, reporter);
+    let resolved = akene_protocol::resolve::resolve(&orders.bundle, &inventory, Some(identity.asset))?;
+    reporter.info(format!(
+        "profile {} ({}), host name {}",
+        resolved.profile, resolved.revision, resolved.hostname
+    ));
+
+    reporter.phase(Phase::Plan);
+    // Without permission the plan is still worth showing: it says what would be done.
+    let allowed = orders.permission.as_ref().map_or(Consent::Wipe, |p| p.consent());
+    let plan = akene_planner::plan_within(&resolved.storage, &inventory, allowed)?;
+    reporter.planned(&plan)?;
+
+    reporter.phase(Phase::Consent);
+    if options.plan_only {
+        return Ok(Done::Planned { plan: Box::new(plan) });
+    }
+    let refused = Issue::new("internal", "", "the permission was used already", "");
+    let permission = std::mem::replace(&mut orders.permission, Err(refused))?;
+    let by = permission.by.clone();
+    let allowed = permission.allows(&plan)?;
+    reporter.info(format!("{by} permits it"));
+
+    reporter.phase(Phase::Stage);
+    let solved = patiently(patience, reporter, "reading the package archives", || effects.solve(&resolved))?;
+    let lock = effects.packages(&solved).clone();
+    let size = lock.download_size();
+    reporter.info(format!("{} packages, {size} to fetch", lock.packages.len()));
+    let before = where_to_stage(size, effects.room()?, &plan, &allowed)?;
+    let staged = match before {
+        Place::Beside => Some(patiently(patience, reporter, "downloading", || effects.fetch(&solved, None))?),
+        Place::Target => {
+            reporter.info("memory does not hold the packages: they are fetched onto the new disk");
+            None
+        }
+    };
+
+    reporter.phase(Phase::Commit);
+    let locked = effects.lock(&plan, identity.machine)?;
+    state.journal.record(What::Begun { phase: Phase::Commit })?;
+    state.changed = true;
+    let mounted = effects.write(locked, &allowed)?;
+
+    let record =
+        Record { identity: &identity, inventory: &inventory, orders: &orders, plan: &plan, lock: &lock };
+    let result = on_disk(effects, reporter, options, state, &mounted, solved, staged, &resolved, &record);
+    if let Err(error) = &result {
+        report_failure(reporter, state, error);
+    }
+    effects.deliver_log(&identity, Some(&mounted));
+    reporter.drain(DRAIN);
+    reporter.seal();
+    if let Some(courier) = reporter.courier() {
+        courier.release();
+    }
+    state.journal.close();
+    let released = effects.release(mounted);
+    result?;
+    released?;
+    Ok(Done::Installed { identity, shutdown: resolved.shutdown })
+}
+
+#[expect(clippy::too_many_arguments, reason = "they are the state of the pipeline at this point")]
+fn on_disk<E: Effects>(
+    effects: &mut E,
+    reporter: &Reporter,
+    options: Options,
+    state: &mut State,
+    mounted: &E::Mounted,
+    solved: E::Solved,
+    staged: Option<E::Staged>,
+    resolved: &Resolved,
+    record: &Record<'_>,
+) -> Result<()> {
+    let boot = effects.boot_dir(mounted);
+    state.journal.open(&boot)?;
+    if let Some(courier) = reporter.courier() {
+        courier.spool(&boot.join(boot_files::EVENTS))?;
+    }
+    effects.keep(mounted, record)?;
+    state.journal.record(What::Done { phase: Phase::Commit })?;
+
+    let staged = match staged {
+        Some(staged) => staged,
+        None => {
+            reporter.phase(Phase::Stage);
+            patiently(options.patience, reporter, "downloading", || effects.fetch(&solved, Some(mounted)))?
+        }
+    };
+
+    reporter.phase(Phase::Install);
+    state.journal.record(What::Begun { phase: Phase::Install })?;
+    effects.install(mounted, &solved, &staged, resolved)?;
+    state.journal.record(What::Done { phase: Phase::Install })?;
+
+    reporter.phase(Phase::Configure);
+    state.journal.record(What::Begun { phase: Phase::Configure })?;
+    effects.configure(mounted, &solved, staged, resolved, record.identity)?;
+    state.journal.record(What::Done { phase: Phase::Configure })?;
+
+    reporter.phase(Phase::Restart);
+    effects.sync(mounted)?;
+    state.journal.record(What::Complete)?;
+    reporter.installed();
+    Ok(())
+}
+
+/// Where packages are fetched to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Beside the disks, before they change.
+    Beside,
+    /// Onto the new disk, after it was partitioned.
+    Target,
+}
+
+/// Decides where to stage. Beside the disks wherever it fits; onto the target only where nothing is lost
+/// by a download that fails half-way: on disks that are blank or whose wipe was permitted.
+pub fn where_to_stage(size: Bytes, room: Bytes, plan: &Plan, allowed: &Allowed) -> Result<Place, Issue> {
+    if size + MEMORY_MARGIN <= room {
+        return Ok(Place::Beside);
+    }
+    let fresh = plan.disks.iter().all(|disk| disk.new_table);
+    if (plan.needs <= Consent::Blank && fresh) || allowed.consent() == Consent::Wipe {
+        return Ok(Place::Target);
+    }
+    Err(Issue::new(
+        "memory-too-small",
+        "",
+        format!(
+            "{size} of packages must be downloaded before the disks of this computer may change, and its memory has room for {}",
+            Bytes(room.0.saturating_sub(MEMORY_MARGIN.0))
+        ),
+        "choose a profile with fewer packages, put in more memory, or permit to wipe the disks",
+    ))
+}
+
+/// Registers everything secret in a profile with the reporter.
+fn hide_secrets(orders: &Orders, reporter: &Reporter) {
+    let classes = orders.bundle.classes.iter().map(|(_, layer)| layer);
+    for layer in classes.chain([&orders.bundle.profile]) {
+        let first = layer.identity.iter().filter_map(|i| i.password.as_ref());
+        let more = layer.users.iter().filter_map(|u| u.password.as_ref());
+        first.chain(more).for_each(|secret| reporter.hide(secret));
+    }
+}
+
+/// The issues an error is about. An error that carries none becomes one.
+pub fn issues_of(error: &anyhow::Error) -> Vec<Issue> {
+    if let Some(issues) = error.downcast_ref::<Issues>() {
+        return issues.0.clone();
+    }
+    if let Some(issue) = error.downcast_ref::<Issue>() {
+        return vec![issue.clone()];
+    }
+    vec![Issue::new(
+        "unexpected",
+        "",
+        format!("{error:#}"),
+        "try once more; if it happens again, send the log and the number on the screen to your administrator",
+    )]
+}
+
+/// What kind of event ends a run.
+pub fn is_last(kind: &EventKind) -> bool {
+    matches!(kind, EventKind::Failed { .. } | EventKind::Confirmed { .. })
+}
+
+/// Makes an error about reading or writing a file of ours.
+fn json<T: serde::Serialize>(value: &T, what: &str) -> Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(value).with_context(|| format!("writing {what} as JSON"))?;
+    text.push(b'\n');
+    Ok(text)
+}

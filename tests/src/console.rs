@@ -105,7 +105,8 @@ impl Console {
     }
 
     fn last_words(&self) -> String {
-        let start = self.text.ceil_char_boundary(self.text.len().saturating_sub(TAIL));
+        let long = self.text.len().saturating_sub(TAIL);
+        let start = (long..self.text.len()).find(|i| self.text.is_char_boundary(*i)).unwrap_or(0);
         format!("its last words (all of them are in {}):\n{}", self.log.display(), &self.text[start..])
     }
 }

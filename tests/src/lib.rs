@@ -1,8 +1,10 @@
 //! What the tests of the whole stand on: real archives, real disks, real (virtual) machines.
 
+pub mod checks;
 pub mod console;
 pub mod deb;
 pub mod http;
+pub mod image;
 pub mod mirror;
 pub mod standin;
 pub mod vm;

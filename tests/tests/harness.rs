@@ -37,7 +37,7 @@ fn every_firmware_starts() {
     for firmware in [Firmware::Uefi, Firmware::SecureBoot, Firmware::Uefi32] {
         let dir = tempfile::tempdir().unwrap();
         let mut vm = Machine::new(firmware).start(dir.path()).unwrap();
-        let words = ["UEFI", "Shell", "BdsDxe", "No bootable"];
-        vm.expect_any(&words, Duration::from_secs(120)).unwrap_or_else(|e| panic!("{firmware:?}: {e:#}"));
+        // With nothing to start from, firmware asks the network.
+        vm.expect("PXE", Duration::from_secs(120)).unwrap_or_else(|e| panic!("{firmware:?}: {e:#}"));
     }
 }

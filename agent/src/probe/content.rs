@@ -13,7 +13,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What blkid recognises. `None`: nothing.
 pub fn of(runner: &dyn Runner, device: &Path) -> Result<Option<Content>> {
-    let cmd = Cmd::new("blkid").args(["-p", "-o", "export"]).arg(device).timeout(PATIENCE);
+    ask(runner, &Cmd::new("blkid").args(["-p", "-o", "export"]).arg(device))
+}
+
+/// What blkid recognises at a place of a disk, where the kernel shows no node for it.
+pub(super) fn at(runner: &dyn Runner, disk: &Path, start: u64, size: u64) -> Result<Option<Content>> {
+    let place = ["--offset".to_owned(), start.to_string(), "--size".to_owned(), size.to_string()];
+    ask(runner, &Cmd::new("blkid").args(["-p", "-o", "export"]).args(place).arg(disk))
+}
+
+fn ask(runner: &dyn Runner, cmd: &Cmd) -> Result<Option<Content>> {
+    let cmd = cmd.clone().timeout(PATIENCE);
     match runner.run(&cmd) {
         Ok(output) => Ok(parse(&output.text())),
         Err(e) => match e.downcast_ref::<ExecError>().and_then(|e| e.code) {

@@ -88,7 +88,7 @@ pub(super) fn make(disk: &LockedDisk, partition: &PartitionPlan, runner: &dyn Ru
             let cmd = Cmd::new("mkfs.vfat").args(["-i", &volume_id(id)]);
             let cmd = if sectors >= 66_600 { cmd.args(["-F", "32"]) } else { cmd };
             // With more than one sector to a cluster a small partition has too few of them.
-            let cmd = if sectors < 532_480 && sectors >= 66_600 { cmd.args(["-s", "1"]) } else { cmd };
+            let cmd = if (66_600..532_480).contains(&sectors) { cmd.args(["-s", "1"]) } else { cmd };
             labelled(cmd, "-n").arg(&node)
         }
         Some(Filesystem::Swap) => {

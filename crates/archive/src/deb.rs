@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::extract::Root;
+use crate::extract::Unpacker;
+use crate::root::Root;
 
 /// A decoder may not ask for more memory than this; xz at its highest level takes 65 MiB.
 const DECODER_MEMORY: u64 = 256 << 20;
@@ -69,10 +70,8 @@ impl Deb {
     /// # Errors
     /// As for [`extract_into`](Self::extract_into).
     pub fn extract_some(&self, root: &Path, keep: &mut dyn FnMut(&Path) -> bool) -> Result<()> {
-        let mut unpack = || -> Result<()> {
-            let mut root = Root::open(root)?;
-            root.unpack(self.member("data.tar")?, keep)
-        };
+        let mut unpack =
+            || -> Result<()> { Unpacker::new(Root::open(root)?).unpack(self.member("data.tar")?, keep) };
         unpack().with_context(|| format!("unpacking {} into {}", self.path.display(), root.display()))
     }
 

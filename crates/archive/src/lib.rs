@@ -6,7 +6,7 @@
 //!    package is pinned by SHA-256.
 //! 2. [`Fetcher`] brings the files of a lock, in parallel and resuming, and refuses whatever does not have
 //!    the pinned size and sum.
-//! 3. [`Deb`] reads a `.deb` and unpacks it into a root without leaving that root.
+//! 3. [`Deb`] reads a `.deb` and unpacks it into a [`Root`], which no path and no link can leave.
 //!
 //! [`cpio`] and [`initrd`] write the initramfs of the live system.
 //!
@@ -21,6 +21,7 @@ mod extract;
 mod fetch;
 mod host;
 pub mod initrd;
+mod root;
 mod solve;
 mod sources;
 
@@ -28,4 +29,5 @@ pub use apt::{AptRoot, AptSettings};
 pub use deb::Deb;
 pub use fetch::{Fetcher, Progress, redirect_policy};
 pub use host::host_archive;
+pub use root::Root;
 pub use sources::{SourceFiles, source_files};

@@ -32,10 +32,7 @@ impl AptRoot {
     /// `packages-conflict` with apt's explanation when they cannot be installed together.
     pub fn solve(&self, runner: &dyn Runner, packages: &[String], recommends: bool) -> Result<Lock> {
         let mut base: Vec<String> = BASE.map(str::to_owned).to_vec();
-        let merged = runner.run(&self.command("apt-cache").args(["pkgnames", MERGED_USR]))?;
-        if merged.text().lines().any(|l| l == MERGED_USR) {
-            base.push(MERGED_USR.to_owned());
-        }
+        base.extend(self.known(runner, &[MERGED_USR])?);
         let of_base: BTreeSet<String> =
             self.choose(runner, "install", &base, false)?.into_iter().map(|p| p.name).collect();
         let mut all = base;
@@ -45,6 +42,18 @@ impl AptRoot {
             package.base = of_base.contains(&package.name);
         }
         Ok(Lock { version: VERSION, architecture: "amd64".into(), packages: chosen })
+    }
+
+    /// Those of the names that the archives have a package of, for what is used where a release has it.
+    ///
+    /// # Errors
+    /// apt-cache cannot be run.
+    pub fn known(&self, runner: &dyn Runner, names: &[&str]) -> Result<Vec<String>> {
+        let output = runner.run(&self.command("apt-cache").args(["madison"]).args(names))?;
+        let text = output.text();
+        let has =
+            |name: &&&str| text.lines().any(|l| l.split('|').next().is_some_and(|n| n.trim() == **name));
+        Ok(names.iter().filter(has).map(|n| n.to_string()).collect())
     }
 
     /// Finds these packages alone, without what they depend on: for taking files out of them.
@@ -101,6 +110,7 @@ impl AptRoot {
                 urls: self.on_every_mirror(url),
                 file: file.to_owned(),
                 base: false,
+                helper: false,
             })
         };
         parse().with_context(|| {

@@ -49,4 +49,7 @@ pub struct LockedPackage {
     /// Whether it belongs to the base that must stand before apt itself can run in the new root.
     #[serde(default)]
     pub base: bool,
+    /// Whether it only helps during the installation: it is never part of the installed system.
+    #[serde(default)]
+    pub helper: bool,
 }

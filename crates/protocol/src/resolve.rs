@@ -355,7 +355,7 @@ impl Merged {
 
 impl Distribution {
     /// Mirror of the main archive every user can reach.
-    fn default_mirror(self) -> &'static str {
+    pub fn default_mirror(self) -> &'static str {
         match self {
             Distribution::Debian => "http://deb.debian.org/debian",
             Distribution::Ubuntu => "http://archive.ubuntu.com/ubuntu",

@@ -1,0 +1,54 @@
+//! The profile on the medium itself, for places without a network.
+
+use std::path::Path;
+
+use akene_exec::{Cmd, Runner};
+use akene_protocol::Issue;
+use anyhow::{Context, Result};
+use nix::mount::{MsFlags, mount, umount};
+
+/// Label of the medium.
+const LABEL: &str = "AKENE";
+
+/// The profile on the medium.
+pub const PATH: &str = "akene/profile.json";
+
+/// Filesystems a medium may have: the image itself, or a stick made by copying files.
+const KINDS: [&str; 3] = ["iso9660", "vfat", "ext4"];
+
+/// Finds the medium and reads the profile on it.
+///
+/// # Errors
+/// An [`Issue`] when there is no medium, or no profile on any.
+pub fn profile(runner: &dyn Runner) -> Result<Vec<u8>> {
+    // blkid ends with 2 when it finds nothing, which the list of devices then shows by itself.
+    let blkid =
+        Cmd::new("blkid").args(["-c", "/dev/null", "-o", "device", "-t"]).arg(format!("LABEL={LABEL}"));
+    let devices = runner.run(&blkid).map(|o| o.text()).unwrap_or_default();
+    let mut why = Vec::new();
+    for device in devices.lines() {
+        match read(Path::new(device)) {
+            Ok(text) => return Ok(text),
+            Err(error) => why.push(format!("{device}: {error:#}")),
+        }
+    }
+    let message = match why.is_empty() {
+        true => format!("no disc or stick with the label {LABEL} is plugged in"),
+        false => format!("there is no profile on the medium ({})", why.join("; ")),
+    };
+    let next = "leave the medium plugged in, and put the signed profile on it as akene/profile.json";
+    Err(Issue::new("no-profile-on-medium", PATH, message, next).into())
+}
+
+fn read(device: &Path) -> Result<Vec<u8>> {
+    let dir = tempfile::tempdir().context("making a mount point")?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let mounted = KINDS.iter().any(|kind| {
+        let data = (*kind == "ext4").then_some("noload");
+        mount(Some(device), dir.path(), Some(*kind), flags, data).is_ok()
+    });
+    anyhow::ensure!(mounted, "it has none of the filesystems {}", KINDS.join(", "));
+    let text = std::fs::read(dir.path().join(PATH)).with_context(|| format!("reading {PATH}"));
+    umount(dir.path()).with_context(|| format!("unmounting {}", device.display()))?;
+    text
+}

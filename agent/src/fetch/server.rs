@@ -1,0 +1,109 @@
+//! The calls to an `akene-server`.
+
+use std::sync::Arc;
+
+use akene_protocol::api::{
+    EnrolRequest, EnrolResponse, EventBatch, EventsAccepted, Identity, RunRequest, RunResponse,
+};
+use akene_protocol::event::Event;
+use akene_protocol::{Inventory, Issue, RunId, Secret};
+
+use super::http::{Answer, Http, Method, Request};
+use super::{LARGEST_PROFILE, is_transient};
+use crate::report::courier::{Route, Undelivered};
+
+/// Largest answer that holds no profile.
+const LARGEST_ANSWER: usize = 1 << 20;
+
+/// Most bytes of a log that are sent: its end, where a failure is.
+const LARGEST_LOG: usize = 3 << 20;
+
+/// An `akene-server`.
+pub struct Server<'a> {
+    http: &'a dyn Http,
+    url: String,
+}
+
+impl<'a> Server<'a> {
+    /// The server at `url`.
+    pub fn new(http: &'a dyn Http, url: &str) -> Self {
+        Server { http, url: url.trim_end_matches('/').to_owned() }
+    }
+
+    /// Makes this machine known.
+    pub fn enrol(
+        &self,
+        token: &Secret,
+        known: Option<Identity>,
+        inventory: &Inventory,
+    ) -> Result<EnrolResponse, Issue> {
+        let request = EnrolRequest { token: token.clone(), known, inventory: inventory.clone() };
+        let url = format!("{}/v1/enrol", self.url);
+        self.post(&url, None, &request, LARGEST_ANSWER)?.json(&url)
+    }
+
+    /// Asks what to do.
+    pub fn run(
+        &self,
+        identity: &Identity,
+        run: RunId,
+        inventory: &Inventory,
+        profile: Option<&str>,
+    ) -> Result<RunResponse, Issue> {
+        let request = RunRequest { run, inventory: inventory.clone(), profile: profile.map(str::to_owned) };
+        let url = format!("{}/v1/runs", self.url);
+        self.post(&url, Some(identity.bearer()), &request, LARGEST_PROFILE)?.json(&url)
+    }
+
+    /// Hands over events.
+    pub fn events(&self, identity: &Identity, events: &[Event]) -> Result<EventsAccepted, Issue> {
+        let url = format!("{}/v1/events", self.url);
+        let batch = EventBatch { events: events.to_vec() };
+        self.post(&url, Some(identity.bearer()), &batch, LARGEST_ANSWER)?.json(&url)
+    }
+
+    /// Hands over a log; of a long one the end.
+    pub fn log(&self, identity: &Identity, run: RunId, name: &str, text: &[u8]) -> Result<(), Issue> {
+        let url = format!("{}/v1/logs/{run}/{name}", self.url);
+        let text = &text[text.len().saturating_sub(LARGEST_LOG)..];
+        let mut request = Request::new(Method::Post, &url, LARGEST_ANSWER);
+        request.authorization = Some(identity.bearer());
+        request.body = Some(("text/plain; charset=utf-8", text.to_vec()));
+        self.http.send(&request)?.success(&url).map(|_| ())
+    }
+
+    fn post(
+        &self,
+        url: &str,
+        authorization: Option<Secret>,
+        body: &impl serde::Serialize,
+        largest: usize,
+    ) -> Result<Answer, Issue> {
+        let text = serde_json::to_vec(body)
+            .map_err(|e| Issue::new("internal", url, format!("writing the request failed: {e}"), ""))?;
+        let mut request = Request::new(Method::Post, url, largest);
+        request.authorization = authorization;
+        request.body = Some(("application/json", text));
+        self.http.send(&request)?.success(url)
+    }
+}
+
+/// The courier's way to an `akene-server`.
+pub struct EventRoute {
+    /// HTTP.
+    pub http: Arc<dyn Http>,
+    /// `https://HOST[:PORT]`.
+    pub url: String,
+    /// Who we are.
+    pub identity: Identity,
+}
+
+impl Route for EventRoute {
+    fn send(&mut self, events: &[Event]) -> Result<(), Undelivered> {
+        match Server::new(&*self.http, &self.url).events(&self.identity, events) {
+            Ok(_) => Ok(()),
+            Err(issue) if is_transient(&issue) => Err(Undelivered::Later),
+            Err(_) => Err(Undelivered::Refused),
+        }
+    }
+}

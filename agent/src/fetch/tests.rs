@@ -1,0 +1,256 @@
+//! Everything a server or an attacker can answer.
+
+use super::*;
+use akene_protocol::api::RunResponse;
+use akene_protocol::inventory::{Cpu, Dmi, Firmware, FirmwareKind, Memory};
+use akene_protocol::profile::Layer;
+use akene_protocol::stamp::Tls;
+use akene_protocol::{AssetNumber, Secret};
+use ed25519_dalek::SigningKey;
+use http::Answer;
+use std::sync::Mutex;
+use std::time::Duration;
+
+pub(crate) fn inventory() -> Inventory {
+    Inventory {
+        version: 1,
+        agent: "test".into(),
+        cpu: Cpu::default(),
+        memory: Memory::default(),
+        firmware: Firmware {
+            kind: FirmwareKind::Bios,
+            secure_boot: None,
+            vendor: None,
+            version: None,
+            date: None,
+        },
+        dmi: Dmi::default(),
+        disks: vec![],
+        nics: vec![],
+        displays: vec![],
+        batteries: vec![],
+        notes: vec![],
+    }
+}
+
+fn key() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
+}
+
+fn stamp(source: Source) -> Stamp {
+    Stamp {
+        site: "Lannion".into(),
+        source,
+        site_key: PublicKey(key().verifying_key()),
+        network: None,
+        ntp: vec![],
+        proxy: None,
+        profile: None,
+    }
+}
+
+fn server() -> Source {
+    Source::Server { url: "https://s".into(), tls: Tls::default(), token: Secret::new("t0ken-t0ken") }
+}
+
+fn identity() -> Identity {
+    Identity {
+        machine: MachineId([3; 16]),
+        asset: AssetNumber::new(1042),
+        credential: Secret::new("credential"),
+    }
+}
+
+fn bundle() -> Bundle {
+    Bundle {
+        site: "Lannion".into(),
+        name: "desk".into(),
+        revision: "1".into(),
+        classes: vec![],
+        profile: Layer::default(),
+    }
+}
+
+/// Answers from a script.
+struct Script(Mutex<Vec<Result<Answer, Issue>>>, Mutex<Vec<Request>>);
+impl Script {
+    fn new(answers: Vec<Result<Answer, Issue>>) -> Self {
+        Script(Mutex::new(answers), Mutex::default())
+    }
+}
+impl Http for Script {
+    fn send(&self, request: &Request) -> Result<Answer, Issue> {
+        self.1.lock().unwrap().push(request.clone());
+        self.0.lock().unwrap().remove(0)
+    }
+}
+
+fn answer(status: u16, body: impl serde::Serialize) -> Result<Answer, Issue> {
+    Ok(Answer { status, retry_after: None, objection: None, body: serde_json::to_vec(&body).unwrap() })
+}
+
+fn orders(source: Source, answers: Vec<Result<Answer, Issue>>, run: RunId) -> Result<Orders> {
+    let (stamp, http) = (stamp(source), Script::new(answers));
+    let site = Site { stamp: &stamp, http: &http };
+    let reporter = Reporter::new(run, 1);
+    site.orders(&identity(), &inventory(), None, &reporter, &|| anyhow::bail!("no medium"))
+}
+
+fn code(error: anyhow::Error) -> String {
+    error.downcast_ref::<Issue>().unwrap_or_else(|| panic!("no issue: {error:#}")).code.clone()
+}
+
+const RUN: RunId = RunId([5; 8]);
+
+fn grant(run: RunId, machine: MachineId, seconds: i64) -> Envelope {
+    let expires = Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
+    Envelope::sign(&Grant { machine, run, consent: Consent::Blank, expires }, &key())
+}
+
+fn answer_with(grant: Option<Envelope>, refusal: Option<Issue>) -> Vec<Result<Answer, Issue>> {
+    vec![answer(200, RunResponse { profile: Envelope::sign(&bundle(), &key()), grant, refusal })]
+}
+
+#[test]
+fn a_signed_profile_and_a_grant_are_taken() {
+    let answers = answer_with(Some(grant(RUN, identity().machine, 60)), None);
+    let orders = orders(server(), answers, RUN).unwrap();
+    assert_eq!(orders.bundle, bundle());
+    assert_eq!(orders.permission.unwrap().consent(), Consent::Blank);
+}
+
+#[test]
+fn a_grant_for_another_machine_run_or_time_is_no_grant() {
+    let mine = identity().machine;
+    let other = SigningKey::from_bytes(&[8; 32]);
+    let expires = Timestamp::now() + jiff::SignedDuration::from_secs(60);
+    let forged = Envelope::sign(&Grant { machine: mine, run: RUN, consent: Consent::Wipe, expires }, &other);
+    for (envelope, expected) in [
+        (Some(grant(RUN, MachineId([4; 16]), 60)), "grant-other-machine"),
+        (Some(grant(RunId([6; 8]), mine, 60)), "grant-other-run"),
+        (Some(grant(RUN, mine, -60)), "grant-expired"),
+        (Some(forged), "signature-wrong"),
+        (Some(Envelope::sign(&bundle(), &key())), "document-wrong"),
+        (None, "no-grant"),
+    ] {
+        let orders = orders(server(), answer_with(envelope, None), RUN).unwrap();
+        assert_eq!(orders.permission.unwrap_err().code, expected);
+    }
+    let refusal = Issue::new("already-installed", "", "installed on 2026-11-22", "order a reinstall");
+    let orders = orders(server(), answer_with(None, Some(refusal.clone())), RUN).unwrap();
+    assert_eq!(orders.permission.unwrap_err(), refusal);
+}
+
+#[test]
+fn a_profile_signed_by_another_key_is_refused_from_every_source() {
+    let forged = Envelope::sign(&bundle(), &SigningKey::from_bytes(&[8; 32]));
+    let response = RunResponse { profile: forged.clone(), grant: None, refusal: None };
+    assert_eq!(code(orders(server(), vec![answer(200, response)], RUN).unwrap_err()), "signature-wrong");
+    let source = Source::Static { url: "https://s/p".into(), tls: Tls::default(), consent: Consent::Wipe };
+    assert_eq!(code(orders(source, vec![answer(200, &forged)], RUN).unwrap_err()), "signature-wrong");
+    let (stamp, http) = (stamp(Source::Medium { consent: Consent::Blank }), Script::new(vec![]));
+    let text = serde_json::to_vec(&forged).unwrap();
+    let error = Site { stamp: &stamp, http: &http }
+        .orders(&identity(), &inventory(), None, &Reporter::new(RUN, 1), &|| Ok(text.clone()))
+        .unwrap_err();
+    assert_eq!(code(error), "signature-wrong");
+}
+
+#[test]
+fn an_unknown_key_in_a_signed_profile_is_named() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Odd {
+        site: String,
+        name: String,
+        revision: String,
+        classes: Vec<()>,
+        profile: serde_json::Value,
+    }
+    impl Document for Odd {
+        const PAYLOAD_TYPE: &'static str = Bundle::PAYLOAD_TYPE;
+    }
+    let odd = Odd {
+        site: "s".into(),
+        name: "n".into(),
+        revision: "1".into(),
+        classes: vec![],
+        profile: serde_json::json!({ "pakages": ["vim"] }),
+    };
+    let response = RunResponse { profile: Envelope::sign(&odd, &key()), grant: None, refusal: None };
+    let error = orders(server(), vec![answer(200, response)], RUN).unwrap_err();
+    assert!(error.to_string().contains("pakages"), "{error}");
+    assert_eq!(code(error), "document-unreadable");
+}
+
+#[test]
+fn a_refusal_is_the_servers_own_and_garbage_is_named() {
+    let theirs = Issue::new("token-refused", "", "this token was revoked", "stamp again");
+    assert_eq!(code(orders(server(), vec![answer(401, &theirs)], RUN).unwrap_err()), "token-refused");
+    for (status, body, expected) in [
+        (401, "<html>", "token-refused"),
+        (302, "", "portal"),
+        (404, "", "not-found"),
+        (418, "", "server-refuses"),
+        (503, "", "server-error"),
+        (429, "", "server-busy"),
+        (200, "<html>log in here", "answer-unreadable"),
+        (200, "{}", "answer-unreadable"),
+    ] {
+        let answer = Ok(Answer { status, retry_after: None, objection: None, body: body.into() });
+        assert_eq!(code(orders(server(), vec![answer], RUN).unwrap_err()), expected, "{status} {body}");
+    }
+}
+
+#[test]
+fn what_may_pass_is_tried_again_and_a_refusal_is_not() {
+    let patience =
+        Patience { attempts: 3, first: Duration::from_millis(1), longest: Duration::from_millis(2) };
+    let reporter = Reporter::new(RUN, 1);
+    for (code, attempts) in [("server-silent", 3), ("certificate-wrong", 1), ("token-refused", 1)] {
+        let mut made = 0;
+        let result: Result<()> = patiently(patience, &reporter, "asking", || {
+            made += 1;
+            Err(Issue::new(code, "", "no", "").into())
+        });
+        assert_eq!((result.unwrap_err().to_string().contains("no"), made), (true, attempts), "{code}");
+    }
+}
+
+#[test]
+fn without_a_server_the_stamp_decides_and_an_identity_is_minted() {
+    let source = |consent| Source::Static { url: "https://s/p".into(), tls: Tls::default(), consent };
+    let signed = Envelope::sign(&bundle(), &key());
+    let orders_with = |consent| orders(source(consent), vec![answer(200, &signed)], RUN).unwrap().permission;
+    assert_eq!(orders_with(Consent::Wipe).unwrap().consent(), Consent::Wipe);
+    assert_eq!(orders_with(Consent::None).unwrap_err().code, "no-grant");
+
+    let (stamp, http) = (stamp(source(Consent::Blank)), Script::new(vec![]));
+    let site = Site { stamp: &stamp, http: &http };
+    let reporter = Reporter::new(RUN, 1);
+    let a = site.identify(None, &inventory(), &reporter).unwrap();
+    let b = site.identify(None, &inventory(), &reporter).unwrap();
+    assert_ne!(a.machine, b.machine);
+    assert_eq!(site.identify(Some(a.clone()), &inventory(), &reporter).unwrap(), a);
+}
+
+#[test]
+fn permission_covers_no_more_than_it_says() {
+    let plan = |needs| akene_planner::Plan {
+        version: 1,
+        disks: vec![],
+        destroys: vec![akene_planner::Destroyed { name: "sda2".into(), what: "Windows".into() }],
+        needs,
+        notes: vec![],
+    };
+    for (given, needs, expected) in [
+        (Consent::Blank, Consent::Blank, None),
+        (Consent::Wipe, Consent::Blank, None),
+        (Consent::Wipe, Consent::Wipe, None),
+        (Consent::Blank, Consent::Wipe, Some("consent-needed")),
+        (Consent::None, Consent::Blank, Some("no-consent")),
+        (Consent::None, Consent::None, Some("no-consent")),
+    ] {
+        let result = Permission::given(given, "the test").allows(&plan(needs));
+        assert_eq!(result.as_ref().err().map(|i| i.code.as_str()), expected, "{given:?} {needs:?}");
+    }
+}

@@ -1,0 +1,158 @@
+//! What a filesystem looks like from inside.
+//!
+//! A filesystem is mounted through a read-only loop device: whatever its driver would like to write, a
+//! journal to play back or a mount count, cannot reach the disk. The mount is made in a mount
+//! namespace of a thread of its own and vanishes with it, and a disk that does not answer keeps nobody
+//! waiting longer than [`PATIENCE`].
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use akene_protocol::Bytes;
+use akene_protocol::inventory::{Content, LooksLike};
+use anyhow::{Context, Result, bail};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+use super::root::text;
+use crate::sys::loopdev;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Label of the boot partition of the disk contract.
+const BOOT_LABEL: &str = akene_planner::BOOT_LABEL;
+
+/// Label of our media.
+const MEDIUM_LABEL: &str = "AKENE";
+
+/// What the label and type alone tell.
+pub(super) fn from_outside(content: &Content) -> Option<LooksLike> {
+    match (content.kind.as_str(), content.label.as_deref()) {
+        ("swap", _) => Some(LooksLike::Swap),
+        ("iso9660", Some(MEDIUM_LABEL)) => Some(LooksLike::AkeneMedium),
+        ("ext4", Some(BOOT_LABEL)) => Some(LooksLike::AkeneBoot),
+        _ => None,
+    }
+}
+
+/// Mounts a filesystem where its kind is known to be safe, and fills in what is seen.
+pub(super) fn from_inside(content: &mut Content, device: &Path) {
+    let (driver, options) = match content.kind.as_str() {
+        // The driver of ext4 takes all three.
+        "ext2" | "ext3" | "ext4" => ("ext4", "noload"),
+        "xfs" => ("xfs", "norecovery,nouuid"),
+        "btrfs" => ("btrfs", "rescue=nologreplay"),
+        "vfat" => ("vfat", ""),
+        "exfat" => ("exfat", ""),
+        "ntfs" => ("ntfs3", ""),
+        "iso9660" => ("iso9660", ""),
+        _ => return,
+    };
+    let (sender, receiver) = channel();
+    let (device, driver, options) = (device.to_owned(), driver.to_owned(), options.to_owned());
+    let (is_boot, kind) = (content.looks_like == Some(LooksLike::AkeneBoot), content.kind.clone());
+    std::thread::spawn(move || {
+        let seen = look(&device, &driver, &options, |top| {
+            let used = nix::sys::statvfs::statvfs(top)
+                .map(|s| Bytes((s.blocks() - s.blocks_free()) * s.fragment_size()))
+                .ok();
+            (used, if is_boot { Some(LooksLike::AkeneBoot) } else { recognise(top, &kind) })
+        });
+        // Nobody listens any more when it took too long.
+        sender.send(seen).is_ok()
+    });
+    // A driver that is missing or a damaged filesystem: there is nothing to see, and that is no error.
+    if let Ok(Ok((used, looks_like))) = receiver.recv_timeout(PATIENCE) {
+        content.used = used;
+        content.looks_like = looks_like.or(content.looks_like.take());
+    }
+}
+
+/// Mounts in a namespace of this thread, and lets `see` look.
+fn look<T>(device: &Path, driver: &str, options: &str, see: impl FnOnce(&Path) -> T) -> Result<T> {
+    let place = Place::new()?;
+    unshare(CloneFlags::CLONE_NEWNS).context("making a mount namespace")?;
+    let nothing: Option<&str> = None;
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
+        .context("making the mount namespace private")?;
+    let (path, device) = loopdev::attach_read_only(device)?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some(&path), &place.0, Some(driver), flags, Some(options).filter(|o| !o.is_empty()))
+        .with_context(|| format!("looking at what lies on {}", path.display()))?;
+    drop(device);
+    let seen = see(&place.0);
+    match umount2(&place.0, MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) => Ok(seen),
+        Err(e) => bail!("unmounting {}: {e}", place.0.display()),
+    }
+}
+
+/// A directory to mount on. It is removed only if it is empty.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("akene-look-").tempdir().context("creating a directory")?;
+        Ok(Place(dir.keep()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Left behind where something is still mounted on it: never a reason to remove what is inside.
+        std::fs::remove_dir(&self.0).ok();
+    }
+}
+
+/// What the top of a filesystem looks like.
+fn recognise(top: &Path, kind: &str) -> Option<LooksLike> {
+    let has = |name: &str| find(top, name).is_some();
+    let entries = super::root::names(top);
+    const NOTHING: [&str; 5] =
+        ["lost+found", "System Volume Information", "$RECYCLE.BIN", "RECYCLER", ".Trash-1000"];
+    if entries.iter().all(|name| NOTHING.contains(&name.as_str())) {
+        return Some(LooksLike::Empty);
+    }
+    if has("akene/live.squashfs") || (has("akene/vmlinuz") && has("akene/image.json")) {
+        return Some(LooksLike::AkeneMedium);
+    }
+    if has("Windows/System32") || (has("bootmgr") && has("Boot/BCD")) || has("ntldr") {
+        return Some(LooksLike::Windows);
+    }
+    // Ubuntu on btrfs has its root in a subvolume.
+    for root in [top.to_owned(), top.join("@")] {
+        let release = ["etc/os-release", "usr/lib/os-release"].iter().find_map(|f| text(&root.join(f)));
+        if release.is_some() || (root.join("etc/fstab").exists() && root.join("usr/bin").is_dir()) {
+            let name = release.as_deref().and_then(pretty_name);
+            return Some(LooksLike::LinuxRoot { name, home_inside: has_people(&root.join("home")) });
+        }
+    }
+    if kind == "vfat" && has("EFI") {
+        return Some(LooksLike::Esp);
+    }
+    (has_people(top) || has_people(&top.join("@home"))).then_some(LooksLike::Home)
+}
+
+/// Finds a path without regard to case, as FAT and NTFS do.
+fn find(top: &Path, path: &str) -> Option<PathBuf> {
+    path.split('/').try_fold(top.to_owned(), |dir, part| {
+        let name = super::root::names(&dir).into_iter().find(|n| n.eq_ignore_ascii_case(part))?;
+        Some(dir.join(name))
+    })
+}
+
+/// Whether a directory holds home directories with something in them.
+fn has_people(dir: &Path) -> bool {
+    const SIGNS: [&str; 8] =
+        [".bashrc", ".profile", ".bash_history", ".config", ".cache", ".local", "Desktop", "Documents"];
+    super::root::names(dir)
+        .iter()
+        .any(|person| SIGNS.iter().any(|sign| dir.join(person).join(sign).symlink_metadata().is_ok()))
+}
+
+/// `PRETTY_NAME` of an os-release.
+fn pretty_name(release: &str) -> Option<String> {
+    let value = release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="))?;
+    Some(value.trim().trim_matches(['"', '\'']).to_owned()).filter(|v| !v.is_empty())
+}

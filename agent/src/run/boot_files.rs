@@ -1,0 +1,143 @@
+//! What lies in `akene/` on the boot partition: the installer itself, and what is known about this machine.
+//!
+//! The kernel and the initrd are those the live system was started with, written anew from its own root
+//! and compared with the sums in the image's manifest, so that no medium has to be found or read again.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use akene_protocol::image::{self, ImageManifest};
+use akene_protocol::{Sha256, Stamp, stamp};
+use anyhow::{Context, Result, ensure};
+
+use super::{Record, json};
+use crate::fetch::known;
+
+/// Directory of undelivered events, below the boot partition.
+pub const EVENTS: &str = "akene/events";
+
+/// The installer's kernel, initrd and stamp, below the boot partition.
+pub const INSTALLER: [&str; 3] = ["akene/vmlinuz", "akene/initrd.img", "akene/stamp.img"];
+
+/// Writes what is known about the machine.
+pub fn write_record(boot: &Path, record: &Record<'_>) -> Result<()> {
+    let dir = boot.join("akene");
+    fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+    for (name, text) in [
+        (known::PATH, json(record.identity, "the identity")?),
+        ("akene/inventory.json", json(record.inventory, "the inventory")?),
+        ("akene/plan.json", json(record.plan, "the plan")?),
+        ("akene/profile.json", json(&record.orders.envelope, "the profile")?),
+        ("akene/lock.json", json(record.lock, "the lock")?),
+    ] {
+        replace(&boot.join(name), |out| out.write_all(&text).context("writing"))?;
+    }
+    Ok(())
+}
+
+/// Writes the installer. `root` is the initramfs the live system came from.
+pub fn write_installer(boot: &Path, root: &Path, stamp: &Stamp, manifest: &ImageManifest) -> Result<()> {
+    let [kernel, initrd, stamp_path] = INSTALLER.map(|name| boot.join(name));
+    for file in &manifest.files {
+        // The live root is most of the image, and everybody runs from it: a damaged stick shows here.
+        let sum = sum_of(&root.join(&file.path))?;
+        ensure!(sum == file.sha256, "{} of the running installer is damaged: its sum is {sum}", file.path);
+    }
+    let source = root.join(image::KERNEL);
+    replace(&kernel, |out| {
+        let mut file = File::open(&source).with_context(|| format!("opening {}", source.display()))?;
+        std::io::copy(&mut file, out).with_context(|| format!("copying {}", source.display()))?;
+        Ok(())
+    })?;
+    replace(&initrd, |out| akene_archive::initrd::write(root, out).map(|_| ()))?;
+    replace(&stamp_path, |out| out.write_all(&stamp.to_area()?).context("writing the stamp"))?;
+    debug_assert_eq!(stamp::AREA_SIZE % 4, 0);
+    Ok(())
+}
+
+/// Writes a file beside the old one (mode 0600: some hold secrets, all are root's), then puts it in its
+/// place. After a power cut there is the old file or the new one.
+fn replace(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let context = || format!("writing {}", path.display());
+    let new = path.with_extension("new");
+    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new);
+    let mut out = BufWriter::with_capacity(1 << 20, file.with_context(context)?);
+    fill(&mut out).with_context(context)?;
+    out.flush().with_context(context)?;
+    out.get_ref().sync_all().with_context(context)?;
+    fs::rename(&new, path).with_context(context)?;
+    let dir = path.parent().with_context(context)?;
+    File::open(dir).and_then(|d| d.sync_all()).with_context(context)
+}
+
+fn sum_of(path: &Path) -> Result<Sha256> {
+    use sha2::Digest;
+    let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let mut hash = sha2::Sha256::new();
+    std::io::copy(&mut file, &mut hash).with_context(|| format!("reading {}", path.display()))?;
+    Ok(Sha256(hash.finalize().into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use akene_protocol::Bytes;
+    use akene_protocol::image::ImageFile;
+    use akene_protocol::profile::Distribution;
+    use akene_protocol::stamp::Source;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn manifest(root: &Path) -> ImageManifest {
+        let file = |path: &str| {
+            let bytes = fs::read(root.join(path)).unwrap();
+            ImageFile { path: path.into(), size: Bytes(bytes.len() as u64), sha256: Sha256::of(&bytes) }
+        };
+        ImageManifest {
+            version: image::VERSION,
+            akene: "0".into(),
+            distribution: Distribution::Debian,
+            suite: "trixie".into(),
+            architecture: "amd64".into(),
+            kernel: "6.12".into(),
+            built: jiff::Timestamp::UNIX_EPOCH,
+            packages: vec![],
+            files: vec![file("init"), file("akene/vmlinuz")],
+        }
+    }
+
+    #[test]
+    fn the_installer_on_the_disk_is_the_one_that_runs() {
+        let (root, boot) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::create_dir(root.path().join("akene")).unwrap();
+        fs::create_dir(boot.path().join("akene")).unwrap();
+        fs::write(root.path().join("init"), "the agent").unwrap();
+        fs::write(root.path().join("akene/vmlinuz"), "the kernel").unwrap();
+        fs::write(root.path().join("akene/stamp"), "secret").unwrap();
+        let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
+        let stamp = Stamp {
+            site: "s".into(),
+            source: Source::Medium { consent: Default::default() },
+            site_key: akene_protocol::PublicKey(key),
+            network: None,
+            ntp: vec![],
+            proxy: None,
+            profile: None,
+        };
+        let manifest = manifest(root.path());
+        write_installer(boot.path(), root.path(), &stamp, &manifest).unwrap();
+        assert_eq!(fs::read(boot.path().join("akene/vmlinuz")).unwrap(), b"the kernel");
+        let mut expected = Vec::new();
+        akene_archive::initrd::write(root.path(), &mut expected).unwrap();
+        assert_eq!(fs::read(boot.path().join("akene/initrd.img")).unwrap(), expected);
+        let area = fs::read(boot.path().join("akene/stamp.img")).unwrap();
+        assert_eq!(Stamp::parse_area(&area), Some(Ok(stamp.clone())));
+        let mode = fs::metadata(boot.path().join("akene/stamp.img")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "the stamp holds the token");
+
+        fs::write(root.path().join("akene/vmlinuz"), "the kernek").unwrap();
+        let error = write_installer(boot.path(), root.path(), &stamp, &manifest).unwrap_err();
+        assert!(error.to_string().contains("akene/vmlinuz of the running installer is damaged"), "{error}");
+    }
+}

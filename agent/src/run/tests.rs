@@ -1,0 +1,342 @@
+//! The order of things, with a world that records instead of changing.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::mpsc::channel;
+
+use super::*;
+use crate::fetch::Permission;
+use crate::report::{Listener, Message};
+use akene_protocol::event::{Event, RunId};
+use akene_protocol::inventory::{Bus, Cpu, Disk, Dmi, Firmware, FirmwareKind, Health, Memory};
+use akene_protocol::lock::LockedPackage;
+use akene_protocol::profile::{Apt, Distribution, Layer};
+use akene_protocol::{AssetNumber, Bundle, Envelope, Secret, Sha256};
+
+fn inventory(disks: usize) -> Inventory {
+    let disk = |n: usize| Disk {
+        name: format!("sd{}", (b'a' + n as u8) as char),
+        path: format!("/dev/sd{}", (b'a' + n as u8) as char),
+        by_id: None,
+        size: Bytes::gib(40),
+        logical_sector: 512,
+        physical_sector: 512,
+        model: None,
+        serial: Some("S1".into()),
+        wwn: None,
+        bus: Bus::Sata,
+        rotational: Some(false),
+        removable: false,
+        read_only: false,
+        live_medium: false,
+        health: Health::Good,
+        table: None,
+        content: None,
+    };
+    Inventory {
+        version: 1,
+        agent: "test".into(),
+        cpu: Cpu::default(),
+        memory: Memory { total: Bytes::gib(4) },
+        firmware: Firmware {
+            kind: FirmwareKind::Bios,
+            secure_boot: None,
+            vendor: None,
+            version: None,
+            date: None,
+        },
+        dmi: Dmi::default(),
+        disks: (0..disks).map(disk).collect(),
+        nics: vec![],
+        displays: vec![],
+        batteries: vec![],
+        notes: vec![],
+    }
+}
+
+/// A world in which one step can be made to fail.
+struct World {
+    calls: Rc<RefCell<Vec<String>>>,
+    boot: tempfile::TempDir,
+    disks: usize,
+    room: Bytes,
+    permission: Option<Consent>,
+    fails: Option<(&'static str, Issue)>,
+}
+
+impl World {
+    fn new() -> Self {
+        World {
+            calls: Rc::default(),
+            boot: tempfile::tempdir().unwrap(),
+            disks: 1,
+            room: Bytes::gib(2),
+            permission: Some(Consent::Blank),
+            fails: None,
+        }
+    }
+
+    fn step(&self, name: &str) -> Result<()> {
+        self.calls.borrow_mut().push(name.to_owned());
+        match &self.fails {
+            Some((step, issue)) if *step == name => Err(issue.clone().into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Effects for World {
+    type Solved = Lock;
+    type Locked = ();
+    type Mounted = ();
+    type Staged = ();
+
+    fn probe(&mut self) -> Result<Inventory> {
+        self.step("probe").map(|_| inventory(self.disks))
+    }
+    fn identify(&mut self, _: &Inventory) -> Result<Identity> {
+        self.step("identify")?;
+        let credential = Secret::new("planted-credential");
+        Ok(Identity { machine: MachineId([1; 16]), asset: AssetNumber::new(7), credential })
+    }
+    fn orders(&mut self, _: &Identity, _: &Inventory) -> Result<Orders> {
+        self.step("orders")?;
+        let apt =
+            Apt { distribution: Some(Distribution::Debian), suite: Some("trixie".into()), ..Apt::default() };
+        let profile = Layer { apt: Some(apt), ..Layer::default() };
+        let bundle =
+            Bundle { site: "s".into(), name: "p".into(), revision: "1".into(), classes: vec![], profile };
+        let envelope = Envelope::sign(&bundle, &ed25519_dalek::SigningKey::from_bytes(&[7; 32]));
+        let permission = match self.permission {
+            Some(consent) => Ok(Permission::given(consent, "the test")),
+            None => Err(Issue::new("already-installed", "", "no", "order it")),
+        };
+        Ok(Orders { bundle, envelope, permission })
+    }
+    fn solve(&mut self, _: &Resolved) -> Result<Lock> {
+        self.step("solve")?;
+        let package = LockedPackage {
+            name: "a".into(),
+            version: "1".into(),
+            architecture: "all".into(),
+            size: Bytes::mib(500),
+            sha256: Sha256::of(b""),
+            urls: vec![],
+            file: "a.deb".into(),
+            base: false,
+        };
+        Ok(Lock { version: 1, architecture: "amd64".into(), packages: vec![package] })
+    }
+    fn packages<'a>(&self, solved: &'a Lock) -> &'a Lock {
+        solved
+    }
+    fn room(&mut self) -> Result<Bytes> {
+        Ok(self.room)
+    }
+    fn fetch(&mut self, _: &Lock, onto: Option<&()>) -> Result<()> {
+        self.step(if onto.is_some() { "fetch onto" } else { "fetch" })
+    }
+    fn lock(&mut self, _: &Plan, _: MachineId) -> Result<()> {
+        self.step("lock")
+    }
+    fn write(&mut self, _: (), _: &Allowed) -> Result<()> {
+        self.step("write")
+    }
+    fn boot_dir(&self, _: &()) -> PathBuf {
+        self.boot.path().to_owned()
+    }
+    fn keep(&mut self, _: &(), _: &Record<'_>) -> Result<()> {
+        self.step("keep")
+    }
+    fn install(&mut self, _: &(), _: &Lock, _: &(), _: &Resolved) -> Result<()> {
+        self.step("install")
+    }
+    fn configure(&mut self, _: &(), _: &Lock, _: (), _: &Resolved, _: &Identity) -> Result<()> {
+        self.step("configure")
+    }
+    fn sync(&mut self, _: &()) -> Result<()> {
+        self.step("sync")
+    }
+    fn deliver_log(&mut self, _: &Identity, _: Option<&()>) {
+        self.calls.borrow_mut().push("log".into());
+    }
+    fn release(&mut self, _: ()) -> Result<()> {
+        self.step("release")
+    }
+}
+
+struct Tape(std::sync::mpsc::Sender<Event>);
+impl Listener for Tape {
+    fn message(&mut self, message: &Message) -> Result<()> {
+        if let Message::Event(event) = message {
+            self.0.send(event.clone())?;
+        }
+        Ok(())
+    }
+}
+
+fn run(world: &mut World) -> (Result<Done, Failure>, Vec<String>, Vec<Event>) {
+    let reporter = Reporter::new(RunId([1; 8]), 1);
+    let (sender, events) = channel();
+    reporter.listen("tape", Tape(sender)).unwrap();
+    reporter.start_courier().unwrap();
+    let patience =
+        Patience { attempts: 2, first: Duration::from_millis(1), longest: Duration::from_millis(1) };
+    let result = pipeline(world, &reporter, Options { plan_only: false, patience });
+    let calls = world.calls.borrow().clone();
+    (result, calls, events.try_iter().collect())
+}
+
+const ALL: [&str; 14] = [
+    "probe",
+    "identify",
+    "orders",
+    "solve",
+    "fetch",
+    "lock",
+    "write",
+    "keep",
+    "install",
+    "configure",
+    "sync",
+    "log",
+    "release",
+    "",
+];
+
+#[test]
+fn everything_in_order_and_the_journal_says_so() {
+    let mut world = World::new();
+    let (result, calls, events) = run(&mut world);
+    assert!(matches!(result, Ok(Done::Installed { .. })), "{result:?}");
+    assert_eq!(calls, ALL[..13]);
+    assert_eq!(events.last().map(|e| e.kind.clone()), Some(EventKind::Installed));
+    let records: Vec<What> =
+        crate::journal::read(world.boot.path()).unwrap().into_iter().map(|r| r.what).collect();
+    assert_eq!(records.first(), Some(&What::Begun { phase: Phase::Commit }));
+    assert_eq!(records.last(), Some(&What::Complete));
+    // The installed system continues the count where the installer stopped.
+    let spool = crate::report::spool::Spool::open(&world.boot.path().join(boot_files::EVENTS), RunId([1; 8]))
+        .unwrap();
+    assert_eq!(spool.last(), events.last().unwrap().seq);
+}
+
+#[test]
+fn a_failure_anywhere_is_one_event_and_before_the_write_nothing_is_written() {
+    for step in &ALL[..11] {
+        let mut world = World::new();
+        world.fails = Some((step, Issue::new("broken", "", "it is broken", "mend it")));
+        let (result, calls, events) = run(&mut world);
+        let failure = result.unwrap_err();
+        let before = ALL.iter().position(|s| s == step).unwrap() < 6;
+        assert_eq!(failure.disks_changed, !before, "{step}");
+        assert_eq!(calls.contains(&"write".to_owned()), !before, "{step}");
+        let failed: Vec<_> = events
+            .iter()
+            .filter_map(|e| match &e.kind {
+                EventKind::Failed { issues, disks_changed, phase } => Some((issues, *disks_changed, *phase)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(failed.len(), 1, "{step}");
+        assert_eq!(failed[0].0[0].code, "broken", "{step}");
+        assert_eq!((failed[0].1, failed[0].2), (!before, failure.phase), "{step}");
+        // Mounted means released, whatever happened.
+        let mounted = ["keep", "install", "configure", "sync"].contains(step);
+        assert_eq!(calls.contains(&"release".to_owned()), mounted, "{step}");
+    }
+}
+
+#[test]
+fn what_may_pass_is_tried_again_before_the_disks_change() {
+    let mut world = World::new();
+    world.fails = Some(("orders", Issue::new("server-silent", "", "no answer", "")));
+    let (result, calls, _) = run(&mut world);
+    assert_eq!(result.unwrap_err().issues[0].code, "server-silent");
+    assert_eq!(calls.iter().filter(|c| *c == "orders").count(), 2);
+}
+
+#[test]
+fn without_permission_the_plan_is_shown_and_nothing_else_happens() {
+    let mut world = World::new();
+    world.permission = None;
+    let (result, calls, events) = run(&mut world);
+    let failure = result.unwrap_err();
+    assert_eq!((failure.phase, failure.issues[0].code.as_str()), (Phase::Consent, "already-installed"));
+    assert_eq!(calls, ["probe", "identify", "orders", "log"]);
+    assert!(events.iter().any(|e| matches!(e.kind, EventKind::Planned { .. })));
+}
+
+#[test]
+fn no_disk_is_a_refusal_with_a_name() {
+    let mut world = World::new();
+    world.disks = 0;
+    let (result, calls, _) = run(&mut world);
+    let failure = result.unwrap_err();
+    assert_eq!(failure.phase, Phase::Plan);
+    assert!(failure.issues[0].code.contains("disk"), "{:?}", failure.issues);
+    assert!(!calls.contains(&"solve".to_owned()));
+}
+
+#[test]
+fn little_memory_stages_on_a_blank_disk_after_choosing_packages() {
+    let mut world = World::new();
+    world.room = Bytes::mib(300);
+    let (result, calls, _) = run(&mut world);
+    assert!(result.is_ok());
+    let at = |name: &str| calls.iter().position(|c| c == name).unwrap();
+    assert!(at("solve") < at("write") && at("write") < at("fetch onto") && at("fetch onto") < at("install"));
+    assert!(!calls.contains(&"fetch".to_owned()));
+}
+
+#[test]
+fn where_something_would_be_lost_packages_must_fit_first() {
+    let plan = |needs, new_table| Plan {
+        version: 1,
+        disks: vec![akene_planner::DiskPlan {
+            disk: akene_planner::DiskRef {
+                name: "sda".into(),
+                path: "/dev/sda".into(),
+                by_id: None,
+                serial: None,
+                wwn: None,
+                size: Bytes::gib(40),
+                table_hash: None,
+            },
+            logical_sector: 512,
+            table: akene_protocol::inventory::TableKind::Gpt,
+            new_table,
+            partitions: vec![],
+        }],
+        destroys: vec![],
+        needs,
+        notes: vec![],
+    };
+    let (big, small) = (Bytes::gib(1), Bytes::mib(100));
+    for (room, needs, new_table, given, expected) in [
+        (big, Consent::Wipe, true, Consent::Wipe, Some(Place::Beside)),
+        (small, Consent::Blank, true, Consent::Blank, Some(Place::Target)),
+        (small, Consent::Wipe, true, Consent::Wipe, Some(Place::Target)),
+        // A reinstall that keeps the table: the old system is still worth something.
+        (small, Consent::Blank, false, Consent::Blank, None),
+    ] {
+        let plan = plan(needs, new_table);
+        let allowed = Permission::given(given, "the test").allows(&plan).unwrap();
+        let place = where_to_stage(Bytes::mib(200), room, &plan, &allowed);
+        assert_eq!(place.as_ref().ok(), expected.as_ref(), "{room} {needs:?} {new_table} {given:?}");
+        if let Err(issue) = place {
+            assert_eq!(issue.code, "memory-too-small");
+        }
+    }
+}
+
+#[test]
+fn an_error_keeps_its_issues_through_context() {
+    let issue = Issue::new("x", "", "m", "");
+    let error = anyhow::Error::from(issue.clone()).context("preparing sda").context("committing");
+    assert_eq!(issues_of(&error), [issue.clone()]);
+    let error = anyhow::Error::from(Issues(vec![issue.clone(), issue.clone()])).context("planning");
+    assert_eq!(issues_of(&error).len(), 2);
+    let issues = issues_of(&anyhow::anyhow!("no space").context("writing"));
+    assert_eq!((issues[0].code.as_str(), issues[0].message.as_str()), ("unexpected", "writing: no space"));
+}

@@ -1,0 +1,214 @@
+//! Looking into a disk image, with the ordinary tools as judges of what our own code wrote.
+
+use std::path::{Path, PathBuf};
+
+use akene_exec::{ChrootMounts, Cmd, Output, Runner, SystemRunner};
+use anyhow::{Context, Result, ensure};
+
+/// A partition as `sfdisk` and `blkid` see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Number in the table.
+    pub number: usize,
+    /// First byte.
+    pub start: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Type in the table.
+    pub kind: String,
+    /// Name in the table (GPT).
+    pub name: String,
+    /// Filesystem found in it, or nothing.
+    pub filesystem: String,
+    /// Label of the filesystem.
+    pub label: String,
+    /// UUID of the filesystem.
+    pub uuid: String,
+}
+
+/// A disk image whose partitions can be looked at. What it attached is detached when it is dropped.
+pub struct Image {
+    file: PathBuf,
+    /// Partitions in the order of their numbers.
+    pub parts: Vec<Part>,
+    loops: Vec<String>,
+    mounts: Vec<PathBuf>,
+    dir: tempfile::TempDir,
+}
+
+impl Image {
+    /// Reads the table.
+    pub fn open(file: &Path) -> Result<Self> {
+        let table: serde_json::Value = run(Cmd::new("sfdisk").arg("--json").arg(file))?.json()?;
+        let table = &table["partitiontable"];
+        let sector = table["sectorsize"].as_u64().unwrap_or(512);
+        let mut parts = Vec::new();
+        for (index, entry) in
+            table["partitions"].as_array().context("the table has no partitions")?.iter().enumerate()
+        {
+            let number = |key: &str| entry[key].as_u64().with_context(|| format!("sfdisk tells no {key}"));
+            let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
+            let (start, size) = (number("start")? * sector, number("size")? * sector);
+            let probe = Cmd::new("blkid")
+                .args(["-p", "-o", "export", "-O", &start.to_string(), "-S", &size.to_string()])
+                .arg(file);
+            // blkid fails where there is nothing it knows.
+            let found = SystemRunner.run(&probe).map(|o| o.text()).unwrap_or_default();
+            let tag = |key: &str| {
+                found
+                    .lines()
+                    .find_map(|l| l.strip_prefix(key)?.strip_prefix('='))
+                    .unwrap_or_default()
+                    .replace('\\', "")
+            };
+            parts.push(Part {
+                // sfdisk names them FILE1, FILE2 …
+                number: text("node")
+                    .trim_start_matches(&*file.to_string_lossy())
+                    .parse()
+                    .unwrap_or(index + 1),
+                start,
+                size,
+                kind: text("type"),
+                name: text("name"),
+                filesystem: tag("TYPE"),
+                label: tag("LABEL"),
+                uuid: tag("UUID"),
+            });
+        }
+        let dir = tempfile::tempdir().context("making a mount point")?;
+        Ok(Image { file: file.to_owned(), parts, loops: Vec::new(), mounts: Vec::new(), dir })
+    }
+
+    /// The partition whose filesystem has this label.
+    pub fn labelled(&self, label: &str) -> Result<&Part> {
+        self.parts
+            .iter()
+            .find(|p| p.label == label)
+            .with_context(|| format!("no partition is labelled {label}: {:#?}", self.parts))
+    }
+
+    /// Attaches a partition, read-only, and gives its device.
+    fn attach(&mut self, part: &Part) -> Result<String> {
+        let attach = Cmd::new("losetup")
+            .args(["--find", "--show", "--read-only"])
+            .args(["--offset", &part.start.to_string(), "--sizelimit", &part.size.to_string()])
+            .arg(&self.file);
+        let device = run(attach)?.text();
+        self.loops.push(device.clone());
+        Ok(device)
+    }
+
+    /// Mounts a partition read-only at `at` below a private root and gives that root.
+    fn mount(&mut self, part: &Part, at: &str) -> Result<PathBuf> {
+        let device = self.attach(part)?;
+        let to = self.dir.path().join(at.trim_start_matches('/'));
+        std::fs::create_dir_all(&to).with_context(|| format!("making {}", to.display()))?;
+        let options = if part.filesystem == "ext4" { "ro,noload" } else { "ro" };
+        run(Cmd::new("mount").args(["-o", options, &device]).arg(&to))?;
+        self.mounts.push(to);
+        Ok(self.dir.path().to_owned())
+    }
+
+    /// Mounts what `fstab` of the installed system names, except swap and the ESP (no driver for it is
+    /// needed anywhere in this project). Gives the root.
+    pub fn mount_system(&mut self) -> Result<PathBuf> {
+        let candidates: Vec<_> = self
+            .parts
+            .iter()
+            .filter(|p| ["ext4", "xfs", "btrfs"].contains(&p.filesystem.as_str()))
+            .cloned()
+            .collect();
+        for part in candidates {
+            let root = self.mount(&part, "/")?;
+            if root.join("etc/fstab").exists() {
+                let fstab = std::fs::read_to_string(root.join("etc/fstab")).context("reading fstab")?;
+                for line in fstab.lines().filter(|l| !l.trim_start().starts_with('#')) {
+                    let words: Vec<_> = line.split_whitespace().collect();
+                    let [source, at, kind, ..] = words[..] else { continue };
+                    if at == "/" || kind == "swap" || kind == "vfat" {
+                        continue;
+                    }
+                    let uuid =
+                        source.strip_prefix("UUID=").with_context(|| format!("fstab names {source}"))?;
+                    let part = self.parts.iter().find(|p| p.uuid == uuid).cloned();
+                    self.mount(&part.with_context(|| format!("no partition has the UUID of {at}"))?, at)?;
+                }
+                return Ok(root);
+            }
+            self.unmount_all();
+        }
+        anyhow::bail!("no partition of {} holds a system: {:#?}", self.file.display(), self.parts)
+    }
+
+    /// `sgdisk --verify` (GPT) and each filesystem's own check, none of which may find anything.
+    pub fn check_disk(&mut self) -> Result<()> {
+        let said = run(Cmd::new("sgdisk").arg("--verify").arg(&self.file))?.text();
+        ensure!(said.contains("No problems found"), "sgdisk --verify: {said}");
+        for part in self.parts.clone() {
+            let device = self.attach(&part)?;
+            let check = match part.filesystem.as_str() {
+                "ext4" => Cmd::new("e2fsck").args(["-f", "-n"]),
+                "vfat" => Cmd::new("fsck.vfat").arg("-n"),
+                "xfs" => Cmd::new("xfs_repair").arg("-n"),
+                "btrfs" => Cmd::new("btrfs").args(["check", "--readonly"]),
+                _ => continue,
+            };
+            run(check.arg(&device))
+                .with_context(|| format!("checking partition {} ({})", part.number, part.label))?;
+        }
+        self.unmount_all();
+        Ok(())
+    }
+
+    /// Text of a file on the ESP, through mtools.
+    pub fn esp_file(&self, path: &str) -> Result<Vec<u8>> {
+        let esp = self.parts.iter().find(|p| p.filesystem == "vfat").context("there is no ESP")?;
+        let image = format!("{}@@{}", self.file.display(), esp.start);
+        let read = Cmd::new("mtype").args(["-i", &image, &format!("::{path}")]);
+        Ok(run(read)?.stdout)
+    }
+
+    fn unmount_all(&mut self) {
+        for mount in self.mounts.drain(..).rev() {
+            if let Err(error) = run(Cmd::new("umount").arg(&mount)) {
+                eprintln!("{error:#}");
+            }
+        }
+        for device in self.loops.drain(..).rev() {
+            if let Err(error) = run(Cmd::new("losetup").args(["--detach", &device])) {
+                eprintln!("{error:#}");
+            }
+        }
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        self.unmount_all();
+    }
+}
+
+fn run(cmd: Cmd) -> Result<Output> {
+    SystemRunner.run(&cmd)
+}
+
+/// Runs a command inside the mounted system; it sees no disk of ours as writable.
+pub fn inside(root: &Path, command: &[&str]) -> Result<String> {
+    let cmd = Cmd::new(command[0]).args(&command[1..]).chroot(ChrootMounts::new(root));
+    Ok(run(cmd)?.text())
+}
+
+/// SHA-256 of a whole file, holes included.
+pub fn digest(file: &Path) -> Result<String> {
+    let text = run(Cmd::new("sha256sum").arg("-b").arg(file))?.text();
+    text.split_whitespace().next().map(str::to_owned).context("sha256sum printed nothing")
+}
+
+/// Why images cannot be attached here; nothing if they can.
+pub fn missing() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("only root may attach disk images".into());
+    }
+    (!Path::new("/dev/loop-control").exists()).then(|| "this kernel has no loop devices".into())
+}
