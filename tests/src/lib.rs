@@ -6,5 +6,6 @@ pub mod deb;
 pub mod http;
 pub mod image;
 pub mod mirror;
+pub mod site;
 pub mod standin;
 pub mod vm;

@@ -1,0 +1,182 @@
+//! A site of its own for each test: a directory, a running server, and what the server knows.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use akene_exec::{Cmd, Runner, Running, Streams, SystemRunner};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::mirror::Mirror;
+
+/// A key that opens the first user's account. Its other half was never kept.
+pub const SSH_KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIxssCYDv32A0pS1MfCqVLWZbrWx2V5F1//sW9zGGlcc test@example.org";
+
+/// Login name of the first user.
+pub const USER: &str = "vera";
+
+/// A program of this workspace, as cargo built it beside this one.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let here = std::env::current_exe().context("finding this program")?;
+    let dirs = here.ancestors().skip(1).take(2);
+    let found = dirs.map(|dir| dir.join(name)).find(|path| path.is_file());
+    found.with_context(|| {
+        format!("finding {name} beside {}: run `cargo build --workspace` first", here.display())
+    })
+}
+
+/// The profile of a small server, from the host's own distribution through the mirror, whose address is
+/// what `host` is called where the profile is read.
+pub fn small_server(mirror: &Mirror, host: &str) -> String {
+    let base = format!("http://{host}:{}/{}", mirror.server.port(), mirror.host.archive());
+    let kernel = match mirror.host.distribution.as_str() {
+        "debian" => "linux-image-cloud-amd64",
+        _ => "linux-image-virtual",
+    };
+    format!(
+        r#"description = "A small server for tests"
+locale = "C.UTF-8"
+timezone = "Europe/Paris"
+packages = ["less"]
+
+[identity]
+hostname = "test-${{asset}}"
+username = "{USER}"
+
+[ssh]
+install-server = true
+authorized-keys = ["{SSH_KEY}"]
+
+[kernel]
+package = "{kernel}"
+arguments = ["console=ttyS0,115200"]
+
+[apt]
+distribution = "{}"
+suite = "{}"
+mirrors = ["{base}"]
+security-mirrors = ["{base}-security"]
+components = ["main"]
+install-recommends = false
+"#,
+        mirror.host.distribution, mirror.host.suite
+    )
+}
+
+/// A site and its server.
+pub struct Site {
+    /// The site directory.
+    pub dir: PathBuf,
+    port: u16,
+    running: Option<Running>,
+}
+
+impl Site {
+    /// Makes a site whose machines call the server `host`, and writes its only profile.
+    pub fn new(dir: &Path, host: &str, profile: &str) -> Result<Self> {
+        // Free now; nobody else asks for this very port in the moment it takes to start the server.
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .and_then(|listener| listener.local_addr())
+            .context("finding a free port")?
+            .port();
+        let dir = dir.join("site");
+        let init = Cmd::new(program("akene-server")?).arg("init").arg(&dir).args([
+            "--url",
+            &format!("https://{host}:{port}"),
+            "--name",
+            "Test site",
+        ]);
+        SystemRunner.run(&init)?;
+        let config = dir.join("site.toml");
+        let text = std::fs::read_to_string(&config).context("reading the site's settings")?;
+        std::fs::write(&config, format!("listen = \"127.0.0.1:{port}\"\n{text}"))
+            .context("changing the site's settings")?;
+        let site = Site { dir, port, running: None };
+        site.write_profile(profile)?;
+        Ok(site)
+    }
+
+    /// Replaces the profile. It counts at once.
+    pub fn write_profile(&self, profile: &str) -> Result<()> {
+        std::fs::write(self.dir.join("profiles/default.toml"), profile).context("writing the profile")
+    }
+
+    /// What an image is stamped with.
+    pub fn stamp(&self) -> PathBuf {
+        self.dir.join("stamp.json")
+    }
+
+    /// The token in the stamp, which must not be found where it has no business.
+    pub fn token(&self) -> Result<String> {
+        let stamp: Value = serde_json::from_slice(&std::fs::read(self.stamp()).context("reading the stamp")?)
+            .context("reading the stamp")?;
+        stamp["source"]["token"].as_str().map(str::to_owned).context("the stamp holds no token")
+    }
+
+    /// Starts the server and waits until it answers.
+    pub fn start(&mut self) -> Result<()> {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .context("opening a log")?;
+        let serve = Cmd::new(program("akene-server")?).arg("serve").arg(&self.dir);
+        let mut running = serve.spawn(Streams::Log(log))?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
+            if let Some(status) = running.ended()? {
+                bail!("the server ended at once ({status}); {}", self.log_text());
+            }
+            ensure!(Instant::now() < deadline, "the server does not answer; {}", self.log_text());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.running = Some(running);
+        Ok(())
+    }
+
+    /// Kills the server as a power cut would.
+    pub fn stop(&mut self) {
+        self.running = None;
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.with_extension("log")
+    }
+
+    /// What the server wrote.
+    pub fn log_text(&self) -> String {
+        format!("the server wrote:\n{}", std::fs::read_to_string(self.log()).unwrap_or_default())
+    }
+
+    /// The server's own command line about this site.
+    pub fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let cmd = Cmd::new(program("akene-server")?).args(arguments).arg("--site").arg(&self.dir);
+        Ok(SystemRunner.run(&cmd)?.text())
+    }
+
+    /// All machines.
+    pub fn machines(&self) -> Result<Vec<Value>> {
+        let text = self.ask(&["machines", "--json"])?;
+        serde_json::from_str(&text).with_context(|| format!("reading the list of machines: {text}"))
+    }
+
+    /// Waits until the only machine is in this state at the server; `alive` says whether waiting makes sense.
+    pub fn wait_for(&self, state: &str, limit: Duration, mut alive: impl FnMut() -> bool) -> Result<Value> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let machines = self.machines()?;
+            if let Some(machine) = machines.iter().find(|m| m["state"] == state) {
+                return Ok(machine.clone());
+            }
+            ensure!(alive(), "the machine ended before the server saw it as {state}: {machines:#?}");
+            ensure!(
+                Instant::now() < deadline,
+                "no machine is {state} after {} s: {machines:#?}",
+                limit.as_secs()
+            );
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+}
