@@ -124,6 +124,7 @@ impl Effects for World {
             urls: vec![],
             file: "a.deb".into(),
             base: false,
+            helper: false,
         };
         Ok(Lock { version: 1, architecture: "amd64".into(), packages: vec![package] })
     }

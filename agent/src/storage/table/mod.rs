@@ -6,6 +6,8 @@
 
 mod gpt;
 mod mbr;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
