@@ -19,7 +19,7 @@
 //! Documents that must be trusted travel in a signed [`envelope::Envelope`].
 
 pub mod api;
-mod check;
+pub mod check;
 pub mod envelope;
 pub mod event;
 pub mod ids;

@@ -9,8 +9,12 @@
 //! A [`Bundle`] is one profile with its classes, ready to be signed; [`crate::resolve`] lays the layers
 //! over each other for one machine.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -369,6 +373,9 @@ pub struct Volume {
     /// Whether the system works without it: it is left out when there is no room.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,
+    /// `false` leaves the volume out on every machine: no `/home` of its own, no swap. Default: yes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<bool>,
 }
 
 /// A file to write into the installed system. Parent directories are made.
@@ -443,9 +450,16 @@ pub fn parse_toml<T: serde::de::DeserializeOwned>(text: &str, path: &str) -> Res
     })
 }
 
-/// For serde's "unknown field `x`, expected one of `a`, `b`": the nearest known key.
+/// The bytes of a base64 text, which may be broken into lines as `base64` prints it.
+pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    let joined: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    base64::engine::general_purpose::STANDARD.decode(joined).ok()
+}
+
+/// For serde's "unknown field `x`, expected one of `a`, `b`" (and "unknown variant"): the nearest known word.
 fn unknown_key_hint(message: &str) -> Option<String> {
-    let mut quoted = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
+    let rest = message.strip_prefix("unknown field ").or_else(|| message.strip_prefix("unknown variant "))?;
+    let mut quoted = rest.split('`').skip(1).step_by(2);
     let unknown = quoted.next()?;
     let near = nearest(unknown, quoted)?;
     Some(format!("did you mean `{near}`?"))
@@ -457,17 +471,22 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     (distance <= 2.max(word.chars().count() / 3)).then_some(best)
 }
 
+/// Insertions, deletions, substitutions and swaps of neighbours that turn one word into the other: what fingers
+/// do wrong.
 fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let mut best = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            best = best.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(best);
         }
+        rows.push(row);
     }
-    row[b.len()]
+    rows[a.len()][b.len()]
 }

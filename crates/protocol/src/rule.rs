@@ -8,6 +8,9 @@
 //! A fact the machine does not have makes its comparison *false*, whatever the operator: a missing
 //! serial number must never select a machine. An unknown fact name is an error when the rule is read.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -57,8 +60,21 @@ pub struct Fact {
     pub name: &'static str,
     /// What it means, for the reference.
     pub meaning: &'static str,
+    /// The only values there are, where they can be counted: another one in a rule is an error.
+    pub one_of: &'static [&'static str],
     kind: Kind,
     read: fn(&Inventory) -> Vec<Value>,
+}
+
+impl Fact {
+    /// What kind of value it is compared with: `size`, `number` or `text`.
+    pub fn kind(&self) -> &'static str {
+        match self.kind {
+            Kind::Size => "size",
+            Kind::Number => "number",
+            Kind::Text => "text",
+        }
+    }
 }
 
 impl PartialEq for Fact {
@@ -88,43 +104,56 @@ pub const FACTS: &[Fact] = &[
     Fact {
         name: "ram",
         meaning: "memory the kernel can use",
+        one_of: &[],
         kind: Kind::Size,
         read: |i| vec![Value::Size(i.memory.total)],
     },
     Fact {
         name: "disk.total",
         meaning: "size of all fixed disks together",
+        one_of: &[],
         kind: Kind::Size,
         read: |i| vec![Value::Size(fixed_disks(i).map(|d| d.size).sum())],
     },
     Fact {
         name: "disk.largest",
         meaning: "size of the largest fixed disk",
+        one_of: &[],
         kind: Kind::Size,
         read: |i| fixed_disks(i).map(|d| d.size).max().map(Value::Size).into_iter().collect(),
     },
     Fact {
         name: "disk.count",
         meaning: "number of fixed disks",
+        one_of: &[],
         kind: Kind::Number,
         read: |i| vec![Value::Number(fixed_disks(i).count() as u64)],
     },
     Fact {
         name: "cpu.threads",
         meaning: "logical processors",
+        one_of: &[],
         kind: Kind::Number,
         read: |i| i.cpu.threads.map(|n| Value::Number(n.into())).into_iter().collect(),
     },
     Fact {
         name: "cpu.level",
         meaning: "x86-64 microarchitecture level, 1 to 4",
+        one_of: &[],
         kind: Kind::Number,
         read: |i| i.cpu.level.map(|n| Value::Number(n.into())).into_iter().collect(),
     },
-    Fact { name: "cpu.model", meaning: "processor name", kind: Kind::Text, read: |i| text(&i.cpu.model) },
+    Fact {
+        name: "cpu.model",
+        meaning: "processor name",
+        one_of: &[],
+        kind: Kind::Text,
+        read: |i| text(&i.cpu.model),
+    },
     Fact {
         name: "firmware",
-        meaning: "`bios`, `uefi64` or `uefi32`",
+        meaning: "how the firmware starts systems",
+        one_of: &["bios", "uefi64", "uefi32"],
         kind: Kind::Text,
         read: |i| {
             let name = match i.firmware.kind {
@@ -137,7 +166,8 @@ pub const FACTS: &[Fact] = &[
     },
     Fact {
         name: "secure-boot",
-        meaning: "`on` or `off`",
+        meaning: "whether Secure Boot is enforced; missing where the firmware has no such thing",
+        one_of: &["on", "off"],
         kind: Kind::Text,
         read: |i| {
             i.firmware
@@ -150,36 +180,42 @@ pub const FACTS: &[Fact] = &[
     Fact {
         name: "vendor",
         meaning: "system vendor from DMI",
+        one_of: &[],
         kind: Kind::Text,
         read: |i| text(&i.dmi.system_vendor),
     },
     Fact {
         name: "product",
         meaning: "product name from DMI",
+        one_of: &[],
         kind: Kind::Text,
         read: |i| text(&i.dmi.product_name),
     },
     Fact {
         name: "serial",
         meaning: "serial number from DMI",
+        one_of: &[],
         kind: Kind::Text,
         read: |i| text(&i.dmi.product_serial),
     },
     Fact {
         name: "chassis",
         meaning: "chassis type from DMI (a number; 3 is a desktop, 9 and 10 laptops)",
+        one_of: &[],
         kind: Kind::Text,
         read: |i| text(&i.dmi.chassis_type),
     },
     Fact {
         name: "mac",
         meaning: "permanent address of any network card",
+        one_of: &[],
         kind: Kind::Text,
         read: |i| i.nics.iter().filter_map(|n| n.mac.clone()).map(Value::Text).collect(),
     },
     Fact {
         name: "battery",
         meaning: "number of batteries: more than 0 on a laptop",
+        one_of: &[],
         kind: Kind::Number,
         read: |i| vec![Value::Number(i.batteries.len() as u64)],
     },
@@ -254,6 +290,9 @@ pub fn glob(pattern: &str, text: &str) -> bool {
 impl FromStr for Rule {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.len() > MAX_LENGTH {
+            return Err(format!("a rule of {} characters is too long; {MAX_LENGTH} are allowed", text.len()));
+        }
         let tokens = tokens(text)?;
         let mut parser = Parser { text, tokens: &tokens, at: 0, depth: 0 };
         let expr = parser.or()?;
@@ -306,6 +345,9 @@ fn tokens(text: &str) -> Result<Vec<String>, String> {
 
 /// Deepest nesting of a rule: far more than a person writes, far less than the stack holds.
 const MAX_DEPTH: usize = 64;
+
+/// Longest rule: a chain of `or`s becomes as deep as it is long.
+const MAX_LENGTH: usize = 2000;
 
 struct Parser<'a> {
     text: &'a str,
@@ -365,6 +407,31 @@ impl Parser<'_> {
         Ok(expr)
     }
 
+    /// The value after an operator: one text in quotation marks, or plain words, because a size has its
+    /// unit apart.
+    fn value(&mut self, fact: &Fact) -> Result<String, String> {
+        if let Some(quoted) = self.peek().and_then(|t| t.strip_prefix('"')) {
+            let quoted = quoted.to_owned();
+            self.at += 1;
+            return Ok(quoted);
+        }
+        let mut words = Vec::new();
+        while let Some(token) = self.peek().filter(|t| !matches!(*t, "and" | "or" | ")")) {
+            if token == "not" || token.starts_with(|c| "=!<>~(\"".contains(c)) {
+                return self.error(format!(
+                    "`{token}` was not expected in the value of `{}`; is an `and` missing before it?",
+                    fact.name
+                ));
+            }
+            words.push(token.to_owned());
+            self.at += 1;
+        }
+        match words.is_empty() {
+            true => self.error(format!("a value must follow `{}`", fact.name)),
+            false => Ok(words.join(" ")),
+        }
+    }
+
     fn comparison(&mut self) -> Result<Expr, String> {
         let Some(name) = self.peek() else {
             return self.error("it ends where a fact was expected, such as `ram`");
@@ -386,16 +453,8 @@ impl Parser<'_> {
             _ => return self.error(format!("after `{}` one of = != < <= > >= ~ must follow", fact.name)),
         };
         self.at += 1;
-        // An unquoted value may be several words: a size has its unit apart.
-        let mut words = Vec::new();
-        while let Some(token) = self.peek().filter(|t| !matches!(*t, "and" | "or" | ")")) {
-            words.push(token.strip_prefix('"').unwrap_or(token).to_owned());
-            self.at += 1;
-        }
-        let word = words.join(" ");
-        if word.is_empty() {
-            return self.error(format!("a value must follow `{}`", fact.name));
-        }
+        let word = self.value(fact)?;
+        let ordered = matches!(op, Op::Lt | Op::Le | Op::Gt | Op::Ge);
         let value = match fact.kind {
             _ if op == Op::Like && fact.kind != Kind::Text => {
                 return self.error(format!("`~` compares texts, and `{}` is none", fact.name));
@@ -404,6 +463,17 @@ impl Parser<'_> {
             Kind::Number => Value::Number(
                 word.parse().or_else(|_| self.error(format!("`{word}` is not a whole number")))?,
             ),
+            Kind::Text if ordered => {
+                return self.error(format!("`{}` is a text; compare it with = != or ~", fact.name));
+            }
+            Kind::Text
+                if op != Op::Like
+                    && !fact.one_of.is_empty()
+                    && !fact.one_of.iter().any(|v| v.eq_ignore_ascii_case(&word)) =>
+            {
+                let all = fact.one_of.join(", ");
+                return self.error(format!("`{}` is never `{word}`; it is one of {all}", fact.name));
+            }
             Kind::Text => Value::Text(word),
         };
         Ok(Expr::Compare { fact, op, value })

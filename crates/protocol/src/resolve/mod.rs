@@ -3,6 +3,10 @@
 //! Resolving is pure, and strict: it returns *all* issues. What comes out has no optional settings
 //! left but those that really may be absent.
 
+mod defaults;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -135,6 +139,17 @@ pub fn resolve(
     asset: Option<AssetNumber>,
 ) -> Result<Resolved, Issues> {
     let mut merged = Merged::default();
+    for missing in bundle.profile.classes.iter().filter(|n| bundle.classes.iter().all(|(name, _)| name != *n))
+    {
+        merged.issues.push(Issue::new(
+            "class-missing",
+            format!("profiles/{}: classes", bundle.name),
+            format!("there is no class `{missing}`"),
+            crate::profile::nearest(missing, bundle.classes.iter().map(|(name, _)| name.as_str()))
+                .map(|near| format!("did you mean `{near}`?"))
+                .unwrap_or_else(|| format!("make classes/{missing}/class.toml, or take it out of the list")),
+        ));
+    }
     for (name, class) in &bundle.classes {
         if class.when.as_ref().is_none_or(|rule| rule.matches(inventory)) {
             merged.classes.push(name.clone());
@@ -175,6 +190,11 @@ fn replace_list<T: Clone>(lower: &mut Vec<T>, upper: &[T]) {
         lower.clear();
         lower.extend_from_slice(upper);
     }
+}
+
+/// The name in `name=version`.
+fn package_name(package: &str) -> &str {
+    package.split('=').next().unwrap_or(package)
 }
 
 impl Merged {
@@ -235,12 +255,19 @@ impl Merged {
                 replace(&mut lower.max, &upper.max);
                 replace(&mut lower.user_data, &upper.user_data);
                 replace(&mut lower.optional, &upper.optional);
+                replace(&mut lower.wanted, &upper.wanted);
             }
         }
         for package in &upper.packages {
             match package.strip_prefix('-') {
-                Some(name) => lower.packages.retain(|p| p.split('=').next() != Some(name)),
-                None => append(&mut lower.packages, std::slice::from_ref(package)),
+                Some(name) => lower.packages.retain(|p| package_name(p) != package_name(name)),
+                None => {
+                    // The upper layer's version counts; the package stays at its place in the list.
+                    match lower.packages.iter_mut().find(|p| package_name(p) == package_name(package)) {
+                        Some(there) => there.clone_from(package),
+                        None => lower.packages.push(package.clone()),
+                    }
+                }
             }
         }
         append(&mut lower.debconf_selections, &upper.debconf_selections);
@@ -318,10 +345,10 @@ impl Merged {
                 }
             })
             .collect();
-        let archive = archive(layer.apt.unwrap_or_default(), &mut self.issues);
+        let archive = defaults::archive(layer.apt.unwrap_or_default(), &mut self.issues);
         let mut kernel = layer.kernel.unwrap_or_default();
         kernel.package.get_or_insert_with(|| archive.distribution.default_kernel().to_owned());
-        let storage = storage(layer.storage.unwrap_or_default(), inventory, &mut self.issues);
+        let storage = defaults::storage(layer.storage.unwrap_or_default(), inventory, &mut self.issues);
         let resolved = Resolved {
             profile: bundle.name.clone(),
             revision: bundle.revision.clone(),
@@ -351,175 +378,6 @@ impl Merged {
             false => Err(Issues(self.issues)),
         }
     }
-}
-
-impl Distribution {
-    /// Mirror of the main archive every user can reach.
-    pub fn default_mirror(self) -> &'static str {
-        match self {
-            Distribution::Debian => "http://deb.debian.org/debian",
-            Distribution::Ubuntu => "http://archive.ubuntu.com/ubuntu",
-        }
-    }
-
-    /// Mirror of the security archive every user can reach.
-    fn default_security_mirror(self) -> &'static str {
-        match self {
-            Distribution::Debian => "http://security.debian.org/debian-security",
-            Distribution::Ubuntu => "http://security.ubuntu.com/ubuntu",
-        }
-    }
-
-    fn default_components(self) -> &'static [&'static str] {
-        match self {
-            Distribution::Debian => &["main", "non-free-firmware"],
-            Distribution::Ubuntu => &["main", "restricted", "universe", "multiverse"],
-        }
-    }
-
-    /// Package of the usual kernel.
-    pub fn default_kernel(self) -> &'static str {
-        match self {
-            Distribution::Debian => "linux-image-amd64",
-            Distribution::Ubuntu => "linux-generic",
-        }
-    }
-}
-
-impl Archive {
-    /// The archives that these settings mean, with every default filled in.
-    ///
-    /// # Errors
-    /// Distribution or suite is not said.
-    pub fn new(apt: crate::profile::Apt) -> Result<Archive, Issues> {
-        let mut issues = Vec::new();
-        let archive = archive(apt, &mut issues);
-        if issues.is_empty() { Ok(archive) } else { Err(Issues(issues)) }
-    }
-}
-
-fn archive(apt: crate::profile::Apt, issues: &mut Vec<Issue>) -> Archive {
-    let mut missing = |key: &str, example: &str| {
-        let message = "no profile or class says which release to install";
-        issues.push(Issue::new(
-            "setting-missing",
-            key,
-            message,
-            format!("set `{key}`, for example to `{example}`"),
-        ));
-    };
-    if apt.distribution.is_none() {
-        missing("apt.distribution", "ubuntu");
-    }
-    if apt.suite.is_none() {
-        missing("apt.suite", "noble");
-    }
-    let distribution = apt.distribution.unwrap_or(Distribution::Ubuntu);
-    let or_default = |list: Vec<String>, default: &[&str]| match list.is_empty() {
-        true => default.iter().map(|s| s.to_string()).collect(),
-        false => list,
-    };
-    // One mirror of everything is the usual set-up of an association: it then serves security too.
-    let security_default = match (distribution, apt.mirrors.as_slice()) {
-        (Distribution::Ubuntu, [_, ..]) => apt.mirrors.clone(),
-        _ => vec![distribution.default_security_mirror().to_owned()],
-    };
-    Archive {
-        distribution,
-        suite: apt.suite.unwrap_or_default(),
-        mirrors: or_default(apt.mirrors, &[distribution.default_mirror()]),
-        security_mirrors: if apt.security_mirrors.is_empty() {
-            security_default
-        } else {
-            apt.security_mirrors
-        },
-        components: or_default(apt.components, distribution.default_components()),
-        pockets: apt.pockets.unwrap_or_else(|| vec![Pocket::Updates, Pocket::Security]),
-        key: apt.key,
-        sources: apt.sources,
-        install_recommends: apt.install_recommends.unwrap_or(true),
-        preferences: apt.preferences,
-    }
-}
-
-/// The volumes a profile has when it says nothing. `enough` of swap follows the memory: as much as there
-/// is, between 512 MiB and 4 GiB.
-fn default_volumes(inventory: &Inventory) -> [VolumeWish; 3] {
-    let swap = inventory.memory.total.align_up(Bytes::mib(256)).clamp(Bytes::mib(512), Bytes::gib(4));
-    let volume = |name: &str, mount: &str, min, enough, max| VolumeWish {
-        name: name.into(),
-        mount: Some(mount.into()),
-        filesystem: Filesystem::Ext4,
-        min,
-        enough,
-        max,
-        user_data: false,
-        optional: false,
-    };
-    [
-        volume("root", "/", Bytes::gib(3), Bytes::gib(20), Some(Bytes::gib(64))),
-        VolumeWish {
-            user_data: true,
-            optional: true,
-            ..volume("home", "/home", Bytes::gib(1), Bytes::gib(20), None)
-        },
-        VolumeWish {
-            name: "swap".into(),
-            mount: None,
-            filesystem: Filesystem::Swap,
-            min: Bytes::mib(256),
-            enough: swap,
-            max: Some(swap),
-            user_data: false,
-            optional: true,
-        },
-    ]
-}
-
-fn storage(wish: crate::profile::Storage, inventory: &Inventory, issues: &mut Vec<Issue>) -> StorageWishes {
-    let [root, home, swap] = default_volumes(inventory);
-    let mut own = wish.volumes;
-    let mut volumes = Vec::new();
-    let mut take = |default: VolumeWish| {
-        let upper = own.remove(&default.name).unwrap_or_default();
-        volumes.push(VolumeWish {
-            mount: upper.mount.or(default.mount),
-            filesystem: upper.filesystem.unwrap_or(default.filesystem),
-            min: upper.min.unwrap_or(default.min),
-            // A profile that wants more or less than the default `enough` means its own bounds first.
-            enough: upper.enough.unwrap_or(
-                default.enough.max(upper.min.unwrap_or_default()).min(upper.max.unwrap_or(Bytes(u64::MAX))),
-            ),
-            max: upper.max.or(default.max.filter(|m| Some(*m) >= upper.min && Some(*m) >= upper.enough)),
-            user_data: upper.user_data.unwrap_or(default.user_data),
-            optional: upper.optional.unwrap_or(default.optional),
-            name: default.name,
-        });
-    };
-    take(root);
-    take(home);
-    take(swap);
-    for (name, volume) in own {
-        let min = volume.min.unwrap_or(Bytes::gib(1));
-        volumes.push(VolumeWish {
-            mount: volume.mount,
-            filesystem: volume.filesystem.unwrap_or(Filesystem::Ext4),
-            min,
-            enough: volume.enough.unwrap_or(min),
-            max: volume.max,
-            user_data: volume.user_data.unwrap_or(false),
-            optional: volume.optional.unwrap_or(false),
-            name,
-        });
-    }
-    // Root first, swap last, the others by name.
-    volumes.sort_by_key(|v| match v.name.as_str() {
-        "root" => (0, String::new()),
-        "swap" => (2, String::new()),
-        name => (1, name.to_owned()),
-    });
-    crate::check::volumes(&volumes, issues);
-    StorageWishes { table: wish.table.unwrap_or(TableKind::Gpt), disks: wish.disks, volumes }
 }
 
 /// Replaces `${NAME}`; `$$` stands for a dollar sign before a brace.
