@@ -93,6 +93,7 @@ pub fn prepare_panics() {
 pub fn split() {
     match kernel::fork() {
         Ok(None) => {
+            kernel::set_search_path();
             // Its own session, so that a terminal can be given to it and taken from it.
             if let Err(e) = nix::unistd::setsid() {
                 say(&format!("akene: no session of its own: {e}"));

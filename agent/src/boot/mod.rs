@@ -57,6 +57,13 @@ pub struct LiveSystem {
     pub warnings: Vec<Issue>,
 }
 
+/// This program as something that can be started again. On the live system the path it was started by
+/// leads nowhere since the root was switched.
+pub fn program() -> std::io::Result<PathBuf> {
+    let live = Path::new(INITRAMFS).join("init");
+    if live.exists() { Ok(live) } else { std::env::current_exe() }
+}
+
 impl LiveSystem {
     /// A time that no correct clock is earlier than: when the image was built.
     pub fn clock_floor(&self) -> Timestamp {
@@ -102,6 +109,14 @@ pub fn live_system(runner: &dyn Runner) -> LiveSystem {
             None
         }
     };
+    // A machine with an empty battery starts in 1980 or 2000. The network phase finds the real time
+    // (`crate::net::clock`); until then the image's build time is closer.
+    if let Some(floor) = image.as_ref().map(|image| image.built)
+        && Timestamp::now() < floor
+        && let Err(error) = clock::set_system_clock(floor)
+    {
+        warnings.push(warning("clock-not-set", "raising the clock to the image's build time", &error));
+    }
     let stamp = read_stamp(&initramfs);
     LiveSystem { cmdline, stamp, image, consoles, initramfs, warnings }
 }
@@ -126,10 +141,4 @@ fn read_stamp(initramfs: &Path) -> Result<Stamp, StampError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(StampError::Unstamped),
         Err(e) => Err(StampError::Damaged(format!("it cannot be read: {e}"))),
     }
-}
-
-/// Raises a clock that is earlier than the image itself: a machine with a dead battery starts in 1980 or
-/// 2000. The network phase finds the real time ([`crate::net::clock`]); until then this is closer.
-pub fn raise_clock(floor: Timestamp) -> anyhow::Result<()> {
-    if Timestamp::now() < floor { clock::set_system_clock(floor) } else { Ok(()) }
 }

@@ -168,6 +168,9 @@ fn automatic(
         match first_link {
             None if started.elapsed() >= patience.link => return Err(card::no_cable(cards)),
             Some(since) if first_address.is_none() && since.elapsed() >= patience.address => {
+                for (card, _) in &clients {
+                    tell(&format!("{card}: {}", dhcp::last_words(&wanted.directory, card)));
+                }
                 return Err(no_address(&clients));
             }
             _ => thread::sleep(Duration::from_millis(250)),

@@ -53,15 +53,24 @@ pub fn start(directory: &Path, card: &str) -> Result<Running> {
 
 /// udhcpc takes a program without arguments, hence a script of two lines.
 fn write_hook(directory: &Path) -> Result<PathBuf> {
-    let agent = std::env::current_exe().context("finding this program")?;
+    let agent = crate::boot::program().context("finding this program")?;
     let hook = directory.join("dhcp-hook");
     let quote = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
-    let script =
-        format!("#!/bin/sh\nAKENE_NET_DIR={} exec {} dhcp-hook \"$1\"\n", quote(directory), quote(&agent));
+    let script = format!(
+        "#!/bin/busybox sh\nAKENE_NET_DIR={} exec {} dhcp-hook \"$1\"\n",
+        quote(directory),
+        quote(&agent)
+    );
     fs::write(&hook, script).with_context(|| format!("writing {}", hook.display()))?;
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o755))
         .context("making the DHCP script a program")?;
     Ok(hook)
+}
+
+/// The last thing a card's client said, for the log.
+pub fn last_words(directory: &Path, card: &str) -> String {
+    let log = fs::read_to_string(directory.join(format!("{card}.log"))).unwrap_or_default();
+    log.lines().last().unwrap_or("the DHCP client said nothing").to_owned()
 }
 
 /// What the DHCP client's script does. `env` are the variables udhcpc sets.

@@ -76,6 +76,14 @@ pub fn fork() -> Result<Option<Pid>> {
     }
 }
 
+/// Gives this process and what it starts the usual search path: the kernel starts the first process with
+/// almost nothing. Must be called while the process has one thread.
+#[expect(unsafe_code, reason = "the environment is shared between threads")]
+pub fn set_search_path() {
+    // SAFETY: called right after `fork`, which has checked that there is one thread.
+    unsafe { std::env::set_var("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin") };
+}
+
 /// How a process ended, in words.
 pub fn ending(status: WaitStatus) -> String {
     match status {
