@@ -62,13 +62,13 @@ pub struct Layer {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub variables: BTreeMap<String, String>,
 
-    /// System locale: `fr_FR.UTF-8`.
+    /// System locale: `fr_FR.UTF-8`. Default: `C.UTF-8`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub locale: Option<String>,
-    /// Console and desktop keyboard.
+    /// Console and desktop keyboard. Default: layout `us`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keyboard: Option<Keyboard>,
-    /// Time zone: `Europe/Paris`.
+    /// Time zone: `Europe/Paris`. Default: `Etc/UTC`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timezone: Option<String>,
     /// Name of the machine and its first user.
@@ -104,7 +104,7 @@ pub struct Layer {
     /// Scripts run inside the new system, in order, when all packages are configured.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub late_commands: Vec<Script>,
-    /// What to do when the installer has finished.
+    /// What to do when the installer has finished. Default: `reboot`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shutdown: Option<Shutdown>,
 }
@@ -153,7 +153,7 @@ pub struct User {
     /// Groups besides the user's own; those that do not exist are skipped with a warning.
     #[serde(default)]
     pub groups: Vec<String>,
-    /// Whether they may use sudo.
+    /// Whether they may use sudo. Default: `false`.
     #[serde(default)]
     pub sudo: bool,
     /// Login shell. Default: `/bin/bash`.
@@ -171,13 +171,13 @@ pub struct User {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Ssh {
-    /// Whether to install the SSH server. Default: no.
+    /// Whether to install the SSH server. Default: `false`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub install_server: Option<bool>,
     /// Keys that open the first user's account, or root's where there is no such user.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub authorized_keys: Vec<String>,
-    /// Whether passwords are accepted. Default: no.
+    /// Whether passwords are accepted. Default: `false`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_pw: Option<bool>,
 }
@@ -210,10 +210,10 @@ pub enum Distribution {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Apt {
-    /// `debian` or `ubuntu`.
+    /// The family of the distribution. Some layer must set it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distribution: Option<Distribution>,
-    /// Code name of the release: `noble`, `bookworm`.
+    /// Code name of the release: `noble`, `bookworm`. Some layer must set it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suite: Option<String>,
     /// Mirror of the main archive. Default: the distribution's own. Several are tried in order.
@@ -236,7 +236,7 @@ pub struct Apt {
     /// Repositories beyond the distribution's, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sources: BTreeMap<String, Repository>,
-    /// Whether recommended packages are installed too. Default: yes.
+    /// Whether recommended packages are installed too. Default: `true`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub install_recommends: Option<bool>,
     /// Texts for `/etc/apt/preferences.d`, by file name.
@@ -285,27 +285,28 @@ pub struct Kernel {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Storage {
-    /// Kind of partition table to make. Default: GPT.
+    /// Kind of partition table to make. Default: `gpt`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<TableKind>,
     /// Which disks may be used at all. Without it, every fixed disk; with it, exactly those it names,
     /// and it is an error when it names none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disks: Option<DiskSelector>,
-    /// Volumes by name. Default: `root`, `home` and `swap` with the sizes in the reference. A volume
+    /// Volumes by name. Default: `root`, `home` and `swap` as listed below. A volume
     /// with one of these names changes the default one.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, Volume>,
 }
 
-/// Which disks may be used. All given keys must fit; a disk that lacks the fact does not fit.
+/// Which disks may be used. All given keys must fit; a disk that lacks the fact does not fit. The medium the
+/// installer runs from, disks that refuse writing and failing disks are never used, whatever is given.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct DiskSelector {
-    /// Serial number, `*` and `?` allowed.
+    /// Serial number, `*` and `?` allowed, case ignored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// Model, `*` and `?` allowed.
+    /// Model, `*` and `?` allowed, case ignored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// Link below `/dev/disk/by-id` or device path, `*` and `?` allowed.
@@ -317,7 +318,7 @@ pub struct DiskSelector {
     /// Largest size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_size: Option<Bytes>,
-    /// Whether removable disks may be chosen too; they never are by default.
+    /// Whether removable disks may be chosen too. Default: `false`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub removable: Option<bool>,
 }
@@ -354,26 +355,28 @@ pub struct Volume {
     /// Mount point. Not for swap.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mount: Option<String>,
-    /// Filesystem. Default: ext4.
+    /// Filesystem. Default: `ext4`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filesystem: Option<Filesystem>,
-    /// The installation is refused below this size.
+    /// The installation is refused below this size, or an optional volume left out. Default: 1 GiB, or
+    /// less where `enough` or `max` is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min: Option<Bytes>,
-    /// Every volume gets this much before any gets more.
+    /// Every volume gets this much before any gets more. Default: `min`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enough: Option<Bytes>,
-    /// Never more than this. Default: no limit.
+    /// Never more than this. Default: no limit, but 64 GiB for `root`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<Bytes>,
     /// Whether people keep their files here: such a volume is never formatted when it is found again,
-    /// and never lies on a failing disk.
+    /// and never lies on a failing disk. Default: `false`, but `true` for `home`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_data: Option<bool>,
-    /// Whether the system works without it: it is left out when there is no room.
+    /// Whether the system works without it: it is left out when there is no room. Default: `false`, but `true`
+    /// for `home` and `swap`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,
-    /// `false` leaves the volume out on every machine: no `/home` of its own, no swap. Default: yes.
+    /// `false` leaves the volume out on every machine: no `/home` of its own, no swap. Default: `true`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wanted: Option<bool>,
 }
@@ -396,7 +399,7 @@ pub struct File {
     /// `USER:GROUP`, known to the installed system. Default: `root:root`.
     #[serde(default)]
     pub owner: Option<String>,
-    /// Write the content as it is.
+    /// Write the content as it is. Default: `false`.
     #[serde(default)]
     pub verbatim: bool,
 }

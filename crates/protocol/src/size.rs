@@ -84,7 +84,7 @@ impl fmt::Display for Bytes {
     /// have none (`8 GiB`).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (unit, scale) = UNITS[..4].iter().copied().find(|(_, s)| self.0 >= *s).unwrap_or(("B", 1));
-        if self.0 % scale == 0 {
+        if self.0.is_multiple_of(scale) {
             write!(f, "{} {unit}", self.0 / scale)
         } else {
             write!(f, "{:.1} {unit}", self.0 as f64 / scale as f64)

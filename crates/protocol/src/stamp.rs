@@ -103,7 +103,7 @@ pub struct StaticNetwork {
     /// Name servers.
     #[serde(default)]
     pub dns: Vec<String>,
-    /// The card, by permanent MAC. `None`: every card with a cable is tried.
+    /// The card, by permanent MAC. Without it, every card with a cable is tried.
     #[serde(default)]
     pub mac: Option<String>,
 }
