@@ -86,6 +86,7 @@ pub fn build(runner: &dyn Runner, settings: &Settings, say: &dyn Fn(&str)) -> Re
     files::copy(&kernel.image, &tree.join("akene/vmlinuz"))?;
     files::write(&tree.join(stamp::MANIFEST), &manifest_text)?;
     files::write(&tree.join(stamp::AREA), area::empty_area())?;
+    files::write(&tree.join(stamp::PROFILE), stamp::empty_profile())?;
     files::write(&tree.join(stamp::ENVIRONMENT), stamp::environment(None))?;
     for (from, to) in [
         ("vmlinuz", "vmlinuz"),
@@ -218,7 +219,8 @@ fn manifest(
 fn sums(tree: &Path) -> Result<()> {
     let mut text = String::new();
     for path in files::walk(tree)? {
-        if [stamp::AREA, stamp::ENVIRONMENT, "boot/grub/bios.img"].contains(&path.as_str()) {
+        let changes = [stamp::AREA, stamp::ENVIRONMENT, stamp::PROFILE, "boot/grub/bios.img"];
+        if changes.contains(&path.as_str()) {
             continue;
         }
         let bytes = fs::read(tree.join(&path)).with_context(|| format!("reading {path}"))?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use akene_archive::AptSettings;
 use akene_exec::SystemRunner;
 use akene_image::{build, inspect, stamp};
+use akene_protocol::api::Consent;
 use akene_protocol::profile::{Apt, Distribution, Pocket};
 use akene_protocol::resolve::Archive;
 use akene_protocol::stamp::{Source, StaticNetwork, Tls};
@@ -44,6 +45,16 @@ enum Companion {
     Backports,
     /// Only the release itself
     None,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Permission {
+    /// Look and plan only
+    None,
+    /// Install where nothing can be lost
+    Blank,
+    /// Erase what is there
+    Wipe,
 }
 
 #[derive(Args)]
@@ -100,14 +111,23 @@ struct StampArgs {
     /// The ISO, a device it was copied to, or the netboot directory
     image: PathBuf,
     /// Directory made by `akene-server init`, which holds stamp.json
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["stamp", "server"])]
+    #[arg(long, value_name = "DIR", conflicts_with = "stamp")]
     site_dir: Option<PathBuf>,
     /// A stamp as JSON
-    #[arg(long, value_name = "FILE", conflicts_with = "server")]
+    #[arg(long, value_name = "FILE")]
     stamp: Option<PathBuf>,
     /// Address of the server: https://HOST[:PORT]
-    #[arg(long, value_name = "URL", requires_all = ["token", "site_key"])]
+    #[arg(long, value_name = "URL", conflicts_with = "bundle")]
     server: Option<String>,
+    /// A signed profile on any web server, for sites without an akene-server
+    #[arg(long, value_name = "URL", conflicts_with = "server")]
+    profile_url: Option<String>,
+    /// A signed profile to carry on the medium itself, for places without a network
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["server", "profile_url"])]
+    bundle: Option<PathBuf>,
+    /// What --profile-url or --bundle may do to disks without a server's permission
+    #[arg(long, value_enum, default_value = "blank")]
+    consent: Permission,
     /// Name of the site, as the menu and the screen show it
     #[arg(long, value_name = "NAME")]
     site: Option<String>,
@@ -234,50 +254,74 @@ fn source_date_epoch() -> Result<Option<Timestamp>> {
 
 fn stamp_image(args: StampArgs) -> Result<()> {
     let image = args.image.clone();
+    let profile = match &args.bundle {
+        Some(path) => Some(fs::read(path).with_context(|| format!("reading {}", path.display()))?),
+        None => None,
+    };
     let stamp = make_stamp(args)?;
-    stamp::write(&image, &stamp)?;
+    stamp::write(&image, &stamp, profile.as_deref())?;
     println!("{} now belongs to {}.", image.display(), stamp.site);
-    println!("It holds the site's token: keep it as you keep a key.");
+    if matches!(stamp.source, Source::Server { .. }) {
+        println!("It holds the site's token: keep it as you keep a key.");
+    }
     Ok(())
 }
 
 /// The stamp that the arguments mean: one from a file, changed by the other arguments, or a new one.
 fn make_stamp(args: StampArgs) -> Result<Stamp> {
+    let consent = match args.consent {
+        Permission::None => Consent::None,
+        Permission::Blank => Consent::Blank,
+        Permission::Wipe => Consent::Wipe,
+    };
+    let tls = Tls { ca: args.ca.as_deref().map(read_text).transpose()?, pins: args.pins };
+    for url in args.server.iter().chain(&args.profile_url) {
+        if !url.starts_with("https://") {
+            bail!(
+                "{url} does not begin with https://: anybody on the way could read and change what is said"
+            );
+        }
+    }
+    let source = match (args.server, args.profile_url, args.bundle) {
+        (Some(url), ..) => {
+            let token = args.token.context("enrolling at a server needs a --token")?;
+            let token = match token.strip_prefix('@') {
+                Some(path) => read_text(Path::new(path))?.trim().to_owned(),
+                None => token,
+            };
+            Some(Source::Server { url, tls, token: Secret::new(token) })
+        }
+        (None, Some(url), _) => Some(Source::Static { url, tls, consent }),
+        (None, None, Some(_)) => Some(Source::Medium { consent }),
+        (None, None, None) => None,
+    };
     let file = args.site_dir.map(|dir| dir.join("stamp.json")).or(args.stamp);
-    let mut stamp = match (file, args.server, args.token, args.site_key) {
-        (Some(file), ..) => {
+    let mut stamp = match (file, source, args.site_key) {
+        (Some(file), source, _) => {
             let text = read_text(&file)?;
-            serde_json::from_str(&text).with_context(|| format!("reading the stamp {}", file.display()))?
+            let mut stamp: Stamp = serde_json::from_str(&text)
+                .with_context(|| format!("reading the stamp {}", file.display()))?;
+            stamp.source = source.unwrap_or(stamp.source);
+            stamp
         }
-        (None, Some(url), Some(token), Some(site_key)) => {
-            if !url.starts_with("https://") {
-                bail!("{url} does not begin with https://; the token would travel in the clear");
-            }
-            Stamp {
-                site: url
-                    .trim_start_matches("https://")
-                    .split(['/', ':'])
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned(),
-                source: Source::Server {
-                    url,
-                    tls: Tls { ca: args.ca.as_deref().map(read_text).transpose()?, pins: args.pins },
-                    token: Secret::new(match token.strip_prefix('@') {
-                        Some(path) => read_text(Path::new(path))?.trim().to_owned(),
-                        None => token,
-                    }),
-                },
-                site_key,
-                network: None,
-                ntp: Vec::new(),
-                proxy: None,
-                profile: None,
-            }
-        }
-        _ => {
-            bail!("name the site with --site-dir DIR, --stamp FILE, or --server with --token and --site-key")
-        }
+        (None, Some(source), Some(site_key)) => Stamp {
+            site: match &source {
+                Source::Server { url, .. } | Source::Static { url, .. } => {
+                    url.trim_start_matches("https://").split(['/', ':']).next().unwrap_or_default().to_owned()
+                }
+                Source::Medium { .. } => "this medium".to_owned(),
+            },
+            source,
+            site_key,
+            network: None,
+            ntp: Vec::new(),
+            proxy: None,
+            profile: None,
+        },
+        _ => bail!(
+            "name the site with --site-dir DIR or --stamp FILE, or with --site-key and one of --server, \
+             --profile-url, --bundle"
+        ),
     };
     if let Some(site) = args.site {
         stamp.site = site;

@@ -47,7 +47,6 @@ pub const LIVE: &[Wanted] = &[
 pub const LIVE_IF_THERE: &[Wanted] = &[
     wanted(&["debian-archive-keyring"], "keys of Debian's archive"),
     wanted(&["ubuntu-keyring", "ubuntu-archive-keyring"], "keys of Ubuntu's archive"),
-    wanted(&["gpgv", "sqv"], "apt checks signatures with one or the other"),
     wanted(&["usr-is-merged"], "stands in for usrmerge, which draws in Perl"),
     wanted(&["eatmydata"], "an installation without thousands of waits for the disk"),
 ];
@@ -109,6 +108,9 @@ pub const PRUNED: &[&str] = &[
     "usr/lib/udev/rules.d/64-md-raid-assembly.rules",
     "usr/lib/udev/rules.d/69-lvm.rules",
     "usr/lib/udev/rules.d/69-lvm-metad.rules",
+    "usr/share/doc-base",
+    "usr/share/common-licenses",
+    "usr/lib/x86_64-linux-gnu/libmvec.so.1",
     "usr/sbin/xfs_scrub",
     "usr/sbin/xfs_scrub_all",
     "usr/bin/usbhid-dump",
@@ -199,7 +201,6 @@ pub const MODULES: &[(&str, &str)] = &[
     ("fs/nls", "file names"),
     ("crypto", "sums that filesystems ask for by name at run time"),
     ("arch/x86/crypto", "the same, faster"),
-    ("lib", "the same"),
 ];
 
 /// Left out of the above.
@@ -221,13 +222,22 @@ pub const MODULES_LEFT_OUT: &[(&str, &str)] = &[
     ("drivers/scsi/bnx2i", "disks over the network"),
     ("drivers/scsi/cxgbi", "disks over the network"),
     ("drivers/scsi/iscsi_tcp", "disks over the network"),
+    ("drivers/nvme/host/nvme-rdma", "disks over the network"),
+    ("drivers/nvme/host/nvme-fc", "disks over the network"),
+    ("drivers/nvme/host/nvme-tcp", "disks over the network"),
+    ("drivers/nvme/host/nvme-fabrics", "disks over the network"),
+    ("drivers/xen/xen-scsiback", "for the host of virtual machines"),
+    ("drivers/xen/xen-pciback", "for the host of virtual machines"),
+    ("drivers/block/xen-blkback", "for the host of virtual machines"),
+    ("drivers/usb/typec/altmodes", "displays, and the graphics stack with them"),
+    ("drivers/net/ethernet/netronome", "40 Gb/s cards of data centres, with 23 MB of firmware"),
+    ("drivers/net/ethernet/cavium/liquidio", "25 Gb/s cards of data centres, with 5 MB of firmware"),
     ("drivers/block/drbd", "disks over the network"),
     ("drivers/block/rbd", "disks over the network"),
     ("drivers/block/nbd", "disks over the network"),
     ("drivers/block/aoe", "disks over the network"),
     ("drivers/block/rnbd", "disks over the network"),
     ("drivers/md/dm-vdo", "no PC has it"),
-    ("lib/test", "tests"),
     ("crypto/tcrypt", "tests"),
 ];
 
@@ -273,12 +283,9 @@ pub fn firmware(distribution: Distribution, wireless: bool) -> Vec<&'static str>
             "firmware-misc-nonfree",
             "firmware-netxen",
             "firmware-qlogic",
-            "firmware-cavium",
             "firmware-myricom",
-            "firmware-netronome",
             "firmware-mediatek",
             "firmware-intel-misc",
-            "firmware-marvell-prestera",
         ],
     };
     if wireless && distribution == Distribution::Debian {

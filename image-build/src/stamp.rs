@@ -1,16 +1,17 @@
 //! Writing a site into a finished image, in place and in seconds.
 //!
-//! Two files of the medium have a fixed size and are all that changes: the stamp area, which the live system
-//! reads, and an environment block, from which GRUB's menu learns that there is a stamp. Everything else stays
-//! byte for byte what it was, so sums and signatures over it stay true.
+//! Three files of the medium have a fixed size and are all that changes: the stamp area, which the live system
+//! reads; an environment block, from which GRUB's menu learns that there is a stamp; and the place for a signed
+//! profile, for media used where there is no network. Everything else stays byte for byte what it was, so sums
+//! over it stay true.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use akene_protocol::Stamp;
 use akene_protocol::image::ImageManifest;
 use akene_protocol::stamp::{AREA_SIZE, StampError};
+use akene_protocol::{Bundle, Envelope, Stamp};
 use anyhow::{Context, Result, bail};
 
 use crate::iso;
@@ -20,12 +21,17 @@ use crate::iso9660::{Extent, Iso};
 pub const AREA: &str = "akene/stamp.img";
 /// What the menu knows of the stamp.
 pub const ENVIRONMENT: &str = "akene/site.env";
+/// The place for a signed profile.
+pub const PROFILE: &str = "akene/profile.json";
 /// The image's manifest on the medium, the same as inside its initrd.
 pub const MANIFEST: &str = "akene/image.json";
 /// Sums of the files that no stamp changes.
 pub const SUMS: &str = "akene/SHA256SUMS";
 /// The stamp area beside kernel and initrd for booting from the network.
 pub const NETBOOT_AREA: &str = "stamp.img";
+
+/// Bytes of the place for a profile; what it does not need is filled with line ends, which JSON allows.
+const PROFILE_SIZE: usize = 1 << 20;
 
 /// GRUB's environment block has this size, always.
 const ENVIRONMENT_SIZE: usize = 1024;
@@ -43,7 +49,7 @@ pub struct Contents {
 }
 
 enum Places {
-    Iso { area: Extent, environment: Extent },
+    Iso { area: Extent, environment: Extent, profile: Extent },
     Netboot { area: PathBuf },
 }
 
@@ -56,18 +62,24 @@ pub fn read(path: &Path) -> Result<Contents> {
     if path.is_dir() { read_netboot(path) } else { read_iso(path) }.with_context(what)
 }
 
-/// Writes the stamp into an image. Nothing is written unless the image is one of ours and the stamp fits.
-pub fn write(path: &Path, stamp: &Stamp) -> Result<()> {
+/// Writes the stamp into an image, and the signed profile it may carry; a profile of an earlier stamp is wiped.
+/// Nothing is written unless the image is one of ours, everything fits and the profile is signed by the site.
+pub fn write(path: &Path, stamp: &Stamp, profile: Option<&[u8]>) -> Result<()> {
     let area = stamp.to_area()?;
     let environment = environment(Some(&stamp.site));
+    let text = profile_area(stamp, profile)?;
     let contents = read(path)?;
     let writing = || format!("writing the stamp into {}", path.display());
     match contents.places {
-        Places::Iso { area: area_place, environment: environment_place } => {
+        Places::Iso { area: area_at, environment: environment_at, profile: profile_at } => {
             let file = OpenOptions::new().write(true).open(path).with_context(writing)?;
-            file.write_all_at(&area, area_place.offset).with_context(writing)?;
-            file.write_all_at(environment.as_bytes(), environment_place.offset).with_context(writing)?;
+            file.write_all_at(&area, area_at.offset).with_context(writing)?;
+            file.write_all_at(&text, profile_at.offset).with_context(writing)?;
+            file.write_all_at(environment.as_bytes(), environment_at.offset).with_context(writing)?;
             file.sync_all().with_context(writing)?;
+        }
+        Places::Netboot { .. } if profile.is_some() => {
+            bail!("what boots from the network has no place for a profile; let it come from a server")
         }
         Places::Netboot { area: place } => fs::write(&place, area).with_context(writing)?,
     }
@@ -77,6 +89,24 @@ pub fn write(path: &Path, stamp: &Stamp) -> Result<()> {
             bail!("{} does not give the stamp back that was written; is the device failing?", path.display())
         }
     }
+}
+
+/// The bytes of the place for a profile.
+pub fn empty_profile() -> Vec<u8> {
+    vec![b'\n'; PROFILE_SIZE]
+}
+
+fn profile_area(stamp: &Stamp, profile: Option<&[u8]>) -> Result<Vec<u8>> {
+    let mut bytes = empty_profile();
+    let Some(profile) = profile else { return Ok(bytes) };
+    let _: Bundle = Envelope::parse(profile)
+        .and_then(|envelope| envelope.open(&stamp.site_key))
+        .context("checking that the site's key signed the profile")?;
+    match bytes.get_mut(..profile.len()) {
+        Some(place) => place.copy_from_slice(profile),
+        None => bail!("the profile has {} bytes, but the medium has room for {PROFILE_SIZE}", profile.len()),
+    }
+    Ok(bytes)
 }
 
 fn read_iso(path: &Path) -> Result<Contents> {
@@ -101,7 +131,7 @@ fn read_iso(path: &Path) -> Result<Contents> {
     Ok(Contents {
         manifest: ImageManifest::parse(&manifest).map_err(anyhow::Error::msg)?,
         stamp: parse_area(&iso.read(area, AREA_SIZE as u64)?)?,
-        places: Places::Iso { area, environment },
+        places: Places::Iso { area, environment, profile: find(PROFILE, Some(PROFILE_SIZE))? },
     })
 }
 
@@ -163,7 +193,7 @@ mod tests {
         {
             let path = dir.path().join(name);
             fs::write(&path, &bytes).unwrap();
-            let error = format!("{:#}", write(&path, &stamp()).unwrap_err());
+            let error = format!("{:#}", write(&path, &stamp(), None).unwrap_err());
             assert!(error.contains(words), "{error}");
             assert_eq!(fs::read(&path).unwrap(), bytes);
         }
