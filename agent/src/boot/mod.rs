@@ -91,6 +91,10 @@ pub fn live_system(runner: &dyn Runner) -> LiveSystem {
     }
     init::split();
 
+    // Otherwise everything that shows a host name shows `(none)`.
+    if let Err(error) = nix::unistd::sethostname("akene") {
+        warnings.push(warning("no-host-name", "setting the host name", &error.into()));
+    }
     let consoles = Consoles::find();
     init::adopt_consoles(&consoles);
     let cmdline = Cmdline::read();

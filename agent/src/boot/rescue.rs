@@ -38,18 +38,19 @@ fn shells(console: &Console, runner: &dyn Runner) -> ! {
 }
 
 /// busybox's getty opens the console, makes it the terminal of the shell (job control, Ctrl-C), and needs
-/// no password file.
+/// no password file. It has to begin a session, which the leader of a process group (what every command of
+/// ours is) may not: hence the shell that starts it and waits.
 fn shell(console: &Console) -> Cmd {
     let shell =
         ["/bin/bash", "/usr/bin/bash"].into_iter().find(|s| Path::new(s).exists()).unwrap_or("/bin/sh");
     let line = console.path.strip_prefix("/dev").unwrap_or(&console.path);
     let (speed, kind) = if console.is_serial() { ("115200", "vt220") } else { ("38400", "linux") };
     Cmd::new("busybox")
-        .args(["getty", "-n", "-i", "-L", "-l", shell, speed])
+        .args(["sh", "-c", "\"$@\"; exit $?", "rescue"])
+        .args(["busybox", "getty", "-n", "-i", "-L", "-l", shell, speed])
         .arg(line)
         .arg(kind)
         .env("HOME", "/root")
-        .env("PS1", "rescue# ")
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .dir("/")
         // As good as never: the person decides how long it takes.
