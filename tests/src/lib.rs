@@ -5,6 +5,7 @@ pub mod console;
 pub mod deb;
 pub mod http;
 pub mod image;
+pub mod journey;
 pub mod mirror;
 pub mod site;
 pub mod standin;

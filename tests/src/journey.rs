@@ -1,0 +1,184 @@
+//! The whole way, as an administrator and a volunteer walk it: build an image, stamp it, start a machine
+//! from it, wait until the server says that the installed system runs.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use akene_exec::{Cmd, Runner, SystemRunner};
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::mirror::Mirror;
+use crate::site::{Site, program};
+use crate::vm::{Firmware, HOST, Machine, Medium, Vm};
+
+/// A finished image and the netboot pair of the same build.
+#[derive(Clone, Debug)]
+pub struct Built {
+    dir: PathBuf,
+}
+
+impl Built {
+    /// The ISO.
+    pub fn iso(&self) -> PathBuf {
+        self.dir.join("akene.iso")
+    }
+
+    /// Its kernel.
+    pub fn kernel(&self) -> PathBuf {
+        self.dir.join("netboot/vmlinuz")
+    }
+
+    /// Its initrd.
+    pub fn initrd(&self) -> PathBuf {
+        self.dir.join("netboot/initrd.img")
+    }
+
+    /// An empty stamp area, to be loaded after the initrd.
+    pub fn stamp_area(&self) -> PathBuf {
+        self.dir.join("netboot/stamp.img")
+    }
+}
+
+/// The agent that goes onto media: as it ships where it was built so, else the one of the tests.
+pub fn shipped_agent() -> Result<PathBuf> {
+    let tested = program("akene-agent")?;
+    let release = tested.parent().and_then(Path::parent).map(|dir| dir.join("release/akene-agent"));
+    let age = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
+    Ok(match release {
+        // A release build older than the one of the tests is not the program under test.
+        Some(release) if age(&release) >= age(&tested) => release,
+        _ => tested,
+    })
+}
+
+/// Builds an image of the host's own distribution.
+pub fn build_image(mirror: &Mirror, dir: &Path) -> Result<Built> {
+    let built = Built { dir: dir.to_owned() };
+    let build = Cmd::new(program("akene-image")?)
+        .args(["build", "--compression", "1", "--distribution", &mirror.host.distribution])
+        .args([
+            "--suite",
+            &mirror.host.suite,
+            "--mirror",
+            &mirror.main(),
+            "--security-mirror",
+            &mirror.security(),
+        ])
+        .arg("--agent")
+        .arg(shipped_agent()?)
+        .arg("--output")
+        .arg(dir)
+        .timeout(Duration::from_secs(1800));
+    SystemRunner.run(&build)?;
+    Ok(built)
+}
+
+/// The image of this test run, built by whoever needs it first.
+pub fn image_of_this_run(mirror: &Mirror) -> Result<Built> {
+    static BUILT: Mutex<Option<Built>> = Mutex::new(None);
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(built) = &*built {
+        return Ok(built.clone());
+    }
+    // Tests of one run are one process; the next run builds anew, because the agent may have changed.
+    let dir = crate::mirror::cache_dir()?.join("image");
+    let fresh = build_image(mirror, &dir).context("building the image")?;
+    Ok(built.insert(fresh).clone())
+}
+
+/// Writes the site's stamp into a copy of an ISO (or of a stamp area).
+pub fn stamped(site: &Site, image: &Path, to: &Path) -> Result<PathBuf> {
+    std::fs::copy(image, to).with_context(|| format!("copying {}", image.display()))?;
+    let stamp = Cmd::new(program("akene-image")?).arg("stamp").arg(to).arg("--stamp").arg(site.stamp());
+    SystemRunner.run(&stamp)?;
+    Ok(to.to_owned())
+}
+
+/// How the medium is put into the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// A disc in the CD drive.
+    Disc,
+    /// A USB stick.
+    Stick,
+}
+
+/// An installation on the way.
+pub struct Journey {
+    /// The site the machine belongs to.
+    pub site: Site,
+    /// The machine.
+    pub vm: Vm,
+    put: Put,
+    started: Instant,
+}
+
+/// What a journey took.
+#[derive(Clone, Copy, Debug)]
+pub struct Figures {
+    /// From power-on to `installed` at the server.
+    pub install: Duration,
+    /// From there to `confirmed`.
+    pub confirm: Duration,
+}
+
+impl Journey {
+    /// Puts the stamped medium into the machine and switches it on.
+    pub fn begin(site: Site, iso: &Path, put: Put, mut machine: Machine, dir: &Path) -> Result<Self> {
+        let medium = stamped(&site, iso, &dir.join("stamped.iso"))?;
+        machine.medium = Some(match put {
+            Put::Disc => Medium::Cd(medium),
+            Put::Stick => Medium::Usb(medium),
+        });
+        let vm = machine.start(&dir.join("machine"))?;
+        Ok(Journey { site, vm, put, started: Instant::now() })
+    }
+
+    /// Waits until the server sees the machine in this state.
+    pub fn wait_for(&mut self, state: &str, limit: Duration) -> Result<Value> {
+        let limit = self.vm.accelerator.scale(limit);
+        let result = self.site.wait_for(state, limit, || self.vm.is_on());
+        result.with_context(|| {
+            let text = self.vm.console.text();
+            let start = text.char_indices().rev().nth(4000).map_or(0, |(i, _)| i);
+            format!("the console said last:\n{}", &text[start..])
+        })
+    }
+
+    /// Waits for the end of the installation, takes the medium out as the volunteer is told to, and
+    /// waits until the installed system has confirmed itself.
+    pub fn complete(&mut self) -> Result<Figures> {
+        self.wait_for("installed", Duration::from_secs(40 * 60))?;
+        let install = self.started.elapsed();
+        match self.put {
+            Put::Disc => self.vm.eject_cd()?,
+            Put::Stick => self.vm.unplug_stick()?,
+        }
+        let again = Instant::now();
+        self.wait_for("confirmed", Duration::from_secs(15 * 60))?;
+        Ok(Figures { install, confirm: again.elapsed() })
+    }
+
+    /// Shuts the installed system down in order, so that its disk can be judged.
+    pub fn shut_down(mut self) -> Result<()> {
+        self.vm.press_power()?;
+        self.vm.wait_off(Duration::from_secs(600))
+    }
+}
+
+/// A machine with one blank disk that reaches the host's services.
+pub fn machine_with_disk(firmware: Firmware, dir: &Path, gibibytes: u64) -> Result<(Machine, PathBuf)> {
+    let disk = crate::vm::blank_disk(&dir.join("disk.img"), gibibytes << 30)?;
+    let mut machine = Machine::new(firmware);
+    machine.disks = vec![disk.clone()];
+    Ok((machine, disk))
+}
+
+/// A site for virtual machines with the profile of a small server.
+pub fn site_for_machines(mirror: &Mirror, dir: &Path) -> Result<Site> {
+    let mut site = Site::new(dir, HOST, &crate::site::small_server(mirror, HOST))?;
+    site.start()?;
+    Ok(site)
+}

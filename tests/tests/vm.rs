@@ -1,0 +1,143 @@
+//! The main job in virtual machines: from the medium to the installed system that has confirmed itself.
+//!
+//! The machines are watched through their serial console and the server; nothing here waits for time to
+//! pass. Each failure shows the last words of the machine.
+
+use std::path::Path;
+use std::time::Duration;
+
+use akene_tests::checks::{self, Expected};
+use akene_tests::image::digest;
+use akene_tests::journey::{self, Journey, Put};
+use akene_tests::mirror::Mirror;
+use akene_tests::site::{SSH_KEY, Site, USER, small_server};
+use akene_tests::vm::{self, Accelerator, Firmware, HOST, Machine};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Says aloud what cannot be tested here, and why.
+fn possible() -> bool {
+    let missing = vm::missing().or_else(akene_tests::image::missing);
+    if let Some(why) = &missing {
+        eprintln!("SKIPPED: no virtual machine can be tested here: {why}");
+    }
+    missing.is_none()
+}
+
+fn expected(site: &Site) -> Expected {
+    Expected {
+        user: USER.into(),
+        ssh_key: SSH_KEY.into(),
+        packages: ["openssh-server", "sudo", "less", "grub-common"].map(String::from).into(),
+        secrets: vec![site.token().unwrap()],
+        fresh: false,
+    }
+}
+
+fn whole_way(firmware: Firmware, put: Put) {
+    if !possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mirror = Mirror::start().unwrap();
+    let built = journey::image_of_this_run(&mirror).unwrap();
+    println!("running under {:?}", Accelerator::find(&built.kernel()));
+    let site = journey::site_for_machines(&mirror, dir.path()).unwrap();
+    let expected = expected(&site);
+    let (machine, disk) = journey::machine_with_disk(firmware, dir.path(), 8).unwrap();
+    let mut journey = Journey::begin(site, &built.iso(), put, machine, dir.path()).unwrap();
+    let figures = journey.complete().unwrap();
+    println!("{firmware:?} from a {put:?}: {figures:?}");
+    journey.shut_down().unwrap();
+    checks::installed(&disk, &expected).unwrap();
+}
+
+#[test]
+fn bios_from_cd() {
+    whole_way(Firmware::Bios, Put::Disc);
+}
+
+#[test]
+fn uefi_with_secure_boot_from_usb() {
+    whole_way(Firmware::SecureBoot, Put::Stick);
+}
+
+#[test]
+fn a_32_bit_uefi_starts_the_agent() {
+    if !possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mirror = Mirror::start().unwrap();
+    let built = journey::image_of_this_run(&mirror).unwrap();
+    Accelerator::find(&built.kernel());
+    let mut site = Site::new(dir.path(), HOST, &small_server(&mirror, HOST)).unwrap();
+    no_grants(&site);
+    site.start().unwrap();
+    let mut journey =
+        Journey::begin(site, &built.iso(), Put::Stick, Machine::new(Firmware::Uefi32), dir.path()).unwrap();
+    // It has no disk: the agent gets as far as telling the server what it is.
+    journey.wait_for("failed", 15 * MINUTE).unwrap();
+}
+
+/// Machines of this site are looked at, never changed.
+fn no_grants(site: &Site) {
+    let path = site.dir.join("site.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let changed = text.replace("new-machines = \"blank\"", "new-machines = \"none\"");
+    assert_ne!(text, changed, "the site's settings look different:\n{text}");
+    std::fs::write(path, changed).unwrap();
+}
+
+/// A machine whose clock says `clock` mends it, gets its profile, and is refused for want of a
+/// permission: with every byte of its disk as it was.
+fn wrong_clock(clock: &str) {
+    if !possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mirror = Mirror::start().unwrap();
+    let built = journey::image_of_this_run(&mirror).unwrap();
+    Accelerator::find(&built.kernel());
+    let mut site = Site::new(dir.path(), HOST, &small_server(&mirror, HOST)).unwrap();
+    no_grants(&site);
+    site.start().unwrap();
+    let (mut machine, disk) = journey::machine_with_disk(Firmware::Bios, dir.path(), 8).unwrap();
+    let before = digest(&disk).unwrap();
+    machine.clock = Some(clock.into());
+    machine.kernel = Some((built.kernel(), pair(&built, &site, dir.path()), "console=ttyS0,115200".into()));
+    let mut vm = machine.start(&dir.path().join("machine")).unwrap();
+    let limit = vm.accelerator.scale(15 * MINUTE);
+    let seen = site.wait_for("failed", limit, || vm.is_on());
+    let seen = seen.unwrap_or_else(|e| panic!("{e:#}\n{}", vm.console.text()));
+    assert!(seen.to_string().contains("consent") || seen.to_string().contains("permi"), "{seen:#}");
+    vm.pull_the_plug();
+    assert_eq!(digest(&disk).unwrap(), before, "the disk was changed");
+}
+
+/// Initrd and stamp as one file, which is what a boot loader that loads two makes of them.
+fn pair(built: &journey::Built, site: &Site, dir: &Path) -> std::path::PathBuf {
+    let netboot = dir.join("netboot");
+    std::fs::create_dir(&netboot).unwrap();
+    for file in [built.initrd(), built.stamp_area(), built.kernel()] {
+        std::fs::copy(&file, netboot.join(file.file_name().unwrap())).unwrap();
+    }
+    let stamp = akene_exec::Cmd::new(akene_tests::site::program("akene-image").unwrap());
+    let stamp = stamp.arg("stamp").arg(&netboot).arg("--stamp").arg(site.stamp());
+    akene_exec::Runner::run(&akene_exec::SystemRunner, &stamp).unwrap();
+    let mut both = std::fs::read(netboot.join("initrd.img")).unwrap();
+    both.extend(std::fs::read(netboot.join("stamp.img")).unwrap());
+    let path = dir.join("both.img");
+    std::fs::write(&path, both).unwrap();
+    path
+}
+
+#[test]
+fn a_clock_at_1980_is_mended() {
+    wrong_clock("1980-01-01T00:00:00");
+}
+
+#[test]
+fn a_clock_at_2050_is_mended() {
+    wrong_clock("2050-01-01T00:00:00");
+}
