@@ -4,13 +4,16 @@
 //! while everything is still as it was. One whose journal must be played back, because the machine
 //! was switched off, is sound: that happens later, the way every start of a system does it.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
 use akene_exec::{Cmd, ExecError, Runner};
 use akene_planner::{Action, PartitionPlan, Role};
 use akene_protocol::issue::Issue;
 use akene_protocol::profile::Filesystem;
 use anyhow::{Context, Result, bail};
-use std::path::Path;
-use std::time::Duration;
 
 use super::LockedDisk;
 
@@ -97,10 +100,17 @@ fn ext4(node: &Path, runner: &dyn Runner) -> Result<Verdict> {
     let cmd = Cmd::new("e2fsck").arg("-n").arg(node).timeout(PATIENCE);
     let Some((_, said)) = verdict_of(&cmd, runner)? else { return Ok(Verdict::Sound) };
     // With its journal not played back, a check that must not write finds faults that are none.
-    let header = runner.run(&Cmd::new("dumpe2fs").arg("-h").arg(node)).context("reading the superblock")?;
-    let pending =
-        header.text().lines().any(|l| l.starts_with("Filesystem features:") && l.contains("needs_recovery"));
-    Ok(if pending { Verdict::Pending } else { Verdict::Damaged(said) })
+    Ok(if journal_pending(node)? { Verdict::Pending } else { Verdict::Damaged(said) })
+}
+
+/// Whether an ext4 filesystem was in use when the machine stopped: the feature "needs recovery" of its
+/// superblock, which lies at byte 1024. Read here because dumpe2fs gives up on a damaged journal.
+fn journal_pending(node: &Path) -> Result<bool> {
+    let mut superblock = [0; 1024];
+    File::open(node)
+        .and_then(|device| device.read_exact_at(&mut superblock, 1024))
+        .with_context(|| format!("reading the superblock of {}", node.display()))?;
+    Ok(superblock[96] & 4 != 0)
 }
 
 fn vfat(node: &Path, runner: &dyn Runner) -> Result<Verdict> {

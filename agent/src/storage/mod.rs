@@ -68,18 +68,32 @@ impl Planned {
         let mut disks = Vec::new();
         for (index, plan) in self.plan.disks.iter().enumerate() {
             let ids = ids::Ids::new(self.machine, &plan.disk, index);
-            let blank = !self.plan.destroys.iter().any(|d| d.name.starts_with(&plan.disk.name));
+            let blank = !self.plan.destroys.iter().any(|d| is_on(&d.name, &plan.disk.name));
             let disk = lock::lock(&self.root, plan, ids, blank, runner)
                 .with_context(|| format!("preparing {}", plan.disk.name))?;
             disks.push(disk);
         }
         let mut notes = Vec::new();
         for disk in &mut disks {
-            notes.extend(kept::check(disk, runner)?);
             table::rehearse(disk).with_context(|| format!("rehearsing the table of {}", disk.shown()))?;
+            // The nodes of kept partitions must be what the table says before anybody looks at them.
+            let present = disk.present.iter().flat_map(|t| t.partitions.clone()).collect::<Vec<_>>();
+            if disk.partitions().any(|p| p.action == Action::Keep) {
+                kernel::synchronise(&disk.device, &disk.path, &present)?;
+            }
+            notes.extend(kept::check(disk, runner)?);
         }
         Ok(Locked { disks, notes, root: self.root })
     }
+}
+
+/// Whether a name is that of a disk or of one of its partitions: `sda2` is on `sda`, `sdaa` is not.
+fn is_on(name: &str, disk: &str) -> bool {
+    let rest = name.strip_prefix(disk).map(|rest| match disk.ends_with(|c: char| c.is_ascii_digit()) {
+        true => rest.strip_prefix('p').unwrap_or(if rest.is_empty() { "" } else { "-" }),
+        false => rest,
+    });
+    rest.is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit()))
 }
 
 /// A disk that is ours until it is dropped.
