@@ -1,1 +1,171 @@
 //! The new system: packages, settings, boot loader.
+//!
+//! Before a disk is touched, [`choose()`] asks the archive for the exact packages. When the disks are mounted,
+//! [`install`] makes the packages of the lock stand in the new root:
+//!
+//! 1. links for the merged /usr, then the base is unpacked natively;
+//! 2. the new root's own dpkg installs the base properly (so its database is its own work);
+//! 3. the new root's own apt installs everything else, from files that are all there and verified.
+//!
+//! Scripts of packages see policy-rc.d (nothing is started), and on `/run` stand-ins for what would only cost
+//! time now or look at disks that are not theirs: the initramfs is made once at the end, the boot
+//! loader by [`configure`]. What writes to disk does so without waiting (libeatmydata from `/run`); one
+//! `syncfs` ends it. Nothing of that is in the installed system, because it lived on `/run`.
+//!
+//! [`configure`] then writes what makes it this machine's system: name, users, network, sources, the profile's
+//! files and scripts, the resident agent, initramfs and boot loader, and takes out what was ours.
+
+mod bios;
+mod bootloader;
+mod choose;
+mod esp;
+mod hooks;
+mod network;
+mod packages;
+mod resident;
+mod system;
+mod users;
+
+use std::path::{Path, PathBuf};
+
+use akene_archive::{AptRoot, Progress, Root};
+use akene_exec::{ChrootMounts, Cmd, Runner};
+use akene_planner::Role;
+use akene_protocol::Issue;
+use akene_protocol::api::Identity;
+use akene_protocol::inventory::FirmwareKind;
+use akene_protocol::lock::Lock;
+use akene_protocol::profile::Distribution;
+use akene_protocol::resolve::Resolved;
+use anyhow::{Context, Result};
+
+use crate::storage::Layout;
+
+pub use choose::{Choice, choose};
+
+/// Everything an installation is made from. All of it is at hand: nothing here uses the network.
+pub struct Job<'a> {
+    /// The disks, partitioned, formatted and mounted below [`Layout::root`].
+    pub layout: &'a Layout,
+    /// What the machine shall become.
+    pub resolved: &'a Resolved,
+    /// The packages, and which of them were asked for.
+    pub choice: &'a Choice,
+    /// Where the files of the lock are, all of them verified.
+    pub debs: &'a Path,
+    /// The indexes they were chosen from.
+    pub apt: &'a AptRoot,
+    /// What the resident agent is told.
+    pub resident: Resident<'a>,
+    /// Firmware of the machine the disks will start.
+    pub firmware: FirmwareKind,
+    /// Whether that machine is this one. Otherwise (a disk image) nothing outside the disks is written: no
+    /// entry in the firmware's boot menu.
+    pub this_machine: bool,
+    /// Values of `console=` the installed system shall use besides the screen: `ttyS0,115200n8`.
+    pub consoles: &'a [String],
+    /// A directory on a memory filesystem for what lives during the installation only.
+    pub scratch: &'a Path,
+    /// Runs the commands.
+    pub runner: &'a dyn Runner,
+}
+
+/// What the agent on the installed system needs.
+pub struct Resident<'a> {
+    /// The agent's own program.
+    pub program: &'a Path,
+    /// Text of `/etc/akene/agent.json`: server, pins, site key.
+    pub config: &'a str,
+    /// Who the machine is; `None` before it has enrolled.
+    pub identity: Option<&'a Identity>,
+}
+
+/// A listener of an installation.
+pub trait Watch {
+    /// How far it has come.
+    fn progress(&mut self, progress: Progress);
+    /// A line for the log.
+    fn log(&mut self, line: &str);
+    /// Something a person should know about that does not stop the installation.
+    fn warn(&mut self, issue: Issue);
+}
+
+/// Makes the packages stand in the new root.
+///
+/// # Errors
+/// What went wrong, with [`Issue`]s where a person can do something about it: `package-failed`.
+pub fn install(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
+    packages::install(job, watch)
+}
+
+/// Makes it this machine's own system and makes it start.
+///
+/// # Errors
+/// What went wrong, with [`Issue`]s where a person can do something about it: `script-failed`, `user-failed`.
+pub fn configure(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
+    let mut root = Root::open(&job.layout.root)?;
+    type Step = fn(&Job<'_>, &mut Root, &mut dyn Watch) -> Result<()>;
+    let steps: [(&str, Step); 9] = [
+        ("name, language and time", system::settle),
+        ("network", network::settle),
+        ("users", users::settle),
+        ("files of the profile", hooks::files),
+        ("resident agent", resident::settle),
+        ("start files", packages::initramfs),
+        ("boot loader", bootloader::settle),
+        ("scripts of the profile", hooks::scripts),
+        ("cleaning up", packages::finish),
+    ];
+    let total = steps.len() as u64;
+    for (done, (what, step)) in steps.into_iter().enumerate() {
+        watch.progress(Progress { done: done as u64, total, what: what.to_owned() });
+        step(job, &mut root, watch).with_context(|| format!("setting up: {what}"))?;
+    }
+    watch.progress(Progress { done: total, total, what: "the system is set up".to_owned() });
+    Ok(())
+}
+
+impl Job<'_> {
+    /// A command inside the new root.
+    fn inside(&self, program: &str) -> Cmd {
+        Cmd::new(program)
+            .chroot(ChrootMounts::new(&self.layout.root))
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("DEBCONF_NONINTERACTIVE_SEEN", "true")
+            .env("LC_ALL", "C.UTF-8")
+    }
+
+    fn run(&self, cmd: &Cmd) -> Result<String> {
+        Ok(self.runner.run(cmd)?.text())
+    }
+
+    /// Whether the lock has this package (not only as a helper).
+    fn has_package(&self, name: &str) -> bool {
+        self.lock().packages.iter().any(|p| p.name == name && !p.helper)
+    }
+
+    fn lock(&self) -> &Lock {
+        &self.choice.lock
+    }
+
+    /// Name of the distribution as it is used in paths on the EFI system partition.
+    fn distribution(&self) -> &'static str {
+        match self.resolved.archive.distribution {
+            Distribution::Debian => "debian",
+            Distribution::Ubuntu => "ubuntu",
+        }
+    }
+
+    /// UUID of the boot partition's filesystem.
+    fn boot_uuid(&self) -> Result<&str> {
+        let boot = self
+            .layout
+            .partition(&Role::Boot)
+            .context("looking for the boot partition, which the plan lacks")?;
+        boot.uuid.as_deref().context("looking for the UUID of the boot partition")
+    }
+
+    fn scratch(&self, name: &str) -> PathBuf {
+        self.scratch.join(name)
+    }
+}

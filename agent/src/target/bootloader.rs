@@ -1,0 +1,364 @@
+//! The boot loader, for the firmware found and for the other one.
+//!
+//! GRUB never depends on the root filesystem: its directory, modules and configuration lie on the boot
+//! partition. The core image for a BIOS finds it by number on its own disk, the one on the ESP by UUID. The
+//! signed GRUB cannot be told anything at build time; it reads `EFI/DISTRIBUTION/grub.cfg` beside it,
+//! which only says where the real configuration is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use akene_archive::Root;
+use akene_planner::Role;
+use akene_protocol::Issue;
+use akene_protocol::inventory::{FirmwareKind, TableKind};
+use anyhow::{Context, Result, bail};
+
+use super::bios::{self, Room};
+use super::esp::EspFiles;
+use super::{Job, Watch};
+
+/// Modules with which a core image reaches the boot partition; all others are loaded from there.
+const CORE_MODULES: [&str; 10] = [
+    "part_gpt",
+    "part_msdos",
+    "ext2",
+    "fat",
+    "normal",
+    "search",
+    "search_fs_uuid",
+    "search_label",
+    "configfile",
+    "test",
+];
+
+/// Installs GRUB and writes its configuration.
+pub(super) fn settle(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -> Result<()> {
+    defaults(job, root)?;
+    modules(job, root)?;
+    let links = Links::make(job)?;
+    let configured = job.run(&job.inside("grub-mkconfig").args(["-o", "/boot/grub/grub.cfg"]));
+    links.remove();
+    configured.context("writing GRUB's menu")?;
+    check_menu(job, root)?;
+    if !root.exists("boot/grub/grubenv") {
+        job.run(&job.inside("grub-editenv").args(["/boot/grub/grubenv", "create"]))?;
+    }
+    for_bios(job, watch)?;
+    for_efi(job, root, watch)
+}
+
+/// Settings that grub-mkconfig reads, and the entry that starts the installer.
+fn defaults(job: &Job<'_>, root: &mut Root) -> Result<()> {
+    let mut arguments: Vec<String> = job.resolved.kernel.arguments.clone();
+    let mut text = "# Written by the installer.\nGRUB_TIMEOUT=3\nGRUB_TIMEOUT_STYLE=menu\n".to_owned();
+    // Other systems' disks are not looked at: it takes minutes, and mounts what is not ours.
+    text += "GRUB_DISABLE_OS_PROBER=true\n";
+    if let Some((unit, speed)) = job.consoles.iter().find_map(|c| serial(c)) {
+        text += "GRUB_TERMINAL=\"console serial\"\n";
+        text += &format!("GRUB_SERIAL_COMMAND=\"serial --unit={unit} --speed={speed}\"\n");
+    }
+    arguments.extend(console_arguments(job));
+    let plain = |a: &String| a.chars().all(|c| c.is_ascii_graphic() && !"\"'`$\\".contains(c));
+    if let Some(odd) = arguments.iter().find(|a| !plain(a)) {
+        bail!("using the kernel argument `{odd}`: it holds characters GRUB would read in its own way");
+    }
+    text += &format!("GRUB_CMDLINE_LINUX=\"{}\"\n", arguments.join(" "));
+    root.write("etc/default/grub.d/50-akene.cfg", text, 0o644)?;
+    let entry = reinstall_entry(job.boot_uuid()?, &console_arguments(job).join(" "));
+    root.write("etc/grub.d/42_akene", entry, 0o755)
+}
+
+/// `console=` arguments: the screen as well, and last the console that gets what the system itself prints.
+fn console_arguments(job: &Job<'_>) -> Vec<String> {
+    match job.consoles {
+        [] => Vec::new(),
+        consoles => std::iter::once("console=tty0".to_owned())
+            .chain(consoles.iter().filter(|c| *c != "tty0").map(|c| format!("console={c}")))
+            .collect(),
+    }
+}
+
+/// Unit and speed of `ttyS0,115200n8`.
+fn serial(console: &str) -> Option<(u32, u32)> {
+    let (unit, options) = console.strip_prefix("ttyS")?.split_once(',').unwrap_or((&console[4..], ""));
+    let unit = unit.split(',').next()?.parse().ok()?;
+    let digits: String = options.chars().take_while(char::is_ascii_digit).collect();
+    Some((unit, digits.parse().unwrap_or(115_200)))
+}
+
+/// The script grub-mkconfig runs for the entry. Without both files there is no entry: GRUB with a missing initrd
+/// waits for a key for ever.
+fn reinstall_entry(uuid: &str, arguments: &str) -> String {
+    let space = if arguments.is_empty() { "" } else { " " };
+    format!(
+        r#"#!/bin/sh
+# Written by the installer, which lies on the boot partition.
+exec tail -n +4 "$0"
+search --no-floppy --fs-uuid --set=akene {uuid}
+if [ -f "($akene)/akene/vmlinuz" -a -f "($akene)/akene/initrd.img" -a -f "($akene)/akene/stamp.img" ]; then
+menuentry "Reinstall this computer (keeps your files)" --class akene --id akene-reinstall {{
+	search --no-floppy --fs-uuid --set=root {uuid}
+	linux /akene/vmlinuz akene.mode=install{space}{arguments}
+	initrd /akene/initrd.img /akene/stamp.img
+}}
+fi
+"#
+    )
+}
+
+/// Puts the modules of every platform there is where the core images look for them.
+fn modules(job: &Job<'_>, root: &mut Root) -> Result<()> {
+    for platform in ["i386-pc", "x86_64-efi", "i386-efi"] {
+        let source = job.layout.root.join("usr/lib/grub").join(platform);
+        if !source.is_dir() {
+            continue;
+        }
+        for entry in fs::read_dir(&source).with_context(|| format!("reading {}", source.display()))? {
+            let path = entry.with_context(|| format!("reading {}", source.display()))?.path();
+            let wanted = path.extension().is_some_and(|e| e == "mod" || e == "lst" || e == "img");
+            if let (true, Some(name)) = (wanted, path.file_name().and_then(|n| n.to_str())) {
+                let content = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+                root.write(&format!("boot/grub/{platform}/{name}"), content, 0o644)?;
+            }
+        }
+    }
+    if let Some(font) = root.read("usr/share/grub/unicode.pf2")? {
+        root.write("boot/grub/fonts/unicode.pf2", font, 0o644)?;
+    }
+    Ok(())
+}
+
+/// Links below `/dev/disk/by-uuid`, without which grub-mkconfig names the root by its device in *this* boot. The
+/// live system's udev makes them; a build host without udev has none for a disk image.
+struct Links(Vec<PathBuf>);
+
+impl Links {
+    fn make(job: &Job<'_>) -> Result<Self> {
+        let dir = Path::new("/dev/disk/by-uuid");
+        let mut made = Links(Vec::new());
+        for partition in &job.layout.partitions {
+            let Some(uuid) = &partition.uuid else { continue };
+            let link = dir.join(uuid);
+            if link.exists() {
+                continue;
+            }
+            fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+            std::os::unix::fs::symlink(&partition.device, &link)
+                .with_context(|| format!("making {}", link.display()))?;
+            made.0.push(link);
+        }
+        Ok(made)
+    }
+
+    /// Takes the links away again, also on a failure. One that is gone already is as good.
+    fn remove(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        for link in &self.0 {
+            fs::remove_file(link).ok();
+        }
+    }
+}
+
+/// A menu that names a device of this boot, or nothing at all, would not start anything.
+fn check_menu(job: &Job<'_>, root: &Root) -> Result<()> {
+    let menu = root.read("boot/grub/grub.cfg")?.context("looking for GRUB's menu, which was not written")?;
+    let menu = String::from_utf8_lossy(&menu);
+    let partition = job.layout.partition(&Role::Root).context("looking for the root partition")?;
+    let uuid = partition.uuid.as_deref().context("looking for the UUID of the root partition")?;
+    let kernels: Vec<&str> =
+        menu.lines().map(str::trim).filter(|l| l.starts_with("linux") && l.contains("/vmlinuz-")).collect();
+    if kernels.is_empty() {
+        bail!("checking GRUB's menu: it starts no kernel");
+    }
+    if let Some(bad) = kernels.iter().find(|l| !l.contains(&format!("root=UUID={uuid}"))) {
+        bail!("checking GRUB's menu: `{bad}` does not name the root filesystem by its UUID {uuid}");
+    }
+    Ok(())
+}
+
+/// Each disk of ours gets a core image: a disk that is started first for whatever reason finds its way.
+fn for_bios(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
+    let Some(disk) = job.layout.boot_disk() else { bail!("installing GRUB: the plan has no disk") };
+    let boot = job.layout.partition(&Role::Boot).context("looking for the boot partition")?;
+    let sector_fits = disk.logical_sector == 512;
+    let on_disk = |p: &&crate::storage::MountedPartition| p.disk == disk.path;
+    let room: Option<Room> = match disk.table {
+        TableKind::Gpt => {
+            match job.layout.partitions.iter().filter(on_disk).find(|p| p.role == Role::BiosBoot) {
+                Some(partition) => Some(bios::partition_room(&partition.device)?),
+                None => None,
+            }
+        }
+        TableKind::Mbr => {
+            let devices: Vec<&Path> =
+                job.layout.partitions.iter().filter(on_disk).map(|p| p.device.as_path()).collect();
+            Some(bios::gap_room(&devices)?)
+        }
+    };
+    let (Some(room), true, true) = (room, sector_fits, boot.disk == disk.path) else {
+        let message = if sector_fits {
+            "the disk has no BIOS boot partition, so a computer with a BIOS will not start from it"
+        } else {
+            "the disk has sectors of 4096 bytes, from which no BIOS starts"
+        };
+        if job.firmware == FirmwareKind::Bios {
+            bail!("installing GRUB for this computer's BIOS: {message}");
+        }
+        watch.warn(Issue::new("not-startable-by-bios", disk.path.display().to_string(), message, ""));
+        return Ok(());
+    };
+    let kind = match disk.table {
+        TableKind::Gpt => "gpt",
+        TableKind::Mbr => "msdos",
+    };
+    let prefix = format!("(,{kind}{})/grub", boot.number);
+    let core = mkimage(job, "i386-pc", &prefix, None, &["biosdisk"])?;
+    let image = job.layout.root.join("usr/lib/grub/i386-pc/boot.img");
+    let boot = fs::read(&image).with_context(|| format!("reading {}", image.display()))?;
+    bios::embed(&disk.path, &boot, &core, room)
+}
+
+/// Fills the ESP, and where this computer has UEFI tells its firmware.
+fn for_efi(job: &Job<'_>, root: &Root, watch: &mut dyn Watch) -> Result<()> {
+    let Some(esp) = job.layout.partition(&Role::Esp) else {
+        if job.firmware != FirmwareKind::Bios {
+            bail!("installing GRUB for this computer's UEFI: the plan has no EFI system partition");
+        }
+        return Ok(());
+    };
+    let uuid = job.boot_uuid()?;
+    let ours = job.distribution();
+    let where_it_is = format!(
+        "search --no-floppy --fs-uuid --set=root {uuid}\nset prefix=($root)/grub\nconfigfile $prefix/grub.cfg\n"
+    );
+    let mut files = EspFiles::default();
+    let read = |names: &[&str]| -> Result<Option<Vec<u8>>> {
+        for name in names {
+            if let Some(content) = root.read(name)? {
+                return Ok(Some(content));
+            }
+        }
+        Ok(None)
+    };
+    let shim = read(&["usr/lib/shim/shimx64.efi.signed", "usr/lib/shim/shimx64.efi.signed.latest"])?;
+    let grub = read(&["usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"])?;
+    let manager = read(&["usr/lib/shim/mmx64.efi.signed", "usr/lib/shim/mmx64.efi"])?;
+    let loader = match (&shim, &grub) {
+        (Some(shim), Some(grub)) => {
+            for dir in ["EFI/BOOT", &format!("EFI/{ours}")] {
+                files.add(&format!("{dir}/grubx64.efi"), grub.clone());
+                if let Some(manager) = &manager {
+                    files.add(&format!("{dir}/mmx64.efi"), manager.clone());
+                }
+            }
+            files.add(&format!("EFI/{ours}/shimx64.efi"), shim.clone());
+            files.add("EFI/BOOT/BOOTX64.EFI", shim.clone());
+            "shimx64.efi"
+        }
+        _ => {
+            watch.warn(Issue::new(
+                "not-signed",
+                "packages",
+                "the archive has no signed boot loader, so the system does not start while Secure Boot is on",
+                "switch Secure Boot off, or use an archive with shim-signed and grub-efi-amd64-signed",
+            ));
+            let image = mkimage(job, "x86_64-efi", "/grub", Some(&where_it_is), &[])?;
+            files.add(&format!("EFI/{ours}/grubx64.efi"), image.clone());
+            files.add("EFI/BOOT/BOOTX64.EFI", image);
+            "grubx64.efi"
+        }
+    };
+    // The signed GRUB knows its distribution's directory; one made by somebody else may look beside itself.
+    files.add(&format!("EFI/{ours}/grub.cfg"), where_it_is.clone());
+    files.add("EFI/BOOT/grub.cfg", where_it_is.clone());
+    if job.layout.root.join("usr/lib/grub/i386-efi").is_dir() {
+        files.add("EFI/BOOT/BOOTIA32.EFI", mkimage(job, "i386-efi", "/grub", Some(&where_it_is), &[])?);
+    } else if job.firmware == FirmwareKind::Uefi32 {
+        bail!("installing GRUB for this computer's 32-bit UEFI: the archive has no grub-efi-ia32-bin");
+    }
+    files.write(&esp.device, job.scratch, job.runner)?;
+    if job.this_machine && job.firmware == FirmwareKind::Uefi64 {
+        let loader = format!("\\EFI\\{ours}\\{loader}");
+        if let Err(error) = firmware_entry(job, &esp.disk, esp.number, &loader) {
+            // Old firmwares refuse, or forget: the removable path starts the system all the same.
+            watch.warn(Issue::new(
+                "firmware-entry",
+                "",
+                format!("this computer's firmware did not take an entry for the new system: {error:#}"),
+                "nothing to do: the system starts from the disk's default loader",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// One entry in the firmware's menu, in place of those of the same name.
+fn firmware_entry(job: &Job<'_>, disk: &Path, partition: u32, loader: &str) -> Result<()> {
+    let label = format!("{} (akene)", job.distribution());
+    let list = job.run(&akene_exec::Cmd::new("efibootmgr"))?;
+    for line in list.lines() {
+        let entry = line.strip_prefix("Boot").and_then(|l| l.split_once(['*', ' ']));
+        let Some((number, name)) = entry else { continue };
+        let is_number = number.len() == 4 && number.chars().all(|c| c.is_ascii_hexdigit());
+        if is_number && name.trim().split('\t').next() == Some(label.as_str()) {
+            job.run(&akene_exec::Cmd::new("efibootmgr").args(["-q", "-b", number, "-B"]))?;
+        }
+    }
+    let cmd = akene_exec::Cmd::new("efibootmgr").args(["-q", "-c", "-d"]).arg(disk);
+    job.run(&cmd.args(["-p", &partition.to_string(), "-L", &label, "-l", loader])).map(drop)
+}
+
+/// A GRUB image, made by the new system's own tool from its own modules.
+fn mkimage(job: &Job<'_>, format: &str, prefix: &str, early: Option<&str>, more: &[&str]) -> Result<Vec<u8>> {
+    let dir = job.scratch("grub");
+    fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+    let seen = "/run/akene-grub";
+    let mounts = akene_exec::ChrootMounts::new(&job.layout.root).bind(&dir, seen);
+    let mut cmd = job.inside("grub-mkimage").chroot(mounts).args(["-O", format, "-p", prefix]);
+    cmd = cmd.args(["-d", &format!("/usr/lib/grub/{format}"), "-o", &format!("{seen}/{format}.img")]);
+    if let Some(early) = early {
+        let path = dir.join("early.cfg");
+        fs::write(&path, early).with_context(|| format!("writing {}", path.display()))?;
+        cmd = cmd.args(["-c", &format!("{seen}/early.cfg")]);
+    }
+    job.run(&cmd.args(CORE_MODULES).args(more))
+        .with_context(|| format!("making GRUB's image for {format}"))?;
+    let image = dir.join(format!("{format}.img"));
+    fs::read(&image).with_context(|| format!("reading {}", image.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consoles_are_read() {
+        assert_eq!(serial("ttyS0,115200n8"), Some((0, 115_200)));
+        assert_eq!(serial("ttyS1"), Some((1, 115_200)));
+        assert_eq!(serial("ttyS0,9600"), Some((0, 9600)));
+        assert_eq!(serial("tty0"), None);
+    }
+
+    #[test]
+    fn the_entry_prints_itself_and_tests_its_files() {
+        let script = reinstall_entry("1234-ABCD", "console=tty0");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), &script).unwrap();
+        let run = akene_exec::Cmd::new("sh").arg(file.path());
+        let printed = akene_exec::Runner::run(&akene_exec::SystemRunner, &run).unwrap().text();
+        assert!(
+            printed.starts_with("search --no-floppy --fs-uuid --set=akene 1234-ABCD\nif [ -f"),
+            "{printed}"
+        );
+        assert!(
+            printed.ends_with("fi") && printed.contains("akene.mode=install console=tty0\n"),
+            "{printed}"
+        );
+    }
+}
