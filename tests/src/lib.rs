@@ -7,6 +7,7 @@ pub mod http;
 pub mod image;
 pub mod journey;
 pub mod mirror;
+pub mod native;
 pub mod site;
 pub mod standin;
 pub mod vm;

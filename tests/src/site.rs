@@ -65,11 +65,20 @@ install-recommends = false
     )
 }
 
+/// The address by which this host reaches others, which a virtual machine can reach too.
+pub fn outward_address() -> Option<String> {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    // Nothing is sent: connecting only chooses the way.
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback()).then(|| address.to_string())
+}
+
 /// A site and its server.
 pub struct Site {
     /// The site directory.
     pub dir: PathBuf,
-    port: u16,
+    address: String,
     running: Option<Running>,
 }
 
@@ -91,9 +100,11 @@ impl Site {
         SystemRunner.run(&init)?;
         let config = dir.join("site.toml");
         let text = std::fs::read_to_string(&config).context("reading the site's settings")?;
-        std::fs::write(&config, format!("listen = \"127.0.0.1:{port}\"\n{text}"))
+        // Machines call the loopback interface by another name.
+        let listen = if host == crate::vm::HOST { "127.0.0.1" } else { host };
+        std::fs::write(&config, format!("listen = \"{listen}:{port}\"\n{text}"))
             .context("changing the site's settings")?;
-        let site = Site { dir, port, running: None };
+        let site = Site { dir, address: format!("{listen}:{port}"), running: None };
         site.write_profile(profile)?;
         Ok(site)
     }
@@ -125,7 +136,7 @@ impl Site {
         let serve = Cmd::new(program("akene-server")?).arg("serve").arg(&self.dir);
         let mut running = serve.spawn(Streams::Log(log))?;
         let deadline = Instant::now() + Duration::from_secs(60);
-        while std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
+        while std::net::TcpStream::connect(&self.address).is_err() {
             if let Some(status) = running.ended()? {
                 bail!("the server ended at once ({status}); {}", self.log_text());
             }

@@ -139,6 +139,55 @@ impl Standin {
         format!("{}/ubuntu", self.server.url())
     }
 
+    /// The profile of a small Ubuntu, with every default that Ubuntu has.
+    pub fn profile(&self) -> String {
+        format!(
+            r#"description = "A small Ubuntu for tests"
+locale = "C.UTF-8"
+packages = ["ubuntu-minimal", "less"]
+
+[identity]
+hostname = "ubuntu-test"
+username = "{}"
+
+[ssh]
+install-server = true
+authorized-keys = ["{}"]
+
+[apt]
+distribution = "ubuntu"
+suite = "{SUITE}"
+mirrors = ["{url}"]
+security-mirrors = ["{url}"]
+install-recommends = false
+key = """
+{}"""
+"#,
+            crate::site::USER,
+            crate::site::SSH_KEY,
+            self.key,
+            url = self.url()
+        )
+    }
+
+    /// The file of a package in the main pool.
+    pub fn package(&self, name: &str) -> Result<PathBuf> {
+        let pool = self.dir.join("ubuntu/pool/main");
+        let found = pool.read_dir().context("listing the pool")?.flatten().map(|e| e.path());
+        found
+            .into_iter()
+            .find(|p| package_of(p) == name)
+            .with_context(|| format!("finding {name} in the pool"))
+    }
+
+    /// Paths of all forms of the index of `SUITE/COMPONENT`, below `dists`.
+    pub fn indexes(&self, of: &str) -> Result<Vec<String>> {
+        let dir = self.dir.join("ubuntu/dists").join(of).join("binary-amd64");
+        let find = Cmd::new("find").arg(".").args(["-type", "f"]).dir(&dir);
+        let found = SystemRunner.run(&find)?.text();
+        Ok(found.lines().map(|l| format!("{of}/binary-amd64/{}", l.trim_start_matches("./"))).collect())
+    }
+
     /// `InRelease` of a suite signed by somebody else's key.
     pub fn signed_by_a_stranger(&self, suite: &str) -> Result<Vec<u8>> {
         let release = self.dir.join("ubuntu/dists").join(suite).join("Release");

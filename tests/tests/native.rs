@@ -1,0 +1,73 @@
+//! The native path: the whole installation into a disk image on this host, judged by other tools, and
+//! then started in a virtual machine until its server knows.
+
+use std::time::Duration;
+
+use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_tests::checks::{self, Expected};
+use akene_tests::mirror::Mirror;
+use akene_tests::native::{Orders, install, possible};
+use akene_tests::site::{SSH_KEY, Site, USER, outward_address, small_server};
+use akene_tests::vm::{self, Firmware, Machine};
+
+#[test]
+fn installs_confirms_and_leaves_the_host_clean() {
+    if !possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mirror = Mirror::start().unwrap();
+    // The machine and this host must both reach the server by one name.
+    let host = outward_address();
+    let name = host.clone().unwrap_or_else(|| "127.0.0.1".into());
+    let mut site = Site::new(dir.path(), &name, &small_server(&mirror, "127.0.0.1")).unwrap();
+    site.start().unwrap();
+
+    let image = dir.path().join("disk.img");
+    let packages = akene_tests::mirror::cache_dir().unwrap().join("packages");
+    let more = ["--size", "8GiB", "--packages", packages.to_str().unwrap()];
+    let outcome = install(&image, &Orders::Stamp(site.stamp()), dir.path(), &more).unwrap();
+    assert!(outcome.good, "{}", outcome.story());
+    println!("installed natively in {:.1} s", outcome.took.as_secs_f64());
+    assert_eq!(outcome.events_of("installed").len(), 1);
+
+    // The server knows that it is installed, and not more than that.
+    let state = site.wait_for("installed", Duration::from_secs(30), || true).unwrap();
+    assert_ne!(state["state"], "confirmed");
+
+    let token = site.token().unwrap();
+    assert!(!outcome.log.contains(&token) && !outcome.text.contains(&token), "the token is in the log");
+    let expected = Expected {
+        user: USER.into(),
+        ssh_key: SSH_KEY.into(),
+        packages: ["openssh-server", "sudo", "less", "grub-common"].map(String::from).into(),
+        secrets: vec![token],
+        fresh: true,
+    };
+    checks::installed(&image, &expected).unwrap();
+    host_is_clean(&image);
+
+    if host.is_none() || vm::missing().is_some() {
+        eprintln!("SKIPPED: starting the installed system: no address of this host, or no QEMU");
+        return;
+    }
+    let mut machine = Machine::new(Firmware::Bios);
+    machine.disks = vec![image.clone()];
+    let mut vm = machine.start(&dir.path().join("machine")).unwrap();
+    let limit = vm.accelerator.scale(Duration::from_secs(600));
+    let confirmed = site.wait_for("confirmed", limit, || vm.is_on());
+    confirmed.unwrap_or_else(|e| panic!("{e:#}\n{}", vm.console.text()));
+    println!("confirmed {:.0} s after it was switched on", vm.started.elapsed().as_secs_f64());
+    vm.press_power().unwrap();
+    vm.wait_off(Duration::from_secs(600)).unwrap();
+    checks::installed(&image, &Expected { fresh: false, ..expected }).unwrap();
+}
+
+/// No loop device, no mount of the image is left.
+fn host_is_clean(image: &std::path::Path) {
+    let loops = SystemRunner.run(&Cmd::new("losetup").arg("-j").arg(image)).unwrap().text();
+    assert!(loops.is_empty(), "still attached: {loops}");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let left: Vec<_> = mounts.lines().filter(|l| l.contains("akene-")).collect();
+    assert!(left.is_empty(), "still mounted: {left:#?}");
+}
