@@ -1,0 +1,200 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Serves the profiles of a site, takes in what machines report, and shows the fleet.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a site directory: profiles, keys, certificate, token and stamp
+    Init(Init),
+    /// Serve a site
+    Serve {
+        /// The site directory
+        dir: PathBuf,
+        /// Address to listen on, instead of what site.toml says
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        listen: Option<SocketAddr>,
+    },
+    /// Check or export profiles
+    #[command(subcommand)]
+    Profile(Profile),
+    /// Make, list or revoke the tokens that media enrol with
+    #[command(subcommand)]
+    Token(Token),
+    /// Look after the server's certificate
+    #[command(subcommand)]
+    Certificate(Certificate),
+    /// List the machines
+    Machines {
+        /// The site directory
+        dir: PathBuf,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one machine: its state, runs, notes and inventory
+    Show {
+        #[command(flatten)]
+        machine: Machine,
+        /// As JSON, with events, plan and inventory
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the events of a machine's newest run, one JSON document a line
+    Events {
+        #[command(flatten)]
+        machine: Machine,
+    },
+    /// Permit one installation of a machine that may not install by itself
+    Allow {
+        #[command(flatten)]
+        machine: Machine,
+        /// What is on the disks may be destroyed. Kept partitions stay kept.
+        #[arg(long)]
+        wipe: bool,
+    },
+    /// Decide that a machine is not the one it was taken for
+    Different {
+        #[command(flatten)]
+        machine: Machine,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Machine {
+    /// The site directory
+    pub dir: PathBuf,
+    /// The machine, by asset number (1042-9) or id
+    pub machine: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The site directory to make
+    pub dir: PathBuf,
+    /// Where machines will find the server: https://HOST[:PORT]
+    #[arg(long)]
+    pub url: String,
+    /// Name of the site, shown on every screen [default: the host]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// What an installation may destroy on a machine that was never installed from here
+    #[arg(long, value_enum, default_value = "blank")]
+    pub new_machines: NewMachines,
+    /// A certificate chain (PEM) to use instead of an own authority's; keep its key when you renew it
+    #[arg(long, requires = "key", value_name = "FILE")]
+    pub certificate: Option<PathBuf>,
+    /// The key (PEM) of that certificate
+    #[arg(long, requires = "certificate", value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// The authority (PEM) of that certificate, if it is not a public one
+    #[arg(long, requires = "certificate", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Distribution of the default profile
+    #[arg(long, value_enum, default_value = "ubuntu")]
+    pub distribution: Distribution,
+    /// Its release, by code name [default: the newest long-term one]
+    #[arg(long)]
+    pub suite: Option<String>,
+    /// Locale of the default profile
+    #[arg(long, default_value = "en_US.UTF-8")]
+    pub locale: String,
+    /// Keyboard layout of the default profile
+    #[arg(long, default_value = "us")]
+    pub keyboard: String,
+    /// Time zone of the default profile
+    #[arg(long, default_value = "Etc/UTC")]
+    pub timezone: String,
+    /// First user of the default profile
+    #[arg(long, default_value = "admin")]
+    pub username: String,
+    /// SSH public keys that open that account (a file such as ~/.ssh/id_ed25519.pub); may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub authorized_keys: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum NewMachines {
+    /// Nothing: each waits for `akene-server allow`
+    None,
+    /// Only disks on which nothing is recognised
+    Blank,
+    /// Everything on the disks the profile uses
+    Wipe,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Distribution {
+    Debian,
+    Ubuntu,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Profile {
+    /// Check site.toml, all profiles and all classes, or one profile
+    Check {
+        /// The site directory
+        dir: PathBuf,
+        /// The profile
+        name: Option<String>,
+    },
+    /// Write a profile with its classes as a signed file, for any web server or for a medium
+    Export {
+        /// The site directory
+        dir: PathBuf,
+        /// The profile
+        name: String,
+        /// Where to write it [default: standard output]
+        #[arg(long, short)]
+        output: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Make a token and print it once, or write a stamp that holds it
+    New {
+        /// The site directory
+        dir: PathBuf,
+        /// What it is for
+        #[arg(long, default_value = "")]
+        note: String,
+        /// Days it counts [default: until revoked]
+        #[arg(long)]
+        days: Option<u32>,
+        /// Write a stamp with the new token to this file instead of printing the token
+        #[arg(long, value_name = "FILE")]
+        stamp: Option<PathBuf>,
+    },
+    /// List the tokens
+    List {
+        /// The site directory
+        dir: PathBuf,
+    },
+    /// Make a token count no more
+    Revoke {
+        /// The site directory
+        dir: PathBuf,
+        /// Its id, as `token list` shows it
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Certificate {
+    /// Make a new certificate for the same key, so that media and machines need no change
+    Renew {
+        /// The site directory
+        dir: PathBuf,
+    },
+}

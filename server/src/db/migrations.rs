@@ -1,0 +1,144 @@
+//! The tables, and how older ones become newer ones.
+
+use anyhow::{Context as _, Result, ensure};
+use rusqlite::{Connection, TransactionBehavior};
+
+/// Each step brings the tables one version further. Steps that were released are never edited.
+const STEPS: &[&str] = &["
+    CREATE TABLE machines (
+        id TEXT PRIMARY KEY,
+        serial INTEGER NOT NULL UNIQUE,       -- of the asset number
+        created TEXT NOT NULL,
+        seen TEXT NOT NULL,
+        peer TEXT NOT NULL,
+        inventory TEXT NOT NULL,
+        recognised TEXT NOT NULL,             -- how the first enrolment was judged
+        maybe TEXT,                           -- another machine this one may be, until a person decides
+        allowed TEXT                          -- consent for the next run, used up by it
+    ) STRICT;
+
+    CREATE TABLE credentials (
+        sum TEXT PRIMARY KEY,                 -- SHA-256; the credential is 256 random bits
+        machine TEXT NOT NULL REFERENCES machines (id) ON DELETE CASCADE,
+        created TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX credentials_machine ON credentials (machine);
+
+    CREATE TABLE evidence (
+        machine TEXT NOT NULL REFERENCES machines (id) ON DELETE CASCADE,
+        kind TEXT NOT NULL,
+        value TEXT NOT NULL,
+        PRIMARY KEY (machine, kind, value)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX evidence_value ON evidence (kind, value);
+
+    CREATE TABLE worthless (                  -- seen on two machines known to be different
+        kind TEXT NOT NULL,
+        value TEXT NOT NULL,
+        since TEXT NOT NULL,
+        PRIMARY KEY (kind, value)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE notes (
+        id INTEGER PRIMARY KEY,
+        machine TEXT NOT NULL REFERENCES machines (id) ON DELETE CASCADE,
+        at TEXT NOT NULL,
+        text TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX notes_machine ON notes (machine);
+
+    CREATE TABLE runs (
+        n INTEGER PRIMARY KEY,                -- order
+        id TEXT NOT NULL UNIQUE,
+        machine TEXT NOT NULL REFERENCES machines (id) ON DELETE CASCADE,
+        created TEXT NOT NULL,
+        credential TEXT,                      -- sum of the credential that asked
+        inventory TEXT,
+        answer TEXT,                          -- what the machine was told
+        profile TEXT,
+        revision TEXT,
+        why TEXT,                             -- why this profile
+        consent TEXT,                         -- what was granted
+        refusal TEXT,                         -- why nothing was granted
+        state TEXT NOT NULL                   -- derived from the events
+    ) STRICT;
+    CREATE INDEX runs_machine ON runs (machine);
+
+    CREATE TABLE events (
+        run TEXT NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+        seq INTEGER NOT NULL,
+        received TEXT NOT NULL,
+        type TEXT NOT NULL,
+        body TEXT NOT NULL,
+        PRIMARY KEY (run, seq)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE logs (
+        run TEXT NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+        name TEXT NOT NULL,
+        received TEXT NOT NULL,
+        text TEXT NOT NULL,
+        PRIMARY KEY (run, name)
+    ) STRICT;
+
+    CREATE TABLE requests (
+        id INTEGER PRIMARY KEY,
+        at TEXT NOT NULL,
+        peer TEXT NOT NULL,
+        method TEXT NOT NULL,
+        path TEXT NOT NULL,
+        status INTEGER NOT NULL,
+        machine TEXT,
+        ms INTEGER NOT NULL
+    ) STRICT;
+"];
+
+/// Brings the tables up to date.
+///
+/// # Errors
+/// When the file was written by a newer server.
+pub fn apply(connection: &mut Connection) -> Result<()> {
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .context("locking the database")?;
+    transaction
+        .execute_batch(
+            "CREATE TABLE IF NOT EXISTS version (n INTEGER NOT NULL) STRICT;
+             INSERT INTO version SELECT 0 WHERE NOT EXISTS (SELECT * FROM version);",
+        )
+        .context("making the version table")?;
+    let version: u32 = transaction
+        .query_row("SELECT n FROM version", [], |row| row.get(0))
+        .context("reading the version of the tables")?;
+    let newest = STEPS.len() as u32;
+    ensure!(
+        version <= newest,
+        "its tables have version {version}, this server knows {}: it was written by a newer akene-server; \
+         install that one",
+        newest
+    );
+    for (n, step) in STEPS.iter().enumerate().skip(version as usize) {
+        transaction
+            .execute_batch(step)
+            .with_context(|| format!("bringing the tables to version {}", n + 1))?;
+    }
+    transaction.execute("UPDATE version SET n = ?1", [newest]).context("noting the version")?;
+    transaction.commit().context("keeping the new tables")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_made_once_and_a_newer_version_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let mut connection = Connection::open(&path).unwrap();
+        apply(&mut connection).unwrap();
+        apply(&mut connection).unwrap();
+        connection.execute("UPDATE version SET n = 99", []).unwrap();
+        let error = apply(&mut connection).unwrap_err();
+        assert!(error.to_string().contains("newer akene-server"), "{error:#}");
+    }
+}

@@ -1,0 +1,160 @@
+//! Runs: attempts at installing a machine.
+
+use akene_protocol::api::{Consent, RunResponse};
+use akene_protocol::{Issue, MachineId, RunId};
+use anyhow::{Context as _, Result, anyhow};
+use jiff::Timestamp;
+use rusqlite::{OptionalExtension as _, Transaction, params};
+
+use super::{Trouble, from_json};
+use crate::state::{RunState, Stage};
+
+/// A run as stored.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Its id.
+    pub id: RunId,
+    /// When it was first heard of.
+    pub created: Timestamp,
+    /// What the machine was told.
+    pub answer: Option<RunResponse>,
+    /// Profile.
+    pub profile: Option<String>,
+    /// Its revision.
+    pub revision: Option<String>,
+    /// Why this profile.
+    pub why: Option<String>,
+    /// What was granted.
+    pub consent: Option<Consent>,
+    /// Why nothing was granted.
+    pub refusal: Option<Issue>,
+    /// Where it stands.
+    pub state: RunState,
+}
+
+/// What a machine was told about a run.
+pub struct Answer<'a> {
+    /// Sum of the credential that asked.
+    pub credential: &'a str,
+    /// The inventory it came with, JSON.
+    pub inventory: &'a str,
+    /// The answer.
+    pub response: &'a RunResponse,
+    /// Profile.
+    pub profile: &'a str,
+    /// Its revision.
+    pub revision: &'a str,
+    /// Why this profile.
+    pub why: &'a str,
+    /// What was granted.
+    pub consent: Option<Consent>,
+}
+
+/// Makes sure that the run exists and belongs to the machine.
+pub fn open(db: &Transaction<'_>, machine: MachineId, run: RunId) -> Result<(), Trouble> {
+    db.prepare_cached("INSERT OR IGNORE INTO runs (id, machine, created, state) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![
+            run.to_string(),
+            machine.to_string(),
+            Timestamp::now().to_string(),
+            serde_json::to_string(&RunState::default())?
+        ])?;
+    let owner: String =
+        db.query_row("SELECT machine FROM runs WHERE id = ?1", [run.to_string()], |row| row.get(0))?;
+    match owner == machine.to_string() {
+        true => Ok(()),
+        false => Err(Trouble::Refused(Issue::new(
+            "run-of-another",
+            run.to_string(),
+            "this run belongs to another machine",
+            "begin a new run",
+        ))),
+    }
+}
+
+/// Keeps what a machine was told.
+pub fn keep_answer(db: &Transaction<'_>, run: RunId, answer: &Answer<'_>) -> Result<()> {
+    let json = |value: serde_json::Result<String>| value.context("encoding the answer to a run");
+    let consent = answer.consent.map(|c| json(serde_json::to_string(&c))).transpose()?;
+    let refusal = answer.response.refusal.as_ref().map(|r| json(serde_json::to_string(r))).transpose()?;
+    db.execute(
+        "UPDATE runs SET credential = ?2, inventory = ?3, answer = ?4, profile = ?5, revision = ?6, why = ?7,
+           consent = ?8, refusal = ?9 WHERE id = ?1",
+        params![
+            run.to_string(),
+            answer.credential,
+            answer.inventory,
+            json(serde_json::to_string(answer.response))?,
+            answer.profile,
+            answer.revision,
+            answer.why,
+            consent,
+            refusal,
+        ],
+    )
+    .context("keeping the answer to a run")?;
+    Ok(())
+}
+
+/// Sets the state of a run and returns the one before.
+pub fn set_state(db: &Transaction<'_>, run: RunId, state: &RunState) -> Result<RunState> {
+    let before: String = db
+        .query_row("SELECT state FROM runs WHERE id = ?1", [run.to_string()], |row| row.get(0))
+        .context("reading the state of a run")?;
+    let text = serde_json::to_string(state).context("encoding the state of a run")?;
+    db.execute("UPDATE runs SET state = ?2 WHERE id = ?1", params![run.to_string(), text])
+        .context("keeping the state of a run")?;
+    from_json(&before)
+}
+
+const COLUMNS: &str = "id, created, answer, profile, revision, why, consent, refusal, state";
+
+type Raw = (
+    String,
+    String,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    String,
+);
+
+fn read(raw: Raw) -> Result<Run> {
+    let (id, created, answer, profile, revision, why, consent, refusal, state) = raw;
+    Ok(Run {
+        id: id.parse().map_err(|e: String| anyhow!(e))?,
+        created: created.parse().context("reading the date of a run")?,
+        answer: answer.as_deref().map(from_json).transpose()?,
+        profile,
+        revision,
+        why,
+        consent: consent.as_deref().map(from_json).transpose()?,
+        refusal: refusal.as_deref().map(from_json).transpose()?,
+        state: from_json(&state)?,
+    })
+}
+
+/// The run with this id.
+pub fn get(db: &Transaction<'_>, run: RunId) -> Result<Option<Run>> {
+    db.query_row(&format!("SELECT {COLUMNS} FROM runs WHERE id = ?1"), [run.to_string()], |row| {
+        Raw::try_from(row)
+    })
+    .optional()
+    .context("reading a run")?
+    .map(read)
+    .transpose()
+}
+
+/// All runs of a machine, newest first.
+pub fn of_machine(db: &Transaction<'_>, machine: MachineId) -> Result<Vec<Run>> {
+    let mut query = db.prepare(&format!("SELECT {COLUMNS} FROM runs WHERE machine = ?1 ORDER BY n DESC"))?;
+    let rows = query.query_map([machine.to_string()], |row| Raw::try_from(row))?;
+    rows.map(|row| read(row.context("reading the runs")?)).collect()
+}
+
+/// The newest run of a machine that was installed, if any.
+pub fn installed(runs: &[Run]) -> Option<&Run> {
+    runs.iter().find(|r| matches!(r.state.stage, Stage::Installed | Stage::Confirmed))
+}

@@ -1,0 +1,100 @@
+//! The administrator's calls, authorised by `Authorization: Bearer TOKEN` with the token in
+//! `secrets/admin-token`.
+//!
+//! | call | answer |
+//! |---|---|
+//! | `GET /v1/admin/machines` | `{"machines": [`[`Summary`](crate::view::Summary)`]}` |
+//! | `GET /v1/admin/machines/ID` | [`Detail`](crate::view::Detail): inventory, plan, runs, events, notes |
+//! | `POST /v1/admin/machines/ID/allow` | body `{"consent": "blank"}` or `"wipe"`; 204 |
+//! | `GET /v1/admin/machines/ID/logs/RUN/NAME` | the log as text |
+//!
+//! `ID` is a machine id or an asset number.
+
+use std::sync::Arc;
+
+use akene_protocol::api::Consent;
+use akene_protocol::{Issue, RunId};
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use super::Shared;
+use super::auth::Admin;
+use super::refusal::Refusal;
+use crate::db::{Trouble, events, machines as store, runs};
+use crate::view;
+
+/// Answer of `GET /v1/admin/machines`.
+#[derive(Serialize)]
+pub struct Fleet {
+    machines: Vec<view::Summary>,
+}
+
+/// Body of `POST /v1/admin/machines/ID/allow`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Allow {
+    consent: Consent,
+}
+
+/// All machines.
+pub async fn machines(_: Admin, State(shared): State<Arc<Shared>>) -> Result<Json<Fleet>, Refusal> {
+    let machines = shared.db.call(|db| Ok(view::list(db)?)).await?;
+    Ok(Json(Fleet { machines }))
+}
+
+/// One machine.
+pub async fn machine(
+    _: Admin,
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+) -> Result<Json<view::Detail>, Refusal> {
+    let detail = shared.db.call(move |db| Ok(view::detail(db, &store::find(db, &name)?)?)).await?;
+    Ok(Json(detail))
+}
+
+/// Permits one installation.
+pub async fn allow(
+    _: Admin,
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<StatusCode, Refusal> {
+    let Allow { consent } = serde_json::from_slice(&body?)
+        .map_err(|e| Refusal::bad("request-unreadable", format!("the request cannot be read: {e}"), ""))?;
+    shared
+        .db
+        .call(move |db| {
+            let machine = store::find(db, &name)?;
+            store::allow(db, machine.id, consent)
+        })
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// One log.
+pub async fn log(
+    _: Admin,
+    State(shared): State<Arc<Shared>>,
+    Path((machine, run, name)): Path<(String, String, String)>,
+) -> Result<Response, Refusal> {
+    let unknown = || Issue::new("log-unknown", "", "there is no such log", "");
+    let run: RunId = run.parse().map_err(|_| Refusal::of(StatusCode::NOT_FOUND, unknown()))?;
+    let text = shared
+        .db
+        .call(move |db| {
+            let machine = store::find(db, &machine)?;
+            let own = runs::of_machine(db, machine.id)?.iter().any(|r| r.id == run);
+            let text = if own { events::log(db, run, &name)? } else { None };
+            Ok::<_, Trouble>(text)
+        })
+        .await?;
+    match text {
+        Some(text) => Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()),
+        None => Err(Refusal::of(StatusCode::NOT_FOUND, unknown())),
+    }
+}

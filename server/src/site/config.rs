@@ -1,0 +1,112 @@
+//! `site.toml`.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use akene_protocol::api::Consent;
+use akene_protocol::rule::Rule;
+use akene_protocol::{Issue, profile};
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+/// What the administrator decides about the site as a whole.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct SiteConfig {
+    /// Name of the site, shown on every screen.
+    pub name: String,
+    /// Where machines find the server: `https://HOST[:PORT]`.
+    pub url: String,
+    /// Address to listen on. Default: every address, at the port of `url`.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
+    /// Profile for machines that no rule chooses.
+    pub default_profile: String,
+    /// What an installation may destroy on a machine that was never installed from this site.
+    #[serde(default)]
+    pub new_machines: Consent,
+    /// Profiles a medium or a kernel command line may ask for; `*` stands for any. Default: any.
+    #[serde(default = "any")]
+    pub requestable_profiles: Vec<String>,
+    /// Rules that choose a profile; the first that holds counts.
+    #[serde(default)]
+    pub profile_rules: Vec<ProfileRule>,
+}
+
+fn any() -> Vec<String> {
+    vec!["*".to_owned()]
+}
+
+/// Chooses a profile for the machines a rule holds for.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ProfileRule {
+    /// The rule.
+    pub when: Rule,
+    /// Name of the profile.
+    pub profile: String,
+}
+
+impl SiteConfig {
+    /// Reads and checks `site.toml`.
+    pub fn read(path: &Path) -> Result<SiteConfig> {
+        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let config: SiteConfig = profile::parse_toml(&text, "site.toml")?;
+        split_url(&config.url)?;
+        Ok(config)
+    }
+
+    /// Whether a machine may ask for this profile.
+    pub fn may_request(&self, profile: &str) -> bool {
+        self.requestable_profiles.iter().any(|p| p == "*" || p == profile)
+    }
+}
+
+/// Host and port of `https://HOST[:PORT]`.
+///
+/// # Errors
+/// Anything else, with a path or without `https`.
+pub fn split_url(url: &str) -> Result<(String, u16), Issue> {
+    let complain = |what: &str| {
+        Issue::new("server-url", "url", format!("`{url}` {what}"), "write https://HOST or https://HOST:PORT")
+    };
+    let rest = url.strip_prefix("https://").ok_or_else(|| complain("does not begin with https://"))?;
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    // An IPv6 address stands in brackets.
+    let (host, port) = match rest.strip_prefix('[').and_then(|r| r.split_once(']')) {
+        Some((address, port)) => {
+            address.parse::<std::net::Ipv6Addr>().map_err(|_| complain("holds no valid IPv6 address"))?;
+            (address, port.strip_prefix(':').or(port.is_empty().then_some("443")))
+        }
+        None => match rest.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (rest, Some("443")),
+        },
+    };
+    let port = port.and_then(|p| p.parse().ok()).ok_or_else(|| complain("has no valid port"))?;
+    let good = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
+    if host.is_empty() || !host.chars().all(good) {
+        return Err(complain("has no valid host name"));
+    }
+    Ok((host.to_owned(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        let split = |url: &str| split_url(url).unwrap();
+        assert_eq!(split("https://akene.example"), ("akene.example".into(), 443));
+        assert_eq!(split("https://192.0.2.1:8443/"), ("192.0.2.1".into(), 8443));
+        assert_eq!(split("https://[2001:db8::1]:8443"), ("2001:db8::1".into(), 8443));
+        assert_eq!(split("https://[2001:db8::1]"), ("2001:db8::1".into(), 443));
+        for bad in
+            ["http://a", "https://", "https://a/b", "https://a:x", "https://a:99999", "https://[::1", "a b"]
+        {
+            assert_eq!(split_url(bad).unwrap_err().code, "server-url", "{bad}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The fleet as the administrator sees it: one shape for the API, the pages and the commands.
+
+use akene_protocol::api::Consent;
+use akene_protocol::event::{EventKind, Phase};
+use akene_protocol::{AssetNumber, Event, Inventory, Issue, MachineId, RunId};
+use anyhow::Result;
+use jiff::Timestamp;
+use rusqlite::Transaction;
+use serde::Serialize;
+
+use crate::db::{events, machines, runs};
+use crate::state::{Progress, Stage};
+
+/// A machine in a list.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Summary {
+    /// Its id.
+    pub machine: MachineId,
+    /// Its number for people.
+    pub asset: AssetNumber,
+    /// State of its newest run.
+    pub state: Stage,
+    /// The same in words.
+    pub words: String,
+    /// The phase of its newest run.
+    pub phase: Option<Phase>,
+    /// How far that is.
+    pub progress: Option<Progress>,
+    /// Its newest run.
+    pub run: Option<RunId>,
+    /// Profile of the newest run.
+    pub profile: Option<String>,
+    /// Revision of that profile.
+    pub revision: Option<String>,
+    /// What the newest run was granted.
+    pub consent: Option<Consent>,
+    /// Why the newest run was granted nothing.
+    pub refusal: Option<Issue>,
+    /// Why the newest run failed.
+    pub issues: Vec<Issue>,
+    /// Whether the newest run changed disks before it failed.
+    pub disks_changed: bool,
+    /// The system it runs, as of its last confirmed run.
+    pub system: Option<String>,
+    /// Its kernel.
+    pub kernel: Option<String>,
+    /// The last confirmed run.
+    pub confirmed_run: Option<RunId>,
+    /// When it was first seen.
+    pub created: String,
+    /// When it last asked for anything.
+    pub seen: String,
+    /// From where.
+    pub peer: String,
+    /// `new` or `ask`.
+    pub recognised: String,
+    /// The machine it may be.
+    pub maybe: Option<MachineId>,
+    /// Consent a person gave for its next run.
+    pub allowed: Option<Consent>,
+    /// Vendor, product, memory and disks in one line.
+    pub hardware: String,
+}
+
+/// A machine with all that is known of it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Detail {
+    /// What the list shows.
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// Notes, oldest first.
+    pub notes: Vec<Note>,
+    /// Its inventory.
+    pub inventory: Inventory,
+    /// The plan of its newest run.
+    pub plan: Option<serde_json::Value>,
+    /// Its runs, newest first.
+    pub runs: Vec<RunView>,
+    /// The events of its newest run.
+    pub events: Vec<Event>,
+}
+
+/// A note.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub struct Note {
+    pub at: String,
+    pub text: String,
+}
+
+/// A run.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RunView {
+    /// Its id.
+    pub run: RunId,
+    /// When it was first heard of.
+    pub created: Timestamp,
+    /// Where it stands.
+    pub state: Stage,
+    /// The same in words.
+    pub words: String,
+    /// Profile.
+    pub profile: Option<String>,
+    /// Its revision.
+    pub revision: Option<String>,
+    /// Why this profile.
+    pub why: Option<String>,
+    /// What was granted.
+    pub consent: Option<Consent>,
+    /// Why nothing was granted.
+    pub refusal: Option<Issue>,
+    /// Why it failed.
+    pub issues: Vec<Issue>,
+    /// Its logs and their sizes in bytes.
+    pub logs: Vec<(String, u64)>,
+}
+
+/// All machines, newest visit first.
+pub fn list(db: &Transaction<'_>) -> Result<Vec<Summary>> {
+    machines::all(db)?
+        .into_iter()
+        .map(|machine| Ok(summary(&machine, &runs::of_machine(db, machine.id)?)))
+        .collect()
+}
+
+fn summary(machine: &machines::Machine, runs: &[runs::Run]) -> Summary {
+    let newest = runs.first();
+    let state = newest.map(|run| run.state.clone()).unwrap_or_default();
+    let confirmed = runs.iter().find(|run| run.state.stage == Stage::Confirmed);
+    let words = match newest.and_then(|run| run.refusal.as_ref()) {
+        Some(refusal) if state.stage != Stage::Failed => format!("waits: {}", refusal.message),
+        _ => state.words(newest.map(|run| run.id)),
+    };
+    Summary {
+        machine: machine.id,
+        asset: machine.asset,
+        state: state.stage,
+        words,
+        phase: state.phase,
+        progress: state.progress,
+        run: newest.map(|run| run.id),
+        profile: newest.and_then(|run| run.profile.clone()),
+        revision: newest.and_then(|run| run.revision.clone()),
+        consent: newest.and_then(|run| run.consent),
+        refusal: newest.and_then(|run| run.refusal.clone()),
+        issues: state.issues,
+        disks_changed: state.disks_changed,
+        system: confirmed.and_then(|run| run.state.system.clone()),
+        kernel: confirmed.and_then(|run| run.state.kernel.clone()),
+        confirmed_run: confirmed.map(|run| run.id),
+        created: machine.created.clone(),
+        seen: machine.seen.clone(),
+        peer: machine.peer.clone(),
+        recognised: machine.recognised.clone(),
+        maybe: machine.maybe,
+        allowed: machine.allowed,
+        hardware: hardware(&machine.inventory),
+    }
+}
+
+/// One line that tells a person which computer it is.
+fn hardware(inventory: &Inventory) -> String {
+    let dmi = &inventory.dmi;
+    let name: Vec<&str> =
+        [&dmi.system_vendor, &dmi.product_name].into_iter().flatten().map(String::as_str).collect();
+    let name = if name.is_empty() { "unnamed computer".to_owned() } else { name.join(" ") };
+    let disks: Vec<String> = inventory
+        .disks
+        .iter()
+        .filter(|d| !d.removable && !d.live_medium)
+        .map(|d| d.size.to_string())
+        .collect();
+    let disks = if disks.is_empty() { "no disk".to_owned() } else { disks.join(" + ") };
+    format!("{name}, {} of memory, {disks}", inventory.memory.total)
+}
+
+/// One machine.
+pub fn detail(db: &Transaction<'_>, machine: &machines::Machine) -> Result<Detail> {
+    let runs = runs::of_machine(db, machine.id)?;
+    let events = match runs.first() {
+        Some(run) => events::of_run(db, run.id)?,
+        None => Vec::new(),
+    };
+    let plan = events.iter().rev().find_map(|event| match &event.kind {
+        EventKind::Planned { plan } => Some(plan.clone()),
+        _ => None,
+    });
+    let mut views = Vec::new();
+    for run in &runs {
+        views.push(RunView {
+            run: run.id,
+            created: run.created,
+            state: run.state.stage,
+            words: run.state.words(Some(run.id)),
+            profile: run.profile.clone(),
+            revision: run.revision.clone(),
+            why: run.why.clone(),
+            consent: run.consent,
+            refusal: run.refusal.clone(),
+            issues: run.state.issues.clone(),
+            logs: events::logs(db, run.id)?,
+        });
+    }
+    let notes = machines::notes(db, machine.id)?.into_iter().map(|(at, text)| Note { at, text }).collect();
+    Ok(Detail {
+        summary: summary(machine, &runs),
+        notes,
+        inventory: machine.inventory.clone(),
+        plan,
+        runs: views,
+        events,
+    })
+}

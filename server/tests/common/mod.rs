@@ -1,0 +1,180 @@
+//! A site with a running server on a loopback port, and a client that trusts only its authority.
+#![allow(dead_code, missing_docs)] // each test program uses its own part of this
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use akene_protocol::api::{EnrolRequest, EnrolResponse, EventBatch, Identity, RunRequest, RunResponse};
+use akene_protocol::event::{EventKind, Phase};
+use akene_protocol::inventory::Nic;
+use akene_protocol::stamp::Source;
+use akene_protocol::{Event, Inventory, Issue, RunId, Secret};
+use akene_server::site::init::{Options, init};
+use akene_server::{Config, Running, Server};
+use jiff::Timestamp;
+use reqwest::blocking::{Client, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub struct Rig {
+    pub dir: tempfile::TempDir,
+    pub server: Option<Running>,
+    pub client: Client,
+    pub token: Secret,
+}
+
+pub fn provider() {
+    // The second test of a program finds it installed already.
+    drop(rustls::crypto::ring::default_provider().install_default());
+}
+
+pub fn client(ca: &str) -> Client {
+    provider();
+    Client::builder()
+        .tls_certs_only([reqwest::Certificate::from_pem(ca.as_bytes()).unwrap()])
+        .timeout(Duration::from_secs(60))
+        .no_proxy()
+        .build()
+        .unwrap()
+}
+
+impl Rig {
+    pub fn new() -> Rig {
+        Rig::with(Options::new("https://127.0.0.1:8443"))
+    }
+
+    pub fn with(options: Options) -> Rig {
+        let dir = tempfile::tempdir().unwrap();
+        let site = init(&dir.path().join("site"), &options).unwrap();
+        let Source::Server { token, .. } = site.stamp().unwrap().source else {
+            panic!("no server in the stamp")
+        };
+        let server = start(dir.path().join("site"));
+        let client = client(server.ca.as_deref().unwrap());
+        Rig { dir, server: Some(server), client, token }
+    }
+
+    pub fn site_dir(&self) -> PathBuf {
+        self.dir.path().join("site")
+    }
+
+    pub fn server(&self) -> &Running {
+        self.server.as_ref().unwrap()
+    }
+
+    pub fn restart(&mut self) {
+        self.server.take().unwrap().stop().unwrap();
+        self.server = Some(start(self.site_dir()));
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.server().url().unwrap())
+    }
+
+    pub fn post(&self, path: &str, body: &impl Serialize) -> Response {
+        self.client.post(self.url(path)).json(body).send().unwrap()
+    }
+
+    pub fn post_as(&self, who: &Identity, path: &str, body: &impl Serialize) -> Response {
+        let request = self.client.post(self.url(path)).header("authorization", who.bearer().expose());
+        request.json(body).send().unwrap()
+    }
+
+    pub fn admin(&self, path: &str) -> serde_json::Value {
+        let request = self.client.get(self.url(path)).bearer_auth(self.server().admin_token.expose());
+        ok(request.send().unwrap())
+    }
+
+    pub fn enrol(&self, inventory: &Inventory) -> EnrolResponse {
+        self.enrol_known(inventory, None)
+    }
+
+    pub fn enrol_known(&self, inventory: &Inventory, known: Option<Identity>) -> EnrolResponse {
+        let request = EnrolRequest { token: self.token.clone(), known, inventory: inventory.clone() };
+        ok(self.post("/v1/enrol", &request))
+    }
+
+    pub fn run(&self, who: &Identity, run: RunId, inventory: &Inventory) -> RunResponse {
+        ok(self.post_as(who, "/v1/runs", &request(run, inventory)))
+    }
+
+    pub fn events(&self, who: &Identity, events: &[Event]) -> usize {
+        let accepted: serde_json::Value =
+            ok(self.post_as(who, "/v1/events", &EventBatch { events: events.to_vec() }));
+        accepted["new"].as_u64().unwrap() as usize
+    }
+
+    pub fn machine(&self, who: &Identity) -> serde_json::Value {
+        self.admin(&format!("/v1/admin/machines/{}", who.machine))
+    }
+
+    pub fn allow(&self, who: &Identity, consent: &str) {
+        let url = self.url(&format!("/v1/admin/machines/{}/allow", who.asset));
+        let request = self.client.post(url).bearer_auth(self.server().admin_token.expose());
+        let answer = request.json(&serde_json::json!({ "consent": consent })).send().unwrap();
+        assert_eq!(answer.status(), 204);
+    }
+}
+
+pub fn start(dir: PathBuf) -> Running {
+    Server::start(Config { dir, listen: Some("127.0.0.1:0".parse().unwrap()) }).unwrap()
+}
+
+pub fn ok<T: DeserializeOwned>(response: Response) -> T {
+    let status = response.status();
+    let text = response.text().unwrap();
+    assert!(status.is_success(), "{status}: {text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+pub fn refused(response: Response, status: u16, code: &str) -> Issue {
+    let found = response.status();
+    let text = response.text().unwrap();
+    let issue: Issue = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{found}: {text}: {e}"));
+    assert_eq!((found.as_u16(), issue.code.as_str()), (status, code), "{text}");
+    issue
+}
+
+pub fn request(run: RunId, inventory: &Inventory) -> RunRequest {
+    RunRequest { run, inventory: inventory.clone(), profile: None }
+}
+
+pub fn run_id(n: u8) -> RunId {
+    RunId([n; 8])
+}
+
+/// A machine like no other number `n`.
+pub fn inventory(n: u32) -> Inventory {
+    let text = format!(
+        r#"{{"version":1,"agent":"test","cpu":{{"model":null,"vendor":null,"arch":"x86_64","cores":2,"threads":2,"level":2}},
+        "memory":{{"total":4294967296}},"firmware":{{"kind":"bios","secure-boot":null,"vendor":null,"version":null,"date":null}},
+        "dmi":{{"system_vendor":null}}}}"#
+    )
+    .replace("\"system_vendor\":null", &format!("\"system-vendor\":\"Dell Inc.\",\"product-serial\":\"5XK{n:04}J\""));
+    let mut inventory: Inventory = serde_json::from_str(&text).unwrap();
+    inventory.nics.push(Nic {
+        name: "eth0".into(),
+        driver: Some("e1000e".into()),
+        mac: Some(format!("00:1e:c9:3a:{:02x}:{:02x}", n / 256, n % 256)),
+        bus: Some("pci".into()),
+        device: None,
+        wireless: false,
+        link: Some(true),
+        speed: None,
+    });
+    inventory
+}
+
+pub fn event(run: RunId, seq: u64, kind: EventKind) -> Event {
+    Event { version: 1, run, seq, at: Timestamp::now(), uptime_ms: seq * 10, kind }
+}
+
+/// The events of a good run, the confirmation last.
+pub fn good_run(run: RunId) -> Vec<Event> {
+    let mut kinds: Vec<EventKind> =
+        Phase::ALL[..11].iter().map(|phase| EventKind::PhaseStarted { phase: *phase }).collect();
+    kinds.push(EventKind::Planned { plan: serde_json::json!({ "disks": ["sda"] }) });
+    kinds.push(EventKind::Installed);
+    kinds.push(EventKind::Confirmed { system: "Debian GNU/Linux 12".into(), kernel: "6.1.0".into() });
+    kinds.into_iter().enumerate().map(|(i, kind)| event(run, i as u64 + 1, kind)).collect()
+}
