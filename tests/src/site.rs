@@ -85,6 +85,11 @@ pub struct Site {
 impl Site {
     /// Makes a site whose machines call the server `host`, and writes its only profile.
     pub fn new(dir: &Path, host: &str, profile: &str) -> Result<Self> {
+        Self::with_consent(dir, host, profile, "blank")
+    }
+
+    /// The same, with what new machines may lose: `none`, `blank` or `wipe`.
+    pub fn with_consent(dir: &Path, host: &str, profile: &str, consent: &str) -> Result<Self> {
         // Free now; nobody else asks for this very port in the moment it takes to start the server.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .and_then(|listener| listener.local_addr())
@@ -96,6 +101,8 @@ impl Site {
             &format!("https://{host}:{port}"),
             "--name",
             "Test site",
+            "--new-machines",
+            consent,
         ]);
         SystemRunner.run(&init)?;
         let config = dir.join("site.toml");
@@ -161,16 +168,22 @@ impl Site {
         format!("the server wrote:\n{}", std::fs::read_to_string(self.log()).unwrap_or_default())
     }
 
-    /// The server's own command line about this site.
-    pub fn ask(&self, arguments: &[&str]) -> Result<String> {
-        let cmd = Cmd::new(program("akene-server")?).args(arguments).arg("--site").arg(&self.dir);
-        Ok(SystemRunner.run(&cmd)?.text())
+    /// All machines, as the server's own command line lists them.
+    pub fn machines(&self) -> Result<Vec<Value>> {
+        let list = Cmd::new(program("akene-server")?).arg("machines").arg(&self.dir).arg("--json");
+        SystemRunner.run(&list)?.json()
     }
 
-    /// All machines.
-    pub fn machines(&self) -> Result<Vec<Value>> {
-        let text = self.ask(&["machines", "--json"])?;
-        serde_json::from_str(&text).with_context(|| format!("reading the list of machines: {text}"))
+    /// The same for people.
+    pub fn overview(&self) -> Result<String> {
+        Ok(SystemRunner.run(&Cmd::new(program("akene-server")?).arg("machines").arg(&self.dir))?.text())
+    }
+
+    /// All the server knows of a machine, for people.
+    pub fn show(&self, asset: &str) -> Result<String> {
+        Ok(SystemRunner
+            .run(&Cmd::new(program("akene-server")?).arg("show").arg(&self.dir).arg(asset))?
+            .text())
     }
 
     /// Waits until the only machine is in this state at the server; `alive` says whether waiting makes sense.
