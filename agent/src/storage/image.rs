@@ -3,14 +3,14 @@
 //! The image is attached to a loop device with the sector size asked for. The kernel detaches it by itself
 //! when the last user is gone, so that even a killed program leaves nothing behind.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use akene_protocol::Bytes;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::probe::table;
-use crate::sys::block;
+use crate::sys::{block, loopdev};
 
 /// A disk image attached to a loop device until it is dropped.
 #[derive(Debug)]
@@ -31,13 +31,9 @@ impl Image {
 
     /// Attaches an image, and makes its partitions known to the kernel.
     pub fn attach(file: &Path, sector: u32) -> Result<Self> {
-        let backing = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(file)
-            .with_context(|| format!("opening the disk image {}", file.display()))?;
-        let (path, device) =
-            block::attach_loop(&backing, sector).with_context(|| format!("attaching {}", file.display()))?;
+        let (path, device) = loopdev::attach_disk(file, sector)?;
+        let got = block::logical_sector(&device)?;
+        ensure!(got == sector, "attaching {} gave sectors of {got} bytes, not {sector}", file.display());
         let image = Image { path, device, sector };
         image.show_partitions()?;
         Ok(image)
@@ -58,6 +54,6 @@ impl Image {
     /// Detaches the image. Everything written is in the file afterwards.
     pub fn detach(self) -> Result<()> {
         self.device.sync_all().with_context(|| format!("writing out {}", self.path.display()))?;
-        block::detach_loop(&self.device).with_context(|| format!("detaching {}", self.path.display()))
+        loopdev::detach(&self.device).with_context(|| format!("detaching {}", self.path.display()))
     }
 }

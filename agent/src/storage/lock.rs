@@ -122,10 +122,12 @@ fn find(root: &ProbeRoot, wanted: &DiskRef) -> Result<Disk> {
 /// although it told it before speaks against it.
 fn is_same(wanted: &DiskRef, disk: &Disk) -> bool {
     let agrees = |wanted: &Option<String>, now: &Option<String>| wanted.is_none() || wanted == now;
+    // Links are made of the other two where there are any, and udev may have made better ones since.
+    let link_counts = wanted.serial.is_none() && wanted.wwn.is_none();
     wanted.size == disk.size
         && agrees(&wanted.serial, &disk.serial)
         && agrees(&wanted.wwn, &disk.wwn)
-        && agrees(&wanted.by_id, &disk.by_id)
+        && (!link_counts || agrees(&wanted.by_id, &disk.by_id))
 }
 
 fn changed(name: &str, how: String) -> Issue {

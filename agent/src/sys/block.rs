@@ -1,21 +1,20 @@
 //! What the kernel is asked and told about block devices.
 //!
-//! Sizes are in bytes throughout. The numbers of the requests are those of `linux/fs.h`,
-//! `linux/blkpg.h` and `linux/loop.h`, which never change.
+//! Sizes are in bytes throughout. The numbers of the requests are those of `linux/fs.h` and
+//! `linux/blkpg.h`, which never change.
 #![expect(unsafe_code, reason = "ioctl has no safe form")]
 
 use std::ffi::{c_char, c_int};
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use nix::errno::Errno;
 
 mod raw {
-    use super::{BlkpgArg, LoopConfig};
-    use nix::{ioctl_none, ioctl_none_bad, ioctl_read, ioctl_read_bad, ioctl_write_int_bad};
-    use nix::{ioctl_write_ptr_bad, request_code_none};
+    use super::BlkpgArg;
+    use nix::{ioctl_none, ioctl_read, ioctl_read_bad, ioctl_write_ptr_bad, request_code_none};
     use std::ffi::c_int;
 
     ioctl_none!(blkrrpart, 0x12, 95);
@@ -23,9 +22,6 @@ mod raw {
     ioctl_read!(blkgetsize64, 0x12, 114, usize);
     ioctl_read_bad!(blksszget, request_code_none!(0x12, 104), c_int);
     ioctl_write_ptr_bad!(blkpg, request_code_none!(0x12, 105), BlkpgArg);
-    ioctl_none_bad!(loop_ctl_get_free, 0x4C82);
-    ioctl_write_ptr_bad!(loop_configure, 0x4C0A, LoopConfig);
-    ioctl_write_int_bad!(loop_clr_fd, 0x4C01);
 }
 
 /// `struct blkpg_ioctl_arg`.
@@ -48,30 +44,6 @@ struct BlkpgPartition {
 
 const BLKPG_ADD: c_int = 1;
 const BLKPG_DELETE: c_int = 2;
-
-/// `struct loop_config` with its `struct loop_info64` written out.
-#[repr(C)]
-struct LoopConfig {
-    fd: u32,
-    block_size: u32,
-    device: u64,
-    inode: u64,
-    rdevice: u64,
-    offset: u64,
-    size_limit: u64,
-    number: u32,
-    encrypt_type: u32,
-    encrypt_key_size: u32,
-    flags: u32,
-    file_name: [u8; 64],
-    crypt_name: [u8; 64],
-    encrypt_key: [u8; 32],
-    init: [u64; 2],
-    reserved: [u64; 8],
-}
-
-const LO_FLAGS_AUTOCLEAR: u32 = 4;
-const LO_FLAGS_PARTSCAN: u32 = 8;
 
 /// Size of the device.
 pub fn size(device: &File) -> Result<u64> {
@@ -133,63 +105,6 @@ pub fn delete_partition(device: &File, number: u32) -> Result<()> {
         Ok(()) | Err(Errno::ENXIO) => Ok(()),
         Err(e) => Err(e).with_context(|| format!("making the kernel forget partition {number}")),
     }
-}
-
-/// Attaches `backing` to a free loop device, with partitions allowed and detached by the kernel when
-/// the last user is gone. Gives the device's path and the open device.
-pub fn attach_loop(backing: &File, sector: u32) -> Result<(PathBuf, File)> {
-    let control = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/loop-control")
-        .context("opening /dev/loop-control (is the loop driver loaded?)")?;
-    // Between asking for a free device and taking it somebody else may take it: ask again.
-    for _attempt in 0..64 {
-        // SAFETY: the request takes no argument.
-        let number = unsafe { raw::loop_ctl_get_free(control.as_raw_fd()) }
-            .context("asking for a free loop device")?;
-        let path = PathBuf::from(format!("/dev/loop{number}"));
-        let device = open_rw(&path)?;
-        let config = LoopConfig {
-            fd: u32::try_from(backing.as_raw_fd()).context("using a file descriptor")?,
-            block_size: sector,
-            device: 0,
-            inode: 0,
-            rdevice: 0,
-            offset: 0,
-            size_limit: 0,
-            number: 0,
-            encrypt_type: 0,
-            encrypt_key_size: 0,
-            flags: LO_FLAGS_AUTOCLEAR | LO_FLAGS_PARTSCAN,
-            file_name: [0; 64],
-            crypt_name: [0; 64],
-            encrypt_key: [0; 32],
-            init: [0; 2],
-            reserved: [0; 8],
-        };
-        // SAFETY: the kernel reads the structure, which has its layout and outlives the call.
-        match unsafe { raw::loop_configure(device.as_raw_fd(), &config) } {
-            Ok(_) => {
-                ensure!(
-                    logical_sector(&device)? == sector,
-                    "{} did not take the sector size {sector}",
-                    path.display()
-                );
-                return Ok((path, device));
-            }
-            Err(Errno::EBUSY) => {}
-            Err(e) => return Err(e).with_context(|| format!("attaching a file to {}", path.display())),
-        }
-    }
-    anyhow::bail!("attaching a loop device failed: others took each free one")
-}
-
-/// Detaches the file of a loop device.
-pub fn detach_loop(device: &File) -> Result<()> {
-    // SAFETY: the request takes no argument.
-    unsafe { raw::loop_clr_fd(device.as_raw_fd(), 0) }.context("detaching a loop device")?;
-    Ok(())
 }
 
 /// Opens a device for reading and writing.

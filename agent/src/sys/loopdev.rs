@@ -38,17 +38,43 @@ struct LoopConfig {
 
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
+const LO_FLAGS_PARTSCAN: u32 = 8;
 
 /// The bare requests.
 mod raw {
     nix::ioctl_none_bad!(loop_get_free, 0x4C82);
     nix::ioctl_write_ptr_bad!(loop_configure, 0x4C0A, super::LoopConfig);
+    nix::ioctl_write_int_bad!(loop_clear, 0x4C01);
 }
 
 /// Attaches a file, read-only, to a free loop device. The device lets go of the file by itself when it is
 /// no longer used, which begins with the end of the returned `File`: mount it before dropping that.
 pub fn attach_read_only(file: &Path) -> Result<(PathBuf, File)> {
     let backing = File::open(file).with_context(|| format!("opening {}", file.display()))?;
+    // 0 leaves the sector size to the kernel.
+    attach(file, &backing, 0, LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR)
+}
+
+/// Attaches a file as a disk that can be written and have partitions, with logical sectors of this size.
+/// It too is let go by itself.
+pub fn attach_disk(file: &Path, sector: u32) -> Result<(PathBuf, File)> {
+    let backing = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(file)
+        .with_context(|| format!("opening {} for writing", file.display()))?;
+    attach(file, &backing, sector, LO_FLAGS_AUTOCLEAR | LO_FLAGS_PARTSCAN)
+}
+
+/// Detaches the file of a loop device, as soon as nobody uses it any more.
+#[expect(unsafe_code, reason = "an ioctl")]
+pub fn detach(device: &File) -> Result<()> {
+    // SAFETY: the request takes no argument.
+    unsafe { raw::loop_clear(device.as_raw_fd(), 0) }.context("detaching a loop device")?;
+    Ok(())
+}
+
+fn attach(file: &Path, backing: &File, sector: u32, flags: u32) -> Result<(PathBuf, File)> {
     let control = OpenOptions::new()
         .read(true)
         .write(true)
@@ -59,7 +85,7 @@ pub fn attach_read_only(file: &Path) -> Result<(PathBuf, File)> {
         let number = free_number(control.as_raw_fd())?;
         let path = PathBuf::from(format!("/dev/loop{number}"));
         let device = open_when_there(&path)?;
-        match configure(device.as_raw_fd(), backing.as_raw_fd()) {
+        match configure(device.as_raw_fd(), backing.as_raw_fd(), sector, flags) {
             Ok(()) => return Ok((path, device)),
             Err(Errno::EBUSY) => {}
             Err(e) => {
@@ -91,10 +117,10 @@ fn free_number(control: RawFd) -> Result<i32> {
 }
 
 #[expect(unsafe_code, reason = "an ioctl")]
-fn configure(device: RawFd, backing: RawFd) -> nix::Result<()> {
+fn configure(device: RawFd, backing: RawFd, sector: u32, flags: u32) -> nix::Result<()> {
     let config = LoopConfig {
         fd: backing as u32,
-        block_size: 0,
+        block_size: sector,
         info: LoopInfo64 {
             device: 0,
             inode: 0,
@@ -104,7 +130,7 @@ fn configure(device: RawFd, backing: RawFd) -> nix::Result<()> {
             number: 0,
             encrypt_type: 0,
             encrypt_key_size: 0,
-            flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR,
+            flags,
             file_name: [0; 64],
             crypt_name: [0; 64],
             encrypt_key: [0; 32],

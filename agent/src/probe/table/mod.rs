@@ -7,6 +7,8 @@
 
 mod gpt;
 mod mbr;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::File;
