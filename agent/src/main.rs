@@ -1,3 +1,84 @@
 //! Dispatch.
 
-fn main() {}
+use std::io::Write;
+use std::process::ExitCode;
+
+use akene_agent::cli::{Cli, Command, PlanArgs, ProbeArgs};
+use akene_agent::run::native::{self, Outcome};
+use akene_agent::run::{Done, live};
+use akene_agent::{boot, net, probe, resident};
+use akene_exec::SystemRunner;
+use anyhow::{Context, Result};
+use clap::Parser;
+
+/// Of a run that was refused or failed, and has said why.
+const FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    if boot::is_init() {
+        let live = boot::live_system(&SystemRunner);
+        live::run(live, &SystemRunner);
+    }
+    let result = match Cli::parse().command {
+        Command::Probe(args) => show_machine(&args),
+        Command::Plan(args) => show_plan(&args),
+        Command::Install(args) => args.request().and_then(|request| {
+            Ok(match native::run(&request, &SystemRunner)? {
+                Outcome::Done(done) => show_done(&done),
+                Outcome::Failed(_) => ExitCode::from(FAILED),
+            })
+        }),
+        Command::Resident(args) => resident::run(&args.root, args.once).map(|()| ExitCode::SUCCESS),
+        Command::DhcpHook { action } => {
+            net::dhcp::hook(&action, &|name| std::env::var(name).ok(), &SystemRunner)
+                .map(|()| ExitCode::SUCCESS)
+        }
+        Command::Version => {
+            println!("akene-agent {}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("akene-agent: {error:#}");
+        ExitCode::from(FAILED)
+    })
+}
+
+fn show_machine(args: &ProbeArgs) -> Result<ExitCode> {
+    let mut out: Box<dyn Write> = match &args.output {
+        Some(path) => {
+            Box::new(std::fs::File::create(path).with_context(|| format!("creating {}", path.display()))?)
+        }
+        None => Box::new(std::io::stdout()),
+    };
+    probe::cmd::probe(&SystemRunner, args.json, args.also.clone(), &mut out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_plan(args: &PlanArgs) -> Result<ExitCode> {
+    let inventory = match &args.inventory {
+        Some(path) => native::read_inventory(path)?,
+        None => probe::inventory(&SystemRunner, &probe::ProbeRoot::default()),
+    };
+    let (bundle, _) = native::read_profile(&args.profile, args.site_key.as_ref())?;
+    let resolved = akene_protocol::resolve::resolve(&bundle, &inventory, None)?;
+    let plan = akene_planner::plan_within(&resolved.storage, &inventory, args.consent.into())?;
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(&plan).context("writing the plan as JSON")?),
+        false => print!("{}", akene_planner::render::text(&plan, &inventory, Default::default())),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_done(done: &Done) -> ExitCode {
+    match done {
+        Done::Installed { identity, .. } => {
+            eprintln!("installed; the machine's number is {}", identity.asset)
+        }
+        Done::Planned { plan } => eprintln!(
+            "nothing was written. {}\nto carry the plan out, add --yes",
+            akene_planner::render::destroyed(plan)
+        ),
+    }
+    ExitCode::SUCCESS
+}

@@ -19,7 +19,7 @@
 pub mod http;
 pub mod known;
 pub mod medium;
-mod mint;
+pub mod mint;
 mod patience;
 mod server;
 
@@ -100,8 +100,8 @@ impl Allowed {
 pub struct Orders {
     /// The profile with its classes.
     pub bundle: Bundle,
-    /// The same, signed: it is kept on the machine.
-    pub envelope: Envelope,
+    /// The same, signed: it is kept on the machine. A profile that a person gave by hand has no signature.
+    pub envelope: Option<Envelope>,
     /// Permission, or why there is none.
     pub permission: Result<Permission, Issue>,
 }
@@ -171,7 +171,7 @@ impl Site<'_> {
                 };
                 Ok(Orders {
                     bundle: open(&answer.profile, key, "profile", url)?,
-                    envelope: answer.profile,
+                    envelope: Some(answer.profile),
                     permission,
                 })
             }
@@ -199,7 +199,7 @@ impl Site<'_> {
             )),
             consent => Ok(Permission::given(consent, "the stamp of this medium")),
         };
-        Ok(Orders { bundle, envelope, permission })
+        Ok(Orders { bundle, envelope: Some(envelope), permission })
     }
 }
 

@@ -182,7 +182,10 @@ impl<W: Write + Send> Listener for Lines<W> {
                 }
                 Ok(())
             }
-            Message::Detail(_) | Message::Flush(_) => Ok(()),
+            Message::Trouble(Some(issue)) => {
+                self.write(&format!("    {}{issue}", mark(akene_protocol::event::Level::Warning)))
+            }
+            Message::Trouble(None) | Message::Detail(_) | Message::Flush(_) => Ok(()),
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod lines;
 pub mod logfile;
 pub mod screen;
 pub mod spool;
+pub mod terminal;
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,6 +56,8 @@ pub enum Message {
     Called(String),
     /// A line that replaces the progress bar for a while: a countdown.
     Waiting(String),
+    /// Something a person at the machine has to mend (a cable) before it goes on, or that it is mended.
+    Trouble(Option<Issue>),
     /// Finish what is queued and say so.
     Flush(SyncSender<()>),
 }
@@ -270,6 +273,14 @@ impl Reporter {
         inner.tell(Message::Waiting(line));
     }
 
+    /// Shows what keeps the run from going on, without ending it: there is nobody to tell yet, and what
+    /// is wrong (a cable) may be mended at any moment. `None`: it goes on.
+    pub fn trouble(&self, issue: Option<Issue>) {
+        let mut inner = self.lock();
+        let issue = issue.map(|issue| inner.clean_issue(issue));
+        inner.tell(Message::Trouble(issue));
+    }
+
     /// The run ended badly. Only the first call counts: one failure, one event.
     pub fn failed(&self, issues: Vec<Issue>, disks_changed: bool) {
         let mut inner = self.lock();
@@ -397,7 +408,7 @@ impl Inner {
 }
 
 /// Milliseconds since the kernel started; 0 where the kernel does not say.
-fn uptime_ms() -> u64 {
+pub(crate) fn uptime_ms() -> u64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
         .map(|t| t.tv_sec() as u64 * 1000 + t.tv_nsec() as u64 / 1_000_000)
         .unwrap_or(0)

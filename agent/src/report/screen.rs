@@ -102,6 +102,7 @@ struct Page {
     remark: String,
     waiting: String,
     failure: Option<(Phase, Vec<Issue>, bool)>,
+    trouble: Option<Issue>,
     ended: Option<String>,
 }
 
@@ -168,6 +169,7 @@ impl Screen {
                 self.page.remark.clear();
                 // A new attempt after a failure begins with a phase.
                 self.page.failure = None;
+                self.page.trouble = None;
                 self.page.done.retain(|p| p < phase);
             }
             EventKind::PhaseFinished { phase } => {
@@ -204,6 +206,10 @@ impl Listener for Screen {
                 self.page.waiting.clone_from(line);
                 self.redraw()
             }
+            Message::Trouble(issue) => {
+                self.page.trouble.clone_from(issue);
+                self.redraw()
+            }
             Message::Detail(_) | Message::Flush(_) => Ok(()),
         }
     }
@@ -218,9 +224,16 @@ impl Page {
             lines.push(format!("   This computer is number {}", self.name));
         }
         lines.push(String::new());
-        match &self.failure {
-            Some((phase, issues, disks_changed)) => self.failure(&mut lines, *phase, issues, *disks_changed),
-            None => {
+        match (&self.failure, &self.trouble) {
+            (Some((phase, issues, disks_changed)), _) => {
+                self.failure(&mut lines, *phase, issues, *disks_changed);
+            }
+            (None, Some(issue)) => {
+                let phase = self.current.unwrap_or(Phase::Network);
+                lines.push(format!("  WAITING while: {}", phase.title()));
+                self.explain(&mut lines, std::slice::from_ref(issue));
+            }
+            (None, None) => {
                 for phase in Phase::ALL.into_iter().filter(|p| *p != Phase::Confirm) {
                     let mark = match phase {
                         _ if self.current == Some(phase) => '>',
@@ -245,6 +258,10 @@ impl Page {
             true => "  Disks of this computer were changed.".into(),
             false => "  Nothing on the disks of this computer was changed.".into(),
         });
+        self.explain(lines, issues);
+    }
+
+    fn explain(&self, lines: &mut Vec<String>, issues: &[Issue]) {
         // Three issues fit; the log and the server have all of them.
         for issue in issues.iter().take(3) {
             lines.push(String::new());

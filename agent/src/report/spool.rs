@@ -142,11 +142,11 @@ fn read(path: &Path) -> Result<(Vec<Event>, u64)> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use akene_protocol::event::{EventKind, VERSION};
 
-    pub(in super::super) fn event(run: RunId, seq: u64) -> Event {
+    pub(crate) fn event(run: RunId, seq: u64) -> Event {
         let at = jiff::Timestamp::UNIX_EPOCH;
         Event { version: VERSION, run, seq, at, uptime_ms: 0, kind: EventKind::Installed }
     }

@@ -25,13 +25,16 @@ pub const INSTALLER: [&str; 3] = ["akene/vmlinuz", "akene/initrd.img", "akene/st
 pub fn write_record(boot: &Path, record: &Record<'_>) -> Result<()> {
     let dir = boot.join("akene");
     fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-    for (name, text) in [
+    let mut files = vec![
         (known::PATH, json(record.identity, "the identity")?),
         ("akene/inventory.json", json(record.inventory, "the inventory")?),
         ("akene/plan.json", json(record.plan, "the plan")?),
-        ("akene/profile.json", json(&record.orders.envelope, "the profile")?),
         ("akene/lock.json", json(record.lock, "the lock")?),
-    ] {
+    ];
+    if let Some(envelope) = &record.orders.envelope {
+        files.push(("akene/profile.json", json(envelope, "the profile")?));
+    }
+    for (name, text) in files {
         replace(&boot.join(name), |out| out.write_all(&text).context("writing"))?;
     }
     Ok(())

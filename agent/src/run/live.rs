@@ -1,1 +1,281 @@
-//! x
+//! The pipeline in the live system: attempt after attempt until the machine is installed or restarts.
+//!
+//! Who stands in front of the machine can mend a cable, not a certificate. So:
+//!
+//! - what may pass (no cable, no address, a silent server) is shown and tried again for as long as it takes;
+//! - a refusal stands on the screen for [`TIME_TO_READ`], then the machine restarts, which leads into the
+//!   system on its disk where the firmware starts that first;
+//! - no attempt touches a disk without a permission of its own: each has a run id of its own, and a grant
+//!   is for one run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use akene_exec::{Cmd, Runner};
+use akene_protocol::Issue;
+use akene_protocol::event::Phase;
+use akene_protocol::inventory::FirmwareKind;
+use akene_protocol::profile::Shutdown;
+use akene_protocol::stamp::{Source, Stamp, StampError, Tls};
+use anyhow::{Context, Result};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::machine::{Authority, Machine, Room};
+use super::{Done, Options, issues_of, pipeline};
+use crate::boot::{self, Console, LiveSystem, Mode};
+use crate::fetch::http::Web;
+use crate::fetch::{Patience, is_transient};
+use crate::net::{self, Online};
+use crate::probe::ProbeRoot;
+use crate::report::Reporter;
+use crate::report::lines::Lines;
+use crate::report::logfile::LogFile;
+use crate::report::screen::Screen;
+
+/// How long a refusal stands before the machine restarts.
+const TIME_TO_READ: Duration = Duration::from_secs(15 * 60);
+
+/// Pause before the next attempt after what may pass.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// How long the good news stands before the machine restarts.
+const GOOD_NEWS: Duration = Duration::from_secs(10);
+
+/// Where everything of a run lies, in memory.
+const SCRATCH: &str = "/run/akene/stage";
+
+/// Where the new root is mounted.
+const TARGET: &str = "/run/akene/target";
+
+/// The log.
+const LOG: &str = "/run/akene/install.log";
+
+/// Installs this machine, however long it takes.
+pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
+    if live.cmdline.mode == Mode::Rescue {
+        boot::rescue(&live, runner);
+    }
+    if let (Some(server), Ok(stamp)) = (&live.cmdline.server, &mut live.stamp)
+        && let Source::Server { url, .. } = &mut stamp.source
+    {
+        url.clone_from(server);
+    }
+    loop {
+        let reporter = match new_reporter(&live) {
+            Ok(reporter) => reporter,
+            Err(error) => boot::fatal(&issues_of(&error)),
+        };
+        match attempt(&live, runner, &reporter) {
+            Ok(Done::Installed { shutdown, .. }) => end(&reporter, runner, shutdown),
+            Ok(Done::Planned { plan }) => {
+                reporter.info(akene_planner::render::destroyed(&plan));
+                wait(&reporter, TIME_TO_READ, "nothing was changed; this computer restarts");
+                boot::restart();
+            }
+            Err(issues) if issues.iter().all(is_transient) => {
+                wait(&reporter, PAUSE, "the next attempt begins");
+            }
+            Err(_) => {
+                wait(&reporter, TIME_TO_READ, "this computer restarts");
+                boot::restart();
+            }
+        }
+    }
+}
+
+fn attempt(live: &LiveSystem, runner: &dyn Runner, reporter: &Reporter) -> Result<Done, Vec<Issue>> {
+    let fail = |issues: Vec<Issue>| {
+        reporter.failed(issues.clone(), false);
+        reporter.drain(Duration::from_secs(5));
+        issues
+    };
+    reporter.phase(Phase::Boot);
+    reporter.called_by_run();
+    live.warnings.iter().for_each(|issue| reporter.warn(issue.to_string()));
+    let stamp = live.stamp.as_ref().map_err(|error| fail(vec![stamp_issue(error)]))?;
+
+    reporter.phase(Phase::Network);
+    let online = connect(live, runner, reporter).map_err(|issue| fail(vec![issue]))?;
+    let prepared = prepare(live, stamp, &online, runner, reporter);
+    let mut machine = prepared.map_err(|error| fail(issues_of(&error)))?;
+    let plan_only = live.cmdline.mode == Mode::Probe;
+    let options = Options { plan_only, patience: Patience::default() };
+    pipeline(&mut machine, reporter, options).map_err(|failure| failure.issues)
+}
+
+fn stamp_issue(error: &StampError) -> Issue {
+    match error {
+        StampError::Unstamped => Issue::new(
+            "unstamped",
+            "",
+            "this medium does not say which association it belongs to",
+            "write the address of the server into it: `akene-image stamp`, then start again",
+        ),
+        other => Issue::new("stamp-damaged", "", other.to_string(), "make a new copy of the disc or stick"),
+    }
+}
+
+/// The network phase: goes on until there is a network, or a reason why trying again is of no use.
+fn connect(live: &LiveSystem, runner: &dyn Runner, reporter: &Reporter) -> Result<Online, Issue> {
+    loop {
+        match net::connect(live, runner, &mut |line| reporter.info(line)) {
+            Ok(online) => {
+                reporter.trouble(None);
+                return Ok(online);
+            }
+            Err(issue) if is_transient(&issue) => {
+                reporter.trouble(Some(issue));
+                wait(reporter, PAUSE / 3, "the next attempt begins");
+            }
+            Err(issue) => return Err(issue),
+        }
+    }
+}
+
+fn prepare<'a>(
+    live: &'a LiveSystem,
+    stamp: &'a Stamp,
+    online: &Online,
+    runner: &'a dyn Runner,
+    reporter: &'a Reporter,
+) -> Result<Machine<'a>> {
+    let tls = match &stamp.source {
+        Source::Server { tls, .. } | Source::Static { tls, .. } => tls.clone(),
+        Source::Medium { .. } => Tls::default(),
+    };
+    let confirmed = online.clock.as_ref().is_none_or(|c| c.confirmed());
+    let web = Web::new(&tls, online.proxy.as_deref(), &online.resolver, confirmed)?;
+    let scratch = PathBuf::from(SCRATCH);
+    fresh_memory(&scratch)?;
+    let installer = live.image.as_ref().map(|image| (live.initramfs.clone(), stamp.clone(), image.clone()));
+    if installer.is_none() {
+        reporter.warn("the installer cannot put itself on the disk: its manifest is missing");
+    }
+    Ok(Machine {
+        runner,
+        reporter,
+        probe: ProbeRoot::default(),
+        only_disk: None,
+        inventory: None,
+        authority: Authority::Site { stamp, http: Arc::new(web), profile: live.cmdline.profile.clone() },
+        resolver: online.resolver.clone(),
+        proxy: online.proxy.clone(),
+        scratch,
+        packages: None,
+        room: Room::Memory,
+        mount: TARGET.into(),
+        installer,
+        program: live.initramfs.join(akene_archive::initrd::INIT),
+        this_machine: true,
+        consoles: serial_consoles(&fs::read_to_string("/proc/cmdline").unwrap_or_default()),
+        log: LOG.into(),
+        firmware: FirmwareKind::Bios,
+        other_firmware: None,
+    })
+}
+
+/// An empty directory in memory, with room for whatever memory and compressed swap hold.
+fn fresh_memory(dir: &Path) -> Result<()> {
+    // Of an earlier attempt; there is nothing mounted on the first.
+    umount2(dir, MntFlags::MNT_DETACH).ok();
+    fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("stage"), dir, Some("tmpfs"), flags, Some("size=95%,mode=0700"))
+        .with_context(|| format!("mounting memory at {}", dir.display()))
+}
+
+/// The serial consoles this system was started with: the installed one shall answer there too.
+fn serial_consoles(cmdline: &str) -> Vec<String> {
+    let values = cmdline.split_whitespace().filter_map(|word| word.strip_prefix("console="));
+    values.filter(|value| !value.starts_with("tty0") && !is_screen(value)).map(str::to_owned).collect()
+}
+
+fn is_screen(value: &str) -> bool {
+    value.strip_prefix("tty").is_some_and(|n| n.chars().all(|c| c.is_ascii_digit()))
+}
+
+fn new_reporter(live: &LiveSystem) -> Result<Reporter> {
+    let reporter = Reporter::for_new_run()?;
+    reporter.start_courier()?;
+    let site = live.stamp.as_ref().map_or("", |stamp| stamp.site.as_str());
+    for console in live.consoles.iter() {
+        match writer(console) {
+            Ok(device) if console.is_serial() => {
+                reporter.listen("serial console", Lines::for_console(device))?
+            }
+            Ok(device) => reporter.listen("screen", Screen::new(device, site))?,
+            Err(error) => reporter.debug(format!("{}: {error:#}", console.path.display())),
+        }
+    }
+    match LogFile::open(Path::new(LOG)) {
+        Ok(log) => reporter.listen("log", log)?,
+        Err(error) => reporter.warn(format!("there is no log: {error:#}")),
+    }
+    Ok(reporter)
+}
+
+/// A console whose writes wait. It is opened without waiting (for a modem's carrier); its listener has a
+/// thread of its own, which may wait for a slow line.
+fn writer(console: &Console) -> Result<fs::File> {
+    let device = console.open().context("opening it")?;
+    let flags = fcntl(&device, FcntlArg::F_GETFL).context("asking for its flags")?;
+    let flags = OFlag::from_bits_truncate(flags) - OFlag::O_NONBLOCK;
+    fcntl(&device, FcntlArg::F_SETFL(flags)).context("letting its writes wait")?;
+    Ok(device)
+}
+
+/// A visible countdown.
+fn wait(reporter: &Reporter, how_long: Duration, what: &str) {
+    for left in (1..=how_long.as_secs()).rev() {
+        let shown = match left {
+            0..120 => format!("{left} s"),
+            _ => format!("{} min", left.div_ceil(60)),
+        };
+        reporter.waiting(&format!("{what} in {shown}"));
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    reporter.waiting("");
+}
+
+fn end(reporter: &Reporter, runner: &dyn Runner, shutdown: Shutdown) -> ! {
+    open_trays(reporter, runner);
+    match shutdown {
+        Shutdown::Reboot => {
+            wait(reporter, GOOD_NEWS, "installed; this computer restarts");
+            boot::restart()
+        }
+        Shutdown::Poweroff => {
+            wait(reporter, GOOD_NEWS, "installed; this computer switches itself off");
+            boot::power_off()
+        }
+    }
+}
+
+/// Opens the disc trays, so that the machine does not start from the disc again. Nothing runs from the disc:
+/// the live system is in memory. A laptop's tray that only a finger opens is no error.
+fn open_trays(reporter: &Reporter, runner: &dyn Runner) {
+    let Ok(entries) = fs::read_dir("/sys/class/block") else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|n| n.starts_with("sr")) else { continue };
+        let eject = Cmd::new("busybox").args(["eject", &format!("/dev/{name}")]);
+        if let Err(error) = runner.run(&eject.timeout(Duration::from_secs(10))) {
+            reporter.debug(format!("opening the tray of {name}: {error:#}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_installed_system_answers_where_the_installer_did() {
+        assert_eq!(serial_consoles("quiet console=tty0 console=ttyS0,115200n8 ro"), ["ttyS0,115200n8"]);
+        assert_eq!(serial_consoles("console=hvc0 console=tty1"), ["hvc0"]);
+        assert!(serial_consoles("BOOT_IMAGE=x ro").is_empty());
+    }
+}

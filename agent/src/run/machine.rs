@@ -1,1 +1,411 @@
-//! x
+//! [`Effects`] for real: the rooms of the agent, one after the other.
+
+use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use akene_archive::{AptRoot, AptSettings, Fetcher, Progress, redirect_policy};
+use akene_exec::Runner;
+use akene_planner::Plan;
+use akene_protocol::api::Identity;
+use akene_protocol::event::{Level, Unit};
+use akene_protocol::image::ImageManifest;
+use akene_protocol::inventory::FirmwareKind;
+use akene_protocol::lock::Lock;
+use akene_protocol::stamp::{Source, Stamp, Tls};
+use akene_protocol::{Bytes, Inventory, Issue, MachineId, Resolved};
+use anyhow::{Context, Result};
+
+use super::{Effects, Record, boot_files};
+use crate::fetch::http::Http;
+use crate::fetch::{Allowed, EventRoute, Orders, Server, Site, known, medium};
+use crate::net::http::Access;
+use crate::net::resolver::Resolver;
+use crate::net::tls::Dates;
+use crate::probe::ProbeRoot;
+use crate::report::Reporter;
+use crate::resident::Config;
+use crate::storage::{Locked, Mounted, Planned};
+use crate::target::{self, Choice, Job, Resident, Watch};
+
+/// Where packages lie that are staged on the new root.
+const ON_TARGET: &str = ".akene-stage";
+
+/// The log of the installation, in the installed system.
+const LOG: &str = "var/log/akene/install.log";
+
+/// Who says what to install.
+pub enum Authority<'a> {
+    /// The site of a stamp.
+    Site {
+        /// The stamp.
+        stamp: &'a Stamp,
+        /// HTTP with the stamp's trust.
+        http: Arc<dyn Http>,
+        /// Profile to ask for.
+        profile: Option<String>,
+    },
+    /// The person who typed the command.
+    Person {
+        /// Gives the orders once.
+        orders: Option<Orders>,
+        /// Who the machine is.
+        identity: Identity,
+    },
+}
+
+/// What can be staged before the disks change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// The scratch directory is in memory.
+    Memory,
+    /// The scratch directory is on a disk of its own.
+    Disk,
+}
+
+/// A machine that is installed from here.
+pub struct Machine<'a> {
+    /// Runs commands.
+    pub runner: &'a dyn Runner,
+    /// Hears everything.
+    pub reporter: &'a Reporter,
+    /// Where facts come from.
+    pub probe: ProbeRoot,
+    /// The only disk that exists for this run.
+    pub only_disk: Option<PathBuf>,
+    /// An inventory given instead of probing; its disks are replaced by those found.
+    pub inventory: Option<Inventory>,
+    /// Who says what to install.
+    pub authority: Authority<'a>,
+    /// Asks name servers.
+    pub resolver: Resolver,
+    /// Proxy for everything.
+    pub proxy: Option<String>,
+    /// An empty directory of ours.
+    pub scratch: PathBuf,
+    /// Where packages are kept from one run to the next, so that they are fetched once.
+    pub packages: Option<PathBuf>,
+    /// Where the scratch directory is.
+    pub room: Room,
+    /// Where the new root is mounted.
+    pub mount: PathBuf,
+    /// The installer to put on the disk: its initramfs, stamp and manifest.
+    pub installer: Option<(PathBuf, Stamp, ImageManifest)>,
+    /// The agent's own program.
+    pub program: PathBuf,
+    /// Whether the machine that is installed is this one.
+    pub this_machine: bool,
+    /// `console=` values for the installed system.
+    pub consoles: Vec<String>,
+    /// The log so far.
+    pub log: PathBuf,
+    /// Firmware of the machine, known after probing.
+    pub firmware: FirmwareKind,
+    /// Firmware of the machine the disk is meant for, if that is another one.
+    pub other_firmware: Option<FirmwareKind>,
+}
+
+/// Packages chosen.
+pub struct Solved {
+    apt: AptRoot,
+    choice: Choice,
+}
+
+/// Packages fetched.
+pub struct Staged {
+    dir: PathBuf,
+    keep: bool,
+}
+
+struct Listener<'a>(&'a Reporter, Unit);
+
+impl Watch for Listener<'_> {
+    fn progress(&mut self, p: Progress) {
+        self.0.progress(p.done, Some(p.total), self.1, &p.what);
+    }
+    fn log(&mut self, line: &str) {
+        self.0.debug(line);
+    }
+    fn warn(&mut self, issue: Issue) {
+        self.0.warn(issue.to_string());
+    }
+}
+
+impl Machine<'_> {
+    fn job<'j>(
+        &'j self,
+        mounted: &'j Mounted,
+        solved: &'j Solved,
+        staged: &'j Staged,
+        resolved: &'j Resolved,
+        config: &'j str,
+        identity: Option<&'j Identity>,
+    ) -> Job<'j> {
+        Job {
+            layout: mounted,
+            resolved,
+            choice: &solved.choice,
+            debs: &staged.dir,
+            apt: &solved.apt,
+            resident: Resident { program: &self.program, config, identity },
+            firmware: self.firmware,
+            this_machine: self.this_machine,
+            consoles: &self.consoles,
+            scratch: &self.scratch,
+            runner: self.runner,
+        }
+    }
+
+    /// Settings of the resident agent; with a person as the only authority there is nobody to tell.
+    fn resident_config(&self, resolved: &Resolved) -> Result<String> {
+        let run = self.reporter.run();
+        let proxy = resolved.network.proxy.as_deref();
+        let config = match &self.authority {
+            Authority::Site { stamp, .. } => Config::from_stamp(stamp, proxy, run),
+            Authority::Person { .. } => Config {
+                site: String::new(),
+                site_key: None,
+                server: None,
+                proxy: proxy.map(str::to_owned),
+                run,
+            },
+        };
+        let text = super::json(&config, "the settings of the resident agent")?;
+        String::from_utf8(text).context("writing the settings of the resident agent")
+    }
+
+    /// What is known of a machine, with only the disk that counts.
+    fn look(&self) -> Inventory {
+        let mut found = crate::probe::inventory(self.runner, &self.probe);
+        if let Some(only) = &self.only_disk {
+            found.disks.retain(|d| Path::new(&d.path) == only);
+        }
+        match &self.inventory {
+            Some(given) => Inventory { disks: found.disks, ..given.clone() },
+            None => found,
+        }
+    }
+}
+
+impl Effects for Machine<'_> {
+    type Solved = Solved;
+    type Locked = Locked;
+    type Mounted = Mounted;
+    type Staged = Staged;
+
+    fn probe(&mut self) -> Result<Inventory> {
+        let mut inventory = self.look();
+        if let Some(kind) = self.other_firmware {
+            inventory.firmware.kind = kind;
+        }
+        self.firmware = inventory.firmware.kind;
+        Ok(inventory)
+    }
+
+    fn identify(&mut self, inventory: &Inventory) -> Result<Identity> {
+        match &self.authority {
+            Authority::Site { stamp, http, .. } => {
+                let known = known::identity(inventory, self.reporter);
+                let site = Site { stamp, http: &**http };
+                let identity = site.identify(known, inventory, self.reporter)?;
+                if let (Source::Server { url, .. }, Some(courier)) = (&stamp.source, self.reporter.courier())
+                {
+                    let route =
+                        EventRoute { http: http.clone(), url: url.clone(), identity: identity.clone() };
+                    courier.route(route);
+                }
+                Ok(identity)
+            }
+            Authority::Person { identity, .. } => {
+                self.reporter.hide(&identity.credential);
+                self.reporter.called(identity.asset);
+                Ok(identity.clone())
+            }
+        }
+    }
+
+    fn orders(&mut self, identity: &Identity, inventory: &Inventory) -> Result<Orders> {
+        match &mut self.authority {
+            Authority::Site { stamp, http, profile } => {
+                let site = Site { stamp, http: &**http };
+                let wanted = profile.as_deref().or(stamp.profile.as_deref());
+                let runner = self.runner;
+                site.orders(identity, inventory, wanted, self.reporter, &|| medium::profile(runner))
+            }
+            Authority::Person { orders, .. } => orders.take().context("taking orders a second time"),
+        }
+    }
+
+    fn solve(&mut self, resolved: &Resolved) -> Result<Solved> {
+        let dir = self.scratch.join("apt");
+        if dir.exists() {
+            // A first attempt met a mirror that did not answer.
+            fs::remove_dir_all(&dir).with_context(|| format!("emptying {}", dir.display()))?;
+        }
+        let settings = AptSettings {
+            archive: &resolved.archive,
+            keyring: AptSettings::default_keyring(resolved.archive.distribution),
+            proxy: self.proxy.as_deref(),
+        };
+        let apt = AptRoot::create(&dir, &settings)?;
+        let reporter = self.reporter;
+        apt.update(self.runner, &mut |p| {
+            reporter.progress(p.done, Some(p.total), Unit::Steps, &p.what);
+        })?;
+        let choice = target::choose(&apt, self.runner, resolved, self.firmware)?;
+        Ok(Solved { apt, choice })
+    }
+
+    fn packages<'a>(&self, solved: &'a Solved) -> &'a Lock {
+        &solved.choice.lock
+    }
+
+    fn room(&mut self) -> Result<Bytes> {
+        match self.room {
+            Room::Memory => available_memory(),
+            Room::Disk => {
+                let stat = nix::sys::statvfs::statvfs(&self.scratch)
+                    .with_context(|| format!("asking for the free space of {}", self.scratch.display()))?;
+                Ok(Bytes(stat.blocks_available() * stat.fragment_size()))
+            }
+        }
+    }
+
+    fn fetch(&mut self, solved: &Solved, onto: Option<&Mounted>) -> Result<Staged> {
+        let dir = match (onto, &self.packages) {
+            (Some(mounted), _) => mounted.root.join(ON_TARGET),
+            (None, Some(kept)) => kept.clone(),
+            (None, None) => self.scratch.join("debs"),
+        };
+        let keep = onto.is_none() && self.packages.is_some();
+        let tls = Tls::default();
+        let access = Access {
+            tls: &tls,
+            proxy: self.proxy.as_deref(),
+            resolver: &self.resolver,
+            dates: Dates::Checked,
+        };
+        let client = access.builder()?.redirect(redirect_policy()).build().context("preparing HTTP")?;
+        let reporter = Mutex::new(self.reporter.clone());
+        Fetcher::new(client).fetch(&solved.choice.lock.packages, &dir, &|p| {
+            let reporter = reporter.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            reporter.progress(p.done, Some(p.total), Unit::Bytes, &p.what);
+        })?;
+        Ok(Staged { dir, keep })
+    }
+
+    fn lock(&mut self, plan: &Plan, machine: MachineId) -> Result<Locked> {
+        let locked = Planned::new(plan.clone(), machine)?.lock(self.runner)?;
+        locked.notes().iter().for_each(|note| self.reporter.info(note));
+        Ok(locked)
+    }
+
+    fn write(&mut self, locked: Locked, _: &Allowed) -> Result<Mounted> {
+        let reporter = self.reporter;
+        let formatted = locked.partition(self.runner)?.format(self.runner, &mut |p| {
+            reporter.progress(p.done as u64, Some(p.total as u64), Unit::Steps, &p.what);
+        })?;
+        formatted.mount(&self.mount)
+    }
+
+    fn boot_dir(&self, mounted: &Mounted) -> PathBuf {
+        mounted.root.join("boot")
+    }
+
+    fn keep(&mut self, mounted: &Mounted, record: &Record<'_>) -> Result<()> {
+        let boot = self.boot_dir(mounted);
+        boot_files::write_record(&boot, record)?;
+        if let Some((root, stamp, manifest)) = &self.installer {
+            self.reporter.info("putting the installer on the disk");
+            boot_files::write_installer(&boot, root, stamp, manifest)?;
+        }
+        Ok(())
+    }
+
+    fn install(
+        &mut self,
+        mounted: &Mounted,
+        solved: &Solved,
+        staged: &Staged,
+        resolved: &Resolved,
+    ) -> Result<()> {
+        let config = self.resident_config(resolved)?;
+        let job = self.job(mounted, solved, staged, resolved, &config, None);
+        target::install(&job, &mut Listener(self.reporter, Unit::Steps))
+    }
+
+    fn configure(
+        &mut self,
+        mounted: &Mounted,
+        solved: &Solved,
+        staged: Staged,
+        resolved: &Resolved,
+        identity: &Identity,
+    ) -> Result<()> {
+        let config = self.resident_config(resolved)?;
+        let job = self.job(mounted, solved, &staged, resolved, &config, Some(identity));
+        target::configure(&job, &mut Listener(self.reporter, Unit::Steps))?;
+        if staged.keep {
+            return Ok(());
+        }
+        fs::remove_dir_all(&staged.dir).with_context(|| format!("removing {}", staged.dir.display()))
+    }
+
+    fn sync(&mut self, mounted: &Mounted) -> Result<()> {
+        for dir in [self.boot_dir(mounted), mounted.root.clone()] {
+            let context = || format!("writing out {}", dir.display());
+            let file = File::open(&dir).with_context(context)?;
+            nix::unistd::syncfs(&file).with_context(context)?;
+        }
+        Ok(())
+    }
+
+    fn deliver_log(&mut self, identity: &Identity, mounted: Option<&Mounted>) {
+        if let Err(error) = self.try_deliver_log(identity, mounted) {
+            self.reporter.debug(format!("delivering the log: {error:#}"));
+        }
+    }
+
+    fn release(&mut self, mounted: Mounted) -> Result<()> {
+        mounted.unmount()
+    }
+}
+
+impl Machine<'_> {
+    fn try_deliver_log(&self, identity: &Identity, mounted: Option<&Mounted>) -> Result<()> {
+        // The listener that writes the log has its own thread.
+        self.reporter.drain(std::time::Duration::from_secs(2));
+        let text = fs::read(&self.log).with_context(|| format!("reading {}", self.log.display()))?;
+        if let Some(mounted) = mounted {
+            let path = mounted.root.join(LOG);
+            let dir = path.parent().context("finding the directory of the log")?;
+            fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+            let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path);
+            std::io::Write::write_all(
+                &mut file.with_context(|| format!("writing {}", path.display()))?,
+                &text,
+            )
+            .with_context(|| format!("writing {}", path.display()))?;
+        }
+        if let Authority::Site { stamp, http, .. } = &self.authority
+            && let Source::Server { url, .. } = &stamp.source
+        {
+            Server::new(&**http, url).log(identity, self.reporter.run(), "install.log", &text)?;
+        }
+        self.reporter.log(Level::Debug, "the log is delivered");
+        Ok(())
+    }
+}
+
+/// Memory the kernel would give without pushing anything out.
+fn available_memory() -> Result<Bytes> {
+    let text = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+        .context("finding MemAvailable in /proc/meminfo")?;
+    Ok(Bytes(kib * 1024))
+}

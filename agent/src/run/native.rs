@@ -1,1 +1,264 @@
-//! x
+//! The pipeline on a machine that runs something else: into a disk image, or onto a disk that is named.
+//!
+//! The same code, the same storage, the same packages as in the live system. What differs is who gives the
+//! permission (the person who types `--yes`, unless a server is asked) and that only the named disk exists.
+
+use std::fs;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use akene_exec::Runner;
+use akene_protocol::api::Consent;
+use akene_protocol::envelope::PublicKey;
+use akene_protocol::image::{self, ImageManifest};
+use akene_protocol::inventory::FirmwareKind;
+use akene_protocol::profile::{Layer, parse_layer};
+use akene_protocol::stamp::{Source, Stamp};
+use akene_protocol::{Bundle, Bytes, Envelope, Inventory, Issue, Sha256};
+use anyhow::{Context, Result, bail};
+
+use super::machine::{Authority, Machine, Room};
+use super::{Done, Failure, Options, pipeline};
+use crate::fetch::http::Web;
+use crate::fetch::{Orders, Patience, Permission, mint};
+use crate::net::Online;
+use crate::probe::ProbeRoot;
+use crate::report::Reporter;
+use crate::report::lines::{Json, Lines};
+use crate::report::logfile::LogFile;
+use crate::report::terminal::Terminal;
+use crate::storage::image::Image;
+
+/// What is installed onto.
+#[derive(Clone, Debug)]
+pub enum Onto {
+    /// A disk image. It is made with this size if it does not exist.
+    Image {
+        /// The file.
+        file: PathBuf,
+        /// Its size when it has to be made.
+        size: Option<Bytes>,
+        /// Logical sector size.
+        sector: u32,
+    },
+    /// A disk of this machine.
+    Disk(PathBuf),
+}
+
+/// Who says what to install.
+#[derive(Clone, Debug)]
+pub enum Says {
+    /// A profile in a file: TOML, a bundle, or a signed envelope.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The key it must be signed with.
+        key: Option<PublicKey>,
+    },
+    /// The site of a stamp.
+    Site(Box<Stamp>),
+}
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Onto what.
+    pub onto: Onto,
+    /// Who says what.
+    pub says: Says,
+    /// Profile to ask the server for.
+    pub profile: Option<String>,
+    /// How much may be destroyed; a server's grant counts instead where one is asked.
+    pub consent: Consent,
+    /// Really do it.
+    pub yes: bool,
+    /// Events as JSON on standard output.
+    pub json: bool,
+    /// A saved inventory that stands for the machine the disk is meant for.
+    pub inventory: Option<PathBuf>,
+    /// Firmware of the machine the disk is meant for.
+    pub firmware: Option<FirmwareKind>,
+    /// Proxy.
+    pub proxy: Option<String>,
+    /// Directory with the files of a live image (`init`, `akene/`), to be put on the disk as the installer.
+    pub installer: Option<PathBuf>,
+    /// Where packages are kept between runs.
+    pub packages: Option<PathBuf>,
+    /// Where the log goes.
+    pub log: Option<PathBuf>,
+    /// `console=` values for the installed system.
+    pub consoles: Vec<String>,
+    /// How long to go on where something may pass.
+    pub patience: Patience,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Installed, or only planned.
+    Done(Done),
+    /// Refused or failed; it has been reported.
+    Failed(Failure),
+}
+
+/// Installs.
+///
+/// # Errors
+/// What keeps the run from beginning at all. A run that failed is an [`Outcome`].
+pub fn run(request: &Request, runner: &dyn Runner) -> Result<Outcome> {
+    let scratch =
+        tempfile::Builder::new().prefix("akene-").tempdir().context("making a scratch directory")?;
+    let reporter = Reporter::for_new_run()?;
+    let log = request.log.clone().unwrap_or_else(|| scratch.path().join("install.log"));
+    reporter.listen("log", LogFile::open(&log)?)?;
+    if request.json {
+        reporter.listen("standard output", Json(std::io::stdout()))?;
+    } else if std::io::stderr().is_terminal() {
+        reporter.listen("terminal", Terminal::default())?;
+    } else {
+        reporter.listen("standard error", Lines::new(std::io::stderr()))?;
+    }
+    if matches!(&request.says, Says::Site(stamp) if matches!(stamp.source, Source::Server { .. })) {
+        reporter.start_courier()?;
+    }
+
+    let image = attach(request, scratch.path())?;
+    let disk = match (&image, &request.onto) {
+        (Some(image), _) => image.path().to_owned(),
+        (None, Onto::Disk(disk)) => {
+            fs::canonicalize(disk).with_context(|| format!("finding the disk {}", disk.display()))?
+        }
+        (None, Onto::Image { file, .. }) => bail!("attaching {}", file.display()),
+    };
+    let online = Online::on_host(request.proxy.clone());
+    let mut machine = Machine {
+        runner,
+        reporter: &reporter,
+        probe: ProbeRoot { also: vec![disk.clone()], ..ProbeRoot::default() },
+        only_disk: Some(disk),
+        inventory: request.inventory.as_deref().map(read_inventory).transpose()?,
+        authority: authority(request, &online, &reporter)?,
+        resolver: online.resolver.clone(),
+        proxy: online.proxy.clone(),
+        scratch: scratch.path().to_owned(),
+        packages: request.packages.clone(),
+        room: Room::Disk,
+        mount: scratch.path().join("target"),
+        installer: installer(request)?,
+        program: std::env::current_exe().context("finding our own program")?,
+        this_machine: matches!(request.onto, Onto::Disk(_)) && request.inventory.is_none(),
+        consoles: request.consoles.clone(),
+        log,
+        firmware: FirmwareKind::Bios,
+        other_firmware: request.firmware,
+    };
+    let options = Options { plan_only: !request.yes, patience: request.patience };
+    let result = pipeline(&mut machine, &reporter, options);
+    reporter.phase_done();
+    reporter.drain(std::time::Duration::from_secs(5));
+    drop(machine);
+    if let Some(image) = image {
+        image.detach()?;
+    }
+    Ok(match result {
+        Ok(done) => Outcome::Done(done),
+        Err(failure) => Outcome::Failed(failure),
+    })
+}
+
+/// Attaches the image. A dry run does not make one: it looks at an empty one of the same size elsewhere.
+fn attach(request: &Request, scratch: &Path) -> Result<Option<Image>> {
+    let Onto::Image { file, size, sector } = &request.onto else { return Ok(None) };
+    if file.exists() {
+        return Image::attach(file, *sector).map(Some);
+    }
+    let size = size.with_context(|| format!("making {}: give its size with --size", file.display()))?;
+    match request.yes {
+        true => Image::create(file, size, *sector),
+        false => Image::create(&scratch.join("dry-run.img"), size, *sector),
+    }
+    .map(Some)
+}
+
+fn installer(request: &Request) -> Result<Option<(PathBuf, Stamp, ImageManifest)>> {
+    let (Some(dir), Says::Site(stamp)) = (&request.installer, &request.says) else { return Ok(None) };
+    let path = dir.join(image::MANIFEST);
+    let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    let manifest = ImageManifest::parse(&text).map_err(anyhow::Error::msg)?;
+    Ok(Some((dir.clone(), (**stamp).clone(), manifest)))
+}
+
+/// Reads a saved inventory.
+pub fn read_inventory(path: &Path) -> Result<Inventory> {
+    let text = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("reading the inventory in {}", path.display()))
+}
+
+fn authority<'a>(request: &'a Request, online: &Online, reporter: &Reporter) -> Result<Authority<'a>> {
+    match &request.says {
+        Says::Site(stamp) => {
+            let tls = match &stamp.source {
+                Source::Server { tls, .. } | Source::Static { tls, .. } => tls.clone(),
+                Source::Medium { .. } => Default::default(),
+            };
+            let web = Web::new(&tls, online.proxy.as_deref(), &online.resolver, true)?;
+            Ok(Authority::Site { stamp, http: Arc::new(web), profile: request.profile.clone() })
+        }
+        Says::File { path, key } => {
+            let (bundle, envelope) = read_profile(path, key.as_ref())?;
+            let permission = match request.consent {
+                Consent::None => {
+                    Err(Issue::new("no-consent", "", "no consent was given", "add --consent blank"))
+                }
+                consent => Ok(Permission::given(consent, "the command line")),
+            };
+            reporter.debug(format!("the profile comes from {}", path.display()));
+            Ok(Authority::Person {
+                orders: Some(Orders { bundle, envelope, permission }),
+                identity: mint::identity()?,
+            })
+        }
+    }
+}
+
+/// Reads a profile from a file: TOML with its classes beside it (`../classes/NAME/class.toml`), a bundle, or
+/// a signed envelope, which needs the key.
+pub fn read_profile(path: &Path, key: Option<&PublicKey>) -> Result<(Bundle, Option<Envelope>)> {
+    let shown = path.display();
+    let text = fs::read_to_string(path).with_context(|| format!("reading the profile {shown}"))?;
+    if path.extension().is_some_and(|e| e == "toml") {
+        return Ok((bundle_of(path, &text)?, None));
+    }
+    if let Ok(envelope) = Envelope::parse(text.as_bytes()) {
+        let Some(key) = key else {
+            bail!(Issue::new(
+                "site-key-missing",
+                shown.to_string(),
+                "the profile is signed, and nothing says by whom it must be",
+                "give the key with --site-key"
+            ))
+        };
+        let bundle = envelope.open(key).with_context(|| format!("opening the profile {shown}"))?;
+        return Ok((bundle, Some(envelope)));
+    }
+    let bundle = serde_json::from_str(&text).with_context(|| format!("reading the profile {shown}"))?;
+    Ok((bundle, None))
+}
+
+fn bundle_of(path: &Path, text: &str) -> Result<Bundle> {
+    let profile: Layer = parse_layer(text, &path.display().to_string())?;
+    let site = path.parent().and_then(Path::parent).unwrap_or(Path::new("."));
+    let mut classes = Vec::new();
+    for name in &profile.classes {
+        let file = site.join("classes").join(name).join("class.toml");
+        let text =
+            fs::read_to_string(&file).with_context(|| format!("reading the class {}", file.display()))?;
+        classes.push((name.clone(), parse_layer(&text, &file.display().to_string())?));
+    }
+    let name = path.file_stem().and_then(|s| s.to_str()).unwrap_or("profile").to_owned();
+    let mut bundle = Bundle { site: String::new(), name, revision: String::new(), classes, profile };
+    let sum = Sha256::of(&serde_json::to_vec(&bundle).context("summing the profile up")?);
+    bundle.revision = sum.to_string()[..16].to_owned();
+    Ok(bundle)
+}

@@ -111,7 +111,7 @@ impl Effects for World {
             Some(consent) => Ok(Permission::given(consent, "the test")),
             None => Err(Issue::new("already-installed", "", "no", "order it")),
         };
-        Ok(Orders { bundle, envelope, permission })
+        Ok(Orders { bundle, envelope: Some(envelope), permission })
     }
     fn solve(&mut self, _: &Resolved) -> Result<Lock> {
         self.step("solve")?;
