@@ -62,21 +62,3 @@ fn role_name(role: &Role) -> String {
         Role::Foreign => "foreign".into(),
     }
 }
-
-/// The name a new partition gets in a GPT.
-pub(super) fn gpt_name(role: &Role, label: Option<&str>) -> String {
-    let name = match (role, label) {
-        (Role::BiosBoot, _) => "AKENE_BIOS".to_owned(),
-        (_, Some(label)) if label.starts_with("AKENE_") => label.to_owned(),
-        (Role::Volume(name), _) => format!("akene-{name}"),
-        _ => format!("akene-{}", role_name(role)),
-    };
-    // The entry has room for 36 units of UTF-16; a character may need two.
-    let mut units = 0;
-    name.chars()
-        .take_while(|c| {
-            units += c.len_utf16();
-            units <= 36
-        })
-        .collect()
-}

@@ -86,9 +86,9 @@ fn exclusion(disk: &Disk, wishes: &StorageWishes) -> Option<Excluded> {
         return no("disk-failing", "is failing".into(), "save what is on it and replace it");
     }
     let sector = u64::from(disk.logical_sector);
-    if !(sector.is_power_of_two() && (512..=4096).contains(&sector)) {
+    if !matches!(sector, 512 | 4096) {
         let why = format!("has sectors of {sector} bytes");
-        return no("disk-sector-size", why, "only sectors of 512 to 4096 bytes can be used");
+        return no("disk-sector-size", why, "only sectors of 512 and 4096 bytes can be used");
     }
     // An MBR counts sectors in 32 bits.
     let reach = Bytes(sector << 32);

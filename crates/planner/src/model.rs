@@ -119,9 +119,9 @@ impl Role {
     /// Name of the partition in a GPT, by which a later run recognises it: `akene-home`.
     pub fn partition_name(&self) -> Option<String> {
         Some(match self {
-            Role::BiosBoot => "akene-bios".into(),
-            Role::Esp => "akene-esp".into(),
-            Role::Boot => "akene-boot".into(),
+            Role::BiosBoot => "AKENE_BIOS".into(),
+            Role::Esp => ESP_LABEL.into(),
+            Role::Boot => BOOT_LABEL.into(),
             Role::Root => "akene-root".into(),
             Role::Swap => "akene-swap".into(),
             // 36 UTF-16 units are all a GPT entry holds.

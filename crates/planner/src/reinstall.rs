@@ -63,7 +63,9 @@ fn named(partition: &Partition, role: &Role, filesystem: Filesystem) -> bool {
     let label = partition.content.as_ref().and_then(|c| c.label.clone());
     match &partition.name {
         // Where the table has our names, they count alone: labels can be copied with a filesystem.
-        Some(name) if name.starts_with("akene-") => Some(name) == role.partition_name().as_ref(),
+        Some(name) if name.starts_with("akene-") || name.starts_with("AKENE_") => {
+            Some(name) == role.partition_name().as_ref()
+        }
         _ => label.is_some() && label == role.label(filesystem),
     }
 }

@@ -40,7 +40,7 @@ fn content() -> impl Strategy<Value = Option<Content>> {
 /// A table of any partitions, one after the other.
 fn table(whole: Bytes) -> impl Strategy<Value = Option<Table>> {
     let part =
-        (1u64..50, content(), prop_oneof![Just(None), Just(Some("akene-boot")), Just(Some("akene-home"))]);
+        (1u64..50, content(), prop_oneof![Just(None), Just(Some("AKENE_BOOT")), Just(Some("akene-home"))]);
     let table = (prop::collection::vec(part, 0..6), any::<bool>()).prop_map(move |(parts, gpt)| {
         let mut at = Bytes::mib(1);
         let mut partitions = Vec::new();

@@ -18,7 +18,7 @@ use akene_protocol::profile::Filesystem;
 use anyhow::{Context, Result, bail, ensure};
 use uuid::{Uuid, uuid};
 
-use super::super::ids::{Ids, gpt_name};
+use super::super::ids::Ids;
 use crate::probe::table::{Geometry, Layout, RawTable};
 
 const BIOS_BOOT: Uuid = uuid!("21686148-6449-6e6f-744e-656564454649");
@@ -139,7 +139,7 @@ fn entry(planned: &PartitionPlan, ids: &Ids, first_lba: u64, last_lba: u64) -> P
         first_lba,
         last_lba,
         flags: 0,
-        name: gpt_name(&planned.purpose, planned.label.as_deref()),
+        name: planned.purpose.partition_name().unwrap_or_default(),
     }
 }
 
