@@ -176,33 +176,8 @@ mod tests {
         assert_eq!(environment(None).len(), ENVIRONMENT_SIZE);
         let text = environment(Some("Saint-Brieuc\nstamped=2 é$(x)"));
         assert_eq!(text.len(), ENVIRONMENT_SIZE);
-        assert!(
-            text.contains("\nsite=Saint-Brieuc?stamped?2 ????x??\n")
-                || text.contains("\nsite=Saint-Brieuc?stamped?2 ???x?\n"),
-            "{text}"
-        );
+        assert!(text.contains("\nstamped=1\nsite=Saint-Brieuc?stamped?2 ???x?\n#"), "{text}");
         assert_eq!(text.matches("stamped=").count(), 1);
         assert_eq!(environment(Some(&"x".repeat(5000))).len(), ENVIRONMENT_SIZE);
-    }
-
-    #[test]
-    fn what_is_not_ours_is_refused_and_untouched() {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, bytes, words) in
-            [("empty", vec![], "too small"), ("noise", vec![7; 100_000], "not an ISO image")]
-        {
-            let path = dir.path().join(name);
-            fs::write(&path, &bytes).unwrap();
-            let error = format!("{:#}", write(&path, &stamp(), None).unwrap_err());
-            assert!(error.contains(words), "{error}");
-            assert_eq!(fs::read(&path).unwrap(), bytes);
-        }
-    }
-
-    fn stamp() -> Stamp {
-        serde_json::from_str(
-            r#"{"site":"Lannion","source":{"kind":"medium"},"site-key":"6kqUkmxGTVSJ7CvIxFxZPPfEQZ3Xk+KM0UhpC4qIbbQ="}"#,
-        )
-        .unwrap_or_else(|e| panic!("{e}"))
     }
 }
