@@ -42,6 +42,8 @@ pub struct Settings {
 /// Builds `akene.iso`, `netboot/` and `manifest.json` in the output directory.
 pub fn build(runner: &dyn Runner, settings: &Settings, say: &dyn Fn(&str)) -> Result<Report> {
     check_agent(&settings.agent)?;
+    // What the user's umask is must show neither in the bytes nor in the modes of the live root.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     fs::create_dir_all(&settings.output)
         .with_context(|| format!("creating {}", settings.output.display()))?;
     let work = tempfile::Builder::new()

@@ -25,7 +25,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Build akene.iso, netboot/ and manifest.json from a distribution's packages
-    Build(Build),
+    Build(Box<Build>),
     /// Write a site's address, keys and token into a finished image, in place
     Stamp(Box<StampArgs>),
     /// Show what an image is and whom it belongs to
@@ -181,7 +181,7 @@ struct Inspect {
 /// Runs the program.
 pub fn run() -> Result<()> {
     match Cli::parse().command {
-        Command::Build(args) => build_image(args),
+        Command::Build(args) => build_image(*args),
         Command::Stamp(args) => stamp_image(*args),
         Command::Inspect(args) => inspect_image(&args),
     }
