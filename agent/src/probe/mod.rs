@@ -11,6 +11,7 @@ pub mod content;
 pub mod disk;
 mod display;
 mod garbage;
+mod health;
 mod look;
 mod nic;
 mod notes;
@@ -37,6 +38,7 @@ pub fn inventory(runner: &dyn Runner, root: &ProbeRoot) -> Inventory {
     for name in disk::list(root) {
         match disk::facts(root, &name) {
             Ok(mut disk) => {
+                disk.health = health::of(runner, &disk);
                 if let Err(e) = look_at(&mut disk, runner, root) {
                     problems.push(unreadable(&name, &e));
                 }

@@ -133,7 +133,7 @@ fn copy_at(sectors: &mut Sectors<'_>, lba: u64) -> Result<Option<Copy>> {
     let count = length.div_ceil(u64::from(sectors.sector));
     let fits = geometry.entries_at.checked_add(count).is_some_and(|end| end <= sectors.last() + 1);
     if geometry.entry_size < 128
-        || geometry.entry_size % 8 != 0
+        || geometry.entry_size & 7 != 0
         || !(1..=LARGEST_ARRAY).contains(&length)
         || !fits
     {
