@@ -126,9 +126,14 @@ Acquire::https::Timeout "20";
         for (name, text) in &settings.archive.preferences {
             write(&dir.join("etc/prefs").join(file_name(name)?), text)?;
         }
+        let mut archive = settings.archive.clone();
+        for mirror in archive.mirrors.iter_mut().chain(&mut archive.security_mirrors) {
+            // As apt writes them in what it says, so that a complaint finds its mirror.
+            *mirror = mirror.trim_end_matches('/').replacen("file:///", "file:/", 1);
+        }
         let root = AptRoot {
             dir,
-            archive: settings.archive.clone(),
+            archive,
             keyring: settings.keyring.to_owned(),
             mirrors: RefCell::new((0, 0)),
         };
