@@ -220,7 +220,8 @@ struct AddressesOfCard {
 
 #[derive(Deserialize)]
 struct Address {
-    local: IpAddr,
+    /// Missing in the empty objects that iproute2 prints for addresses its filter leaves out.
+    local: Option<IpAddr>,
     #[serde(default)]
     tentative: bool,
     #[serde(default)]
@@ -244,7 +245,7 @@ fn parse_addresses(json: &[u8], cards: &[Card]) -> Vec<(String, IpAddr)> {
         .flat_map(|entry| {
             let name = entry.ifname;
             let usable = entry.addr_info.into_iter().filter(|a| !a.tentative && !a.dadfailed);
-            usable.map(move |a| (name.clone(), a.local)).collect::<Vec<_>>()
+            usable.filter_map(move |a| Some((name.clone(), a.local?))).collect::<Vec<_>>()
         })
         .collect()
 }
@@ -382,7 +383,7 @@ mod tests {
         let json = br#"[{},{"ifname":"eth0","addr_info":[
             {"family":"inet6","local":"2001:db8::1","scope":"global","dynamic":true},
             {"family":"inet6","local":"2001:db8::2","scope":"global","tentative":true},
-            {"family":"inet6","local":"2001:db8::3","scope":"global","dadfailed":true}]},
+            {"family":"inet6","local":"2001:db8::3","scope":"global","dadfailed":true},{}]},
             {"ifname":"docker0","addr_info":[{"local":"2001:db8:1::1"}]}]"#;
         let cards = [Card { name: "eth0".into(), mac: String::new(), wireless: false }];
         assert_eq!(parse_addresses(json, &cards), [("eth0".to_owned(), "2001:db8::1".parse().unwrap())]);

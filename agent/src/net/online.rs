@@ -68,13 +68,12 @@ impl Online {
     /// On a machine whose network is not ours to set up: an installed system, a developer's PC.
     pub fn on_host(proxy: Option<String>) -> Self {
         let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        Online {
-            addresses: Vec::new(),
-            resolver: Resolver::from_resolv_conf(&text),
-            proxy,
-            clock: None,
-            clients: Vec::new(),
-        }
+        Online::asking(Resolver::from_resolv_conf(&text), proxy)
+    }
+
+    /// On a network that somebody else has set up, with these name servers.
+    pub fn asking(resolver: Resolver, proxy: Option<String>) -> Self {
+        Online { addresses: Vec::new(), resolver, proxy, clock: None, clients: Vec::new() }
     }
 
     fn access<'a>(&'a self, tls: &'a Tls, dates: Dates) -> Access<'a> {
