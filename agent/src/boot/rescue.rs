@@ -15,7 +15,7 @@ pub fn rescue(live: &LiveSystem, runner: &'static dyn Runner) -> ! {
         "\nRescue shell. Nothing is installed and nothing is changed unless you do it.\n\
          `reboot -f` restarts the computer, `akene-agent --help` shows what the installer can do by hand.\n",
     );
-    for console in live.consoles.iter().cloned() {
+    for console in live.consoles.0.clone() {
         thread::spawn(move || shells(&console, runner));
     }
     loop {
