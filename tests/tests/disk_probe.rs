@@ -7,7 +7,7 @@ use akene_agent::probe::{ProbeRoot, inventory};
 use akene_agent::storage::image::Image;
 use akene_exec::{Cmd, RecordingRunner, Runner, SystemRunner};
 use akene_protocol::Bytes;
-use akene_protocol::inventory::{Bus, FirmwareKind, LooksLike, TableKind};
+use akene_protocol::inventory::{Bus, FirmwareKind, Health, LooksLike, TableKind};
 
 fn run(program: &str, args: &[&str]) -> String {
     SystemRunner.run(&Cmd::new(program).args(args)).unwrap_or_else(|e| panic!("{e:#}")).text()
@@ -184,6 +184,18 @@ fn a_controller_that_hides_its_disks_is_named() {
     // A machine of which one disk does show is not told to change its set-up.
     pc.disk("sda", "devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0", 40960);
     assert_eq!(inventory(&RecordingRunner::default(), &pc.root()).notes, []);
+}
+
+#[test]
+fn a_disk_that_cannot_be_read_is_never_taken_for_a_blank_one() {
+    let pc = Recorded::new();
+    pc.disk("sda", "devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0", 40960);
+    // Shorter than it says: reading its end fails, as on a disk that is dying.
+    fs::File::create(pc.path("dev/sda")).unwrap().set_len(100 * 512).unwrap();
+    let found = inventory(&RecordingRunner::default(), &pc.root());
+    assert!(!found.disks[0].is_blank());
+    assert_eq!(found.disks[0].health, Health::Failing);
+    assert_eq!(found.notes[0].code, "disk-unreadable");
 }
 
 #[test]

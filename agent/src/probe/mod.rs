@@ -21,10 +21,11 @@ pub mod table;
 mod udev;
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use akene_exec::Runner;
-use akene_protocol::inventory::{self, Content, Disk, Inventory, LooksLike};
+use akene_protocol::inventory::{self, Content, Disk, Health, Inventory, LooksLike};
 use akene_protocol::issue::Issue;
 use anyhow::{Context, Result};
 
@@ -39,12 +40,10 @@ pub fn inventory(runner: &dyn Runner, root: &ProbeRoot) -> Inventory {
         match disk::facts(root, &name) {
             Ok(mut disk) => {
                 disk.health = health::of(runner, &disk);
-                if let Err(e) = look_at(&mut disk, runner, root) {
-                    problems.push(unreadable(&name, &e));
-                }
+                problems.extend(look_at(&mut disk, runner, root));
                 disks.push(disk);
             }
-            Err(e) => problems.push(unreadable(&name, &e)),
+            Err(e) => problems.push(trouble(&name, &e)),
         }
     }
     let mut notes = notes::list(root, &disks);
@@ -64,44 +63,70 @@ pub fn inventory(runner: &dyn Runner, root: &ProbeRoot) -> Inventory {
     }
 }
 
-fn unreadable(name: &str, error: &anyhow::Error) -> Issue {
-    Issue::new(
-        "disk-unreadable",
-        name,
-        format!("the disk cannot be read: {error:#}"),
-        "check its cables; if it stays like that, the disk is failing and should be replaced",
-    )
+/// What to tell of a disk or partition that cannot be looked at.
+fn trouble(name: &str, error: &anyhow::Error) -> Issue {
+    let message = format!("it cannot be read: {error:#}");
+    if io_error(error) == Some(ErrorKind::PermissionDenied) {
+        return Issue::new("disk-not-permitted", name, message, "run the program as root");
+    }
+    let next = "check its cables; if it stays like that, the disk is failing and should be replaced";
+    Issue::new("disk-unreadable", name, message, next)
 }
 
-/// Reads the table of a disk and finds out what lies on its partitions.
-fn look_at(disk: &mut Disk, runner: &dyn Runner, root: &ProbeRoot) -> Result<()> {
+fn io_error(error: &anyhow::Error) -> Option<ErrorKind> {
+    error.chain().find_map(|e| e.downcast_ref::<std::io::Error>()).map(std::io::Error::kind)
+}
+
+/// Stands for what could not be looked at. It must never be taken for nothing: a disk of which nothing is
+/// recognised is one that may be written to without asking.
+fn unreadable() -> Content {
+    Content { kind: "unreadable".into(), label: None, uuid: None, used: None, looks_like: None }
+}
+
+/// Reads the table of a disk and finds out what lies on its partitions. Gives what went wrong.
+fn look_at(disk: &mut Disk, runner: &dyn Runner, root: &ProbeRoot) -> Vec<Issue> {
+    let mut problems = Vec::new();
     let path = Path::new(&disk.path).to_owned();
-    let device = File::open(&path).with_context(|| format!("opening {}", disk.path))?;
-    let raw = table::read(&device, disk.size.0, disk.logical_sector)
-        .with_context(|| format!("reading the table of {}", disk.path))?;
-    disk.table = raw.map(|t| t.to_inventory());
-    let whole = content_of(runner, root, &path)?;
+    let table = File::open(&path)
+        .with_context(|| format!("opening {}", disk.path))
+        .and_then(|device| table::read(&device, disk.size.0, disk.logical_sector));
+    let whole = table.and_then(|table| Ok((table, content_of(runner, root, &path)?)));
+    let (table, whole) = match whole {
+        Ok(found) => found,
+        Err(e) => {
+            problems.push(trouble(&disk.name, &e));
+            if io_error(&e).is_some_and(|kind| kind != ErrorKind::PermissionDenied) {
+                disk.health = Health::Failing;
+            }
+            disk.content = Some(unreadable());
+            return problems;
+        }
+    };
     disk.live_medium = whole.as_ref().is_some_and(is_medium);
-    let Some(table) = &mut disk.table else {
+    let Some(mut table) = table.map(|t| t.to_inventory()) else {
         disk.content = whole;
-        return Ok(());
+        return problems;
     };
     let known = disk::known_partitions(root, &path);
     for partition in &mut table.partitions {
         let same = |k: &&disk::KnownPartition| {
             (k.number, k.start, k.size) == (partition.number, partition.start.0, partition.size.0)
         };
-        partition.content = match known.iter().find(same) {
-            Some(_) => content_of(runner, root, &disk::partition_path(&path, partition.number))?,
+        let node = disk::partition_path(&path, partition.number);
+        let found = match known.iter().find(same) {
+            Some(_) => content_of(runner, root, &node),
             // The kernel has no parser for the table, or refuses it. blkid can look at a place of the disk.
-            None => content::at(runner, &path, partition.start.0, partition.size.0)?.map(|mut c| {
-                c.looks_like = look::from_outside(&c);
-                c
-            }),
+            None => content::at(runner, &path, partition.start.0, partition.size.0)
+                .map(|found| found.map(|c| Content { looks_like: look::from_outside(&c), ..c })),
         };
+        partition.content = found.unwrap_or_else(|e| {
+            problems.push(trouble(&node.to_string_lossy(), &e));
+            Some(unreadable())
+        });
         disk.live_medium |= partition.content.as_ref().is_some_and(is_medium);
     }
-    Ok(())
+    disk.table = Some(table);
+    problems
 }
 
 fn is_medium(content: &Content) -> bool {
