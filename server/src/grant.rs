@@ -72,7 +72,14 @@ pub fn decide(
     }
     let asset = machine.asset;
     let refuse = |code: &str, message: String| {
-        Ok(Err(Issue::new(code, "", message, format!("to permit it once: `akene-server allow {asset}`"))))
+        Ok(Err(Issue::new(
+            code,
+            "",
+            message,
+            format!(
+                "to permit it once: `akene-server allow SITE {asset}`, with --wipe where its disks hold a system"
+            ),
+        )))
     };
     let runs = runs::of_machine(db, machine.id)?;
     if let Some(run) = runs::installed(&runs) {

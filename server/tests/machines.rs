@@ -15,7 +15,7 @@ fn from_enrolment_to_confirmation() {
     let machine = inventory(1);
     let enrolled = rig.enrol(&machine);
     assert_eq!(enrolled.recognised, Recognised::New);
-    assert_eq!(enrolled.identity.asset.to_string(), "1001-2");
+    assert_eq!(enrolled.identity.asset.to_string(), "1001-6");
     let who = enrolled.identity;
 
     let answer = rig.run(&who, run_id(1), &machine);
@@ -100,7 +100,7 @@ fn an_installed_machine_needs_a_persons_word_and_that_counts_once() {
     assert!(refused.grant.is_none());
     let issue = refused.refusal.unwrap();
     assert_eq!(issue.code, "already-installed");
-    assert!(issue.next.contains("akene-server allow 1001-2"), "{issue}");
+    assert!(issue.next.contains("akene-server allow SITE 1001-6"), "{issue}");
     assert!(rig.machine(&who)["words"].as_str().unwrap().starts_with("waits: "));
 
     rig.allow(&who, "wipe");
@@ -271,7 +271,11 @@ fn the_profile_is_asked_for_or_chosen_by_rule() {
     assert_eq!(name(ask(3, Some("kiosk"), &small)), "kiosk");
     refused(ask(4, Some("small"), &small), 400, "profile-not-requestable");
     refused(ask(5, Some("../secrets/site"), &small), 400, "profile-not-requestable");
-    assert!(rig.machine(&who)["runs"][2]["why"].as_str().unwrap().contains("ram < 2 GiB"));
+    let shown = rig.machine(&who);
+    assert!(shown["runs"][4]["why"].as_str().unwrap().contains("ram < 2 GiB"), "{shown}");
+    // What was refused is shown to the administrator too.
+    assert_eq!(shown["runs"][0]["refusal"]["code"], "profile-not-requestable");
+    assert!(shown["words"].as_str().unwrap().starts_with("waits: this site does not let"), "{shown}");
 }
 
 #[test]
@@ -287,6 +291,7 @@ fn a_broken_profile_is_refused_by_file_and_line() {
     let issue = refused(ask(1), 400, "profile-unreadable");
     assert_eq!(issue.path, "profiles/default.toml:1:1");
     assert_eq!(issue.next, "did you mean `locale`?");
+    assert_eq!(rig.machine(&who)["refusal"]["path"], "profiles/default.toml:1:1");
 
     std::fs::write(&path, good.replace("\"ssh\"]", "\"shh\"]")).unwrap();
     let issue = refused(ask(1), 400, "class-unknown");
@@ -301,6 +306,7 @@ fn a_broken_profile_is_refused_by_file_and_line() {
     // Mended, the same run goes on.
     std::fs::write(&path, good).unwrap();
     assert!(rig.run(&who, run_id(1), &machine).grant.is_some());
+    assert_eq!(rig.machine(&who)["refusal"], serde_json::Value::Null);
 }
 
 #[test]

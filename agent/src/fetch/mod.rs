@@ -221,11 +221,11 @@ fn refused(error: &EnvelopeError, what: &str, place: &str) -> Issue {
     let (code, next) = match error {
         EnvelopeError::WrongSignature { .. } => (
             "signature-wrong",
-            "stamp the medium with the key of this site (`akene-server stamp`), or find out who changed the document",
+            "stamp the medium with the key of this site (`akene-image stamp`), or find out who changed the document",
         ),
         EnvelopeError::Unreadable(_) => (
             "document-unreadable",
-            "use a medium and a server of the same version of Akène, and check the site directory (`akene-server check`)",
+            "use a medium and a server of the same version of Akène, and check the site directory (`akene-server profile check`)",
         ),
         EnvelopeError::Malformed(_) | EnvelopeError::WrongType { .. } => {
             ("document-wrong", "check the address in the stamp: something else is there")

@@ -83,7 +83,7 @@ pub fn init(args: &Init) -> Result<()> {
         ))?;
     }
     say(&format!("  serve  akene-server serve {dir}"))?;
-    say(&format!("  stamp  akene-image stamp IMAGE --stamp {dir}/stamp.json"))?;
+    say(&format!("  stamp  akene-image stamp IMAGE --site-dir {dir}"))?;
     say(&format!("Keep a copy of {dir}/secrets: without it no medium you made finds its way back."))
 }
 

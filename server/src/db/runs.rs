@@ -96,6 +96,14 @@ pub fn keep_answer(db: &Transaction<'_>, run: RunId, answer: &Answer<'_>) -> Res
     Ok(())
 }
 
+/// Keeps why a machine was told nothing at all.
+pub fn keep_refusal(db: &Transaction<'_>, run: RunId, refusal: &Issue) -> Result<()> {
+    let text = serde_json::to_string(refusal).context("encoding a refusal")?;
+    db.execute("UPDATE runs SET refusal = ?2 WHERE id = ?1", params![run.to_string(), text])
+        .context("keeping a refusal")?;
+    Ok(())
+}
+
 /// Sets the state of a run and returns the one before.
 pub fn set_state(db: &Transaction<'_>, run: RunId, state: &RunState) -> Result<RunState> {
     let before: String = db

@@ -96,14 +96,19 @@ pub async fn runs(State(shared): State<Arc<Shared>>, machine: Machine, body: Bod
                 return Ok(Ok(answer));
             }
             let known = machines::get(db, machine.id)?;
-            let config = match shared.site.config() {
-                Ok(config) => config,
-                Err(error) => return Ok(Err(Refusal::from(error))),
-            };
             let name = request.profile.as_deref();
-            let chosen = match shared.site.choose(&config, &request.inventory, Some(known.asset), name) {
-                Ok(chosen) => chosen,
-                Err(issues) => return Ok(Err(Refusal::from(issues))),
+            let chosen = shared.site.config().and_then(|config| {
+                let chosen = shared.site.choose(&config, &request.inventory, Some(known.asset), name)?;
+                Ok((config, chosen))
+            });
+            let (config, chosen) = match chosen {
+                Ok(found) => found,
+                Err(error) => {
+                    // The administrator sees it too: the machine waits for them.
+                    let refusal = Refusal::from(error);
+                    run_store::keep_refusal(db, request.run, refusal.issue())?;
+                    return Ok(Err(refusal));
+                }
             };
             let decision = grant::decide(db, &config, &known)?;
             let consent = decision.as_ref().ok().copied();

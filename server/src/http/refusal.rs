@@ -37,6 +37,11 @@ impl Refusal {
         Refusal::of(StatusCode::BAD_REQUEST, Issue::new(code, "", message, next))
     }
 
+    /// The reason.
+    pub fn issue(&self) -> &Issue {
+        &self.issue
+    }
+
     /// The same, to be asked again later.
     pub fn retry_after(self, time: Duration) -> Refusal {
         Refusal { retry_after: Some(time), ..self }
