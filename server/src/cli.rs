@@ -16,7 +16,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make a site directory: profiles, keys, certificate, token and stamp
-    Init(Init),
+    Init(Box<Init>),
     /// Serve a site
     Serve {
         /// The site directory

@@ -32,10 +32,10 @@ impl Program {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let text = std::fs::read_to_string(&log).unwrap();
-            if let Some((_, rest)) = text[before..].split_once("listening on 127.0.0.1:") {
-                if let Some((port, _)) = rest.split_once('\n') {
-                    return Program { process, log, url: format!("https://127.0.0.1:{port}") };
-                }
+            if let Some((_, rest)) = text[before..].split_once("listening on 127.0.0.1:")
+                && let Some((port, _)) = rest.split_once('\n')
+            {
+                return Program { process, log, url: format!("https://127.0.0.1:{port}") };
             }
             assert!(Instant::now() < deadline, "the server does not start: {text}");
             std::thread::sleep(Duration::from_millis(20));

@@ -57,13 +57,13 @@ pub fn enrol(db: &Transaction<'_>, enrolment: &Enrolment<'_>) -> Result<(Identit
     let found = evidence(enrolment.inventory);
     let inventory = serde_json::to_string(enrolment.inventory).context("encoding an inventory")?;
     // Who shows the credential is the machine, whatever its hardware says.
-    if let Some(known) = enrolment.known {
-        if authenticate(db, known.machine, &known.credential)? {
-            let machine = get(db, known.machine)?;
-            learn(db, &machine, &found, &now)?;
-            keep_facts(db, known.machine, enrolment.peer, &inventory, &found, &now)?;
-            return Ok((Identity { asset: machine.asset, ..known.clone() }, Recognised::Same));
-        }
+    if let Some(known) = enrolment.known
+        && authenticate(db, known.machine, &known.credential)?
+    {
+        let machine = get(db, known.machine)?;
+        learn(db, &machine, &found, &now)?;
+        keep_facts(db, known.machine, enrolment.peer, &inventory, &found, &now)?;
+        return Ok((Identity { asset: machine.asset, ..known.clone() }, Recognised::Same));
     }
     let verdict = decide(&found, &candidates(db, &found)?);
     let (id, recognised) = match &verdict {

@@ -155,9 +155,11 @@ pub fn get(db: &Transaction<'_>, run: RunId) -> Result<Option<Run>> {
     .transpose()
 }
 
-/// All runs of a machine, newest first.
+/// All runs of a machine, newest first, without the answers: lists do not need those, and they are large.
 pub fn of_machine(db: &Transaction<'_>, machine: MachineId) -> Result<Vec<Run>> {
-    let mut query = db.prepare(&format!("SELECT {COLUMNS} FROM runs WHERE machine = ?1 ORDER BY n DESC"))?;
+    let columns = COLUMNS.replace("answer", "NULL");
+    let mut query =
+        db.prepare_cached(&format!("SELECT {columns} FROM runs WHERE machine = ?1 ORDER BY n DESC"))?;
     let rows = query.query_map([machine.to_string()], |row| Raw::try_from(row))?;
     rows.map(|row| read(row.context("reading the runs")?)).collect()
 }

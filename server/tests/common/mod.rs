@@ -146,11 +146,10 @@ pub fn run_id(n: u8) -> RunId {
 /// A machine like no other number `n`.
 pub fn inventory(n: u32) -> Inventory {
     let text = format!(
-        r#"{{"version":1,"agent":"test","cpu":{{"model":null,"vendor":null,"arch":"x86_64","cores":2,"threads":2,"level":2}},
-        "memory":{{"total":4294967296}},"firmware":{{"kind":"bios","secure-boot":null,"vendor":null,"version":null,"date":null}},
-        "dmi":{{"system_vendor":null}}}}"#
-    )
-    .replace("\"system_vendor\":null", &format!("\"system-vendor\":\"Dell Inc.\",\"product-serial\":\"5XK{n:04}J\""));
+        r#"{{"version":1,"agent":"test","cpu":{{"model":null,"vendor":null,"arch":"x86_64","cores":2,"threads":2,
+        "level":2}},"memory":{{"total":4294967296}},"firmware":{{"kind":"bios","secure-boot":null,"vendor":null,
+        "version":null,"date":null}},"dmi":{{"system-vendor":"Dell Inc.","product-serial":"5XK{n:04}J"}}}}"#
+    );
     let mut inventory: Inventory = serde_json::from_str(&text).unwrap();
     inventory.nics.push(Nic {
         name: "eth0".into(),
