@@ -3,14 +3,20 @@
 //! | machine | grant |
 //! |---|---|
 //! | a person said `akene-server allow` | what they said, once |
+//! | its last installation broke off after it began to change the disks | to go on with those disks |
 //! | installed before | none |
 //! | may be another machine (*ask*) | blank disks at most |
 //! | new | what `site.toml` says of new machines |
+//!
+//! The second line is what lets a volunteer simply start the computer again after a power cut or a
+//! failed download: the disks are not blank any more, but what is on them is ours. See [`to_go_on`].
 //!
 //! A grant belongs to one run of one machine and lapses after six hours; a machine that asks again
 //! for a run that has not ended (after a power cut, say) is told the same again.
 
 use akene_protocol::api::{Consent, Grant, RunResponse};
+use akene_protocol::event::Phase;
+use akene_protocol::inventory::{Disk, Inventory};
 use akene_protocol::{Envelope, Issue, MachineId, RunId};
 use anyhow::Result;
 use ed25519_dalek::SigningKey;
@@ -19,6 +25,7 @@ use rusqlite::Transaction;
 
 use crate::db::{machines, runs};
 use crate::site::SiteConfig;
+use crate::state::Stage;
 
 /// How long a grant counts.
 pub const LIFE: SignedDuration = SignedDuration::from_hours(6);
@@ -82,6 +89,12 @@ pub fn decide(
         )))
     };
     let runs = runs::of_machine(db, machine.id)?;
+    if let Some(run) = broken_off(&runs)
+        && let Some(inventory) = runs::inventory(db, run.id)?
+        && to_go_on(&inventory, run.consent.unwrap_or(Consent::None), &machine.inventory)
+    {
+        return Ok(Ok(Consent::Wipe));
+    }
     if let Some(run) = runs::installed(&runs) {
         let date = run.created.to_string();
         let day = date.split('T').next().unwrap_or(&date);
@@ -92,4 +105,33 @@ pub fn decide(
         (consent, Some(_)) => Ok(Ok(consent.min(Consent::Blank))),
         (consent, None) => Ok(Ok(consent)),
     }
+}
+
+/// The newest permitted run, if it broke off lately after it had begun to change disks, and no
+/// installation came to its end since.
+fn broken_off(runs: &[runs::Run]) -> Option<&runs::Run> {
+    let begun = |run: &runs::Run| match run.state.stage {
+        Stage::Installing => run.state.phase >= Some(Phase::Commit),
+        Stage::Failed => run.state.disks_changed,
+        _ => false,
+    };
+    let ended = |run: &runs::Run| matches!(run.state.stage, Stage::Installed | Stage::Confirmed);
+    let run = runs.iter().find(|run| ended(run) || (run.consent.is_some() && begun(run)))?;
+    (begun(run) && Timestamp::now() < run.created + RENEWABLE).then_some(run)
+}
+
+/// Whether the machine has exactly disks that the broken-off run had, was permitted to destroy, and that
+/// can be told from others. One disk too many, or one without a number of its own, and it is no: then
+/// a person has to look.
+fn to_go_on(then: &Inventory, consent: Consent, now: &Inventory) -> bool {
+    let usable = |disk: &&Disk| !disk.removable && !disk.read_only && !disk.live_medium;
+    let mut disks = now.disks.iter().filter(usable).peekable();
+    let known = |disk: &Disk| {
+        then.disks.iter().filter(usable).any(|old| {
+            let marked = disk.wwn.is_some() || disk.serial.is_some();
+            let same = (&old.wwn, &old.serial, old.size) == (&disk.wwn, &disk.serial, disk.size);
+            marked && same && (consent == Consent::Wipe || (consent == Consent::Blank && old.is_blank()))
+        })
+    };
+    disks.peek().is_some() && disks.all(known)
 }

@@ -327,3 +327,51 @@ fn state_survives_a_restart() {
     assert_eq!(after["runs"][0]["logs"], serde_json::json!([["install.log", 5]]));
     assert!(rig.run(&who, run_id(2), &machine).grant.is_none());
 }
+
+#[test]
+fn a_broken_off_installation_may_go_on_with_its_disks_and_no_other() {
+    let rig = Rig::new();
+    let key = rig.server().site_key;
+    let mut n = 0;
+    // What the next run is granted, after one that broke off like this.
+    let mut next = |before: &akene_protocol::inventory::Disk, reached: Phase, after: Vec<_>| {
+        n += 2;
+        let mut machine = inventory(n.into());
+        machine.disks = vec![before.clone()];
+        let who = rig.enrol(&machine).identity;
+        assert!(rig.run(&who, run_id(n), &machine).grant.is_some());
+        rig.events(&who, &[event(run_id(n), 1, EventKind::PhaseStarted { phase: reached })]);
+        machine.disks = after;
+        let grant = rig.run(&who, run_id(n + 1), &machine).grant.unwrap();
+        grant.open::<Grant>(&key).unwrap().consent
+    };
+    let blank = disk(Some("WD-A"), None);
+    let begun = || disk(Some("WD-A"), Some("AKENE_BOOT"));
+    assert_eq!(next(&blank, Phase::Install, vec![begun()]), Consent::Wipe);
+    assert_eq!(next(&blank, Phase::Stage, vec![begun()]), Consent::Blank, "nothing had been changed");
+    assert_eq!(next(&blank, Phase::Install, vec![disk(Some("WD-B"), Some("Windows"))]), Consent::Blank);
+    assert_eq!(next(&blank, Phase::Install, vec![begun(), disk(Some("WD-B"), None)]), Consent::Blank);
+    assert_eq!(next(&disk(None, None), Phase::Install, vec![disk(None, Some("x"))]), Consent::Blank);
+    assert_eq!(next(&begun(), Phase::Install, vec![begun()]), Consent::Blank, "it was not blank before");
+    assert_eq!(next(&blank, Phase::Install, vec![]), Consent::Blank);
+}
+
+#[test]
+fn a_reinstall_that_broke_off_goes_on_and_one_that_ended_does_not() {
+    let rig = Rig::new();
+    let key = rig.server().site_key;
+    let mut machine = inventory(1);
+    machine.disks = vec![disk(Some("WD-A"), None)];
+    let who = rig.enrol(&machine).identity;
+    rig.run(&who, run_id(1), &machine);
+    rig.events(&who, &good_run(run_id(1)));
+    machine.disks = vec![disk(Some("WD-A"), Some("AKENE_BOOT"))];
+    rig.allow(&who, "wipe");
+    assert!(rig.run(&who, run_id(2), &machine).grant.is_some());
+    let failed = EventKind::Failed { phase: Phase::Install, issues: vec![], disks_changed: true };
+    rig.events(&who, &[event(run_id(2), 1, failed)]);
+    let grant = rig.run(&who, run_id(3), &machine).grant.unwrap().open::<Grant>(&key).unwrap();
+    assert_eq!(grant.consent, Consent::Wipe);
+    rig.events(&who, &good_run(run_id(3)));
+    assert_eq!(rig.run(&who, run_id(4), &machine).refusal.unwrap().code, "already-installed");
+}

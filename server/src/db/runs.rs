@@ -1,7 +1,7 @@
 //! Runs: attempts at installing a machine.
 
 use akene_protocol::api::{Consent, RunResponse};
-use akene_protocol::{Issue, MachineId, RunId};
+use akene_protocol::{Inventory, Issue, MachineId, RunId};
 use anyhow::{Context as _, Result, anyhow};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, Transaction, params};
@@ -153,6 +153,16 @@ pub fn get(db: &Transaction<'_>, run: RunId) -> Result<Option<Run>> {
     .context("reading a run")?
     .map(read)
     .transpose()
+}
+
+/// The inventory a run was asked for with.
+pub fn inventory(db: &Transaction<'_>, run: RunId) -> Result<Option<Inventory>> {
+    let text: Option<String> = db
+        .query_row("SELECT inventory FROM runs WHERE id = ?1", [run.to_string()], |row| row.get(0))
+        .optional()
+        .context("reading the inventory of a run")?
+        .flatten();
+    text.as_deref().map(from_json).transpose()
 }
 
 /// All runs of a machine, newest first, without the answers: lists do not need those, and they are large.

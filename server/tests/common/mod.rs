@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use akene_protocol::api::{EnrolRequest, EnrolResponse, EventBatch, Identity, RunRequest, RunResponse};
 use akene_protocol::event::{EventKind, Phase};
-use akene_protocol::inventory::Nic;
+use akene_protocol::inventory::{Disk, Nic};
 use akene_protocol::stamp::Source;
 use akene_protocol::{Event, Inventory, Issue, RunId, Secret};
 use akene_server::site::init::{Options, init};
@@ -162,6 +162,25 @@ pub fn inventory(n: u32) -> Inventory {
         speed: None,
     });
     inventory
+}
+
+/// A disk; `label` is that of the filesystem on its only partition.
+pub fn disk(serial: Option<&str>, label: Option<&str>) -> Disk {
+    let content = |label: &str| serde_json::json!({ "kind": "ext4", "label": label, "uuid": null, "used": null, "looks-like": null });
+    let table = label.map(|label| {
+        serde_json::json!({
+            "kind": "gpt", "id": null, "hash": "00".repeat(32), "damage": null, "partitions": [{
+                "number": 1, "start": 1048576, "size": 1048576, "kind": "x", "name": null, "uuid": null,
+                "content": content(label),
+            }],
+        })
+    });
+    serde_json::from_value(serde_json::json!({
+        "name": "sda", "path": "/dev/sda", "by-id": null, "size": 80_026_361_856_u64, "logical-sector": 512,
+        "physical-sector": 512, "model": null, "serial": serial, "wwn": null, "bus": "sata", "rotational": true,
+        "removable": false, "read-only": false, "live-medium": false, "table": table, "content": null,
+    }))
+    .unwrap()
 }
 
 pub fn event(run: RunId, seq: u64, kind: EventKind) -> Event {
