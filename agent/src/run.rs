@@ -330,8 +330,7 @@ pub fn where_to_stage(size: Bytes, room: Bytes, plan: &Plan, allowed: &Allowed) 
     if size + MEMORY_MARGIN <= room {
         return Ok(Place::Beside);
     }
-    let fresh = plan.disks.iter().all(|disk| disk.new_table);
-    if (plan.needs <= Consent::Blank && fresh) || allowed.consent() == Consent::Wipe {
+    if plan.needs <= Consent::Blank || allowed.consent() == Consent::Wipe {
         return Ok(Place::Target);
     }
     Err(Issue::new(

@@ -19,7 +19,9 @@ pub fn identity(inventory: &Inventory, reporter: &Reporter) -> Option<Identity> 
     let mut found = inventory.disks.iter().flat_map(|disk| {
         let partitions = disk.table.iter().flat_map(|t| &t.partitions);
         partitions
-            .filter(|p| p.content.as_ref().is_some_and(|c| c.looks_like == Some(LooksLike::AkeneBoot)))
+            .filter(|p| {
+                p.content.as_ref().is_some_and(|c| matches!(c.looks_like, Some(LooksLike::AkeneBoot { .. })))
+            })
             .map(|p| crate::probe::disk::partition_path(Path::new(&disk.path), p.number))
     });
     found.find_map(|node| match read(&node) {

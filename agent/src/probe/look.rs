@@ -16,6 +16,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 use super::root::text;
+use crate::journal;
 use crate::sys::loopdev;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,7 +32,7 @@ pub(super) fn from_outside(content: &Content) -> Option<LooksLike> {
     match (content.kind.as_str(), content.label.as_deref()) {
         ("swap", _) => Some(LooksLike::Swap),
         ("iso9660", Some(MEDIUM_LABEL)) => Some(LooksLike::AkeneMedium),
-        ("ext4", Some(BOOT_LABEL)) => Some(LooksLike::AkeneBoot),
+        ("ext4", Some(BOOT_LABEL)) => Some(LooksLike::AkeneBoot { unfinished: false }),
         _ => None,
     }
 }
@@ -51,13 +52,18 @@ pub(super) fn from_inside(content: &mut Content, device: &Path) {
     };
     let (sender, receiver) = channel();
     let (device, driver, options) = (device.to_owned(), driver.to_owned(), options.to_owned());
-    let (is_boot, kind) = (content.looks_like == Some(LooksLike::AkeneBoot), content.kind.clone());
+    let is_boot = matches!(content.looks_like, Some(LooksLike::AkeneBoot { .. }));
+    let kind = content.kind.clone();
     std::thread::spawn(move || {
         let seen = look(&device, &driver, &options, |top| {
             let used = nix::sys::statvfs::statvfs(top)
                 .map(|s| Bytes((s.blocks() - s.blocks_free()) * s.fragment_size()))
                 .ok();
-            (used, if is_boot { Some(LooksLike::AkeneBoot) } else { recognise(top, &kind) })
+            let looks_like = match is_boot {
+                true => Some(LooksLike::AkeneBoot { unfinished: unfinished(top) }),
+                false => recognise(top, &kind),
+            };
+            (used, looks_like)
         });
         // Nobody listens any more when it took too long.
         sender.send(seen).is_ok()
@@ -102,6 +108,18 @@ impl Drop for Place {
     fn drop(&mut self) {
         // Left behind where something is still mounted on it: never a reason to remove what is inside.
         std::fs::remove_dir(&self.0).ok();
+    }
+}
+
+/// Whether the boot partition tells of an installation that was never completed. The journal begins as soon
+/// as the partition is mounted, so one without it is either just made and empty, or not to be judged.
+fn unfinished(boot: &Path) -> bool {
+    match journal::read(boot) {
+        Ok(records) => match records.last() {
+            Some(last) => last.what != journal::What::Complete,
+            None => recognise(boot, "ext4") == Some(LooksLike::Empty),
+        },
+        Err(_) => false,
     }
 }
 
@@ -155,4 +173,33 @@ fn has_people(dir: &Path) -> bool {
 fn pretty_name(release: &str) -> Option<String> {
     let value = release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="))?;
     Some(value.trim().trim_matches(['"', '\'']).to_owned()).filter(|v| !v.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use akene_protocol::RunId;
+    use akene_protocol::event::Phase;
+
+    #[test]
+    fn an_installation_is_unfinished_until_its_journal_says_complete() {
+        let boot = tempfile::tempdir().unwrap();
+        std::fs::create_dir(boot.path().join("lost+found")).unwrap();
+        assert!(unfinished(boot.path()), "just made");
+        let record = |what| {
+            let mut journal = journal::Journal::new(RunId([1; 8]));
+            journal.open(boot.path()).unwrap();
+            journal.record(what).unwrap();
+        };
+        record(journal::What::Begun { phase: Phase::Install });
+        assert!(unfinished(boot.path()));
+        record(journal::What::Complete);
+        assert!(!unfinished(boot.path()));
+        // A reinstall that was interrupted.
+        record(journal::What::Begun { phase: Phase::Commit });
+        assert!(unfinished(boot.path()));
+        std::fs::remove_file(boot.path().join(journal::PATH)).unwrap();
+        std::fs::write(boot.path().join("akene/identity.json"), "{}").unwrap();
+        assert!(!unfinished(boot.path()), "without a journal nobody knows");
+    }
 }

@@ -318,8 +318,8 @@ fn where_something_would_be_lost_packages_must_fit_first() {
         (big, Consent::Wipe, true, Consent::Wipe, Some(Place::Beside)),
         (small, Consent::Blank, true, Consent::Blank, Some(Place::Target)),
         (small, Consent::Wipe, true, Consent::Wipe, Some(Place::Target)),
-        // A reinstall that keeps the table: the old system is still worth something.
-        (small, Consent::Blank, false, Consent::Blank, None),
+        // What an installation that was never completed left on a kept table is worth nothing.
+        (small, Consent::Blank, false, Consent::Blank, Some(Place::Target)),
     ] {
         let plan = plan(needs, new_table);
         let allowed = Permission::given(given, "the test").allows(&plan).unwrap();

@@ -47,7 +47,8 @@ fn is_boot(partition: &Partition) -> bool {
     let content = partition.content.as_ref();
     partition.name == Role::Boot.partition_name()
         || content.is_some_and(|c| {
-            c.label.as_deref() == Some(BOOT_LABEL) || c.looks_like == Some(LooksLike::AkeneBoot)
+            c.label.as_deref() == Some(BOOT_LABEL)
+                || matches!(c.looks_like, Some(LooksLike::AkeneBoot { .. }))
         })
 }
 
@@ -116,6 +117,43 @@ struct Work<'a> {
     destroys: Vec<Destroyed>,
     notes: Vec<String>,
     reasons: Vec<String>,
+    before: Before,
+}
+
+/// What an earlier run left.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// A system, or nobody knows.
+    System,
+    /// An installation that was never completed: what it formats holds nothing of worth.
+    Unfinished,
+    /// A table and not even a boot partition's filesystem.
+    TableOnly,
+}
+
+impl Before {
+    fn of(table: &Table) -> Before {
+        let boot = table.partitions.iter().find(|p| is_boot(p)).and_then(|p| p.content.as_ref());
+        match boot.map(|c| &c.looks_like) {
+            None => Before::TableOnly,
+            Some(Some(LooksLike::AkeneBoot { unfinished: true })) => Before::Unfinished,
+            Some(_) => Before::System,
+        }
+    }
+
+    /// Whether formatting loses nothing. What cannot be recognised may be people's files on a damaged
+    /// filesystem, unless it is certain that there never was one.
+    fn loses_nothing(self, found: &Partition, role: &Role) -> bool {
+        let looks = found.content.as_ref().and_then(|c| c.looks_like.as_ref());
+        match self {
+            Before::System => false,
+            Before::TableOnly => found.content.is_none(),
+            Before::Unfinished => match looks {
+                Some(LooksLike::LinuxRoot { home_inside: true, .. } | LooksLike::Home) => false,
+                _ => found.content.is_some() || !matches!(role, Role::Volume(_)),
+            },
+        }
+    }
 }
 
 fn serve<'a>(
@@ -124,7 +162,9 @@ fn serve<'a>(
     wishes: &StorageWishes,
     firmware: &Firmware,
 ) -> Result<Proposal<'a>, Vec<String>> {
-    let mut work = Work { disk, partitions: vec![], destroys: vec![], notes: vec![], reasons: vec![] };
+    let before = Before::of(table);
+    let mut work =
+        Work { disk, partitions: vec![], destroys: vec![], notes: vec![], reasons: vec![], before };
     work.boot_chain(table, firmware);
     for volume in &wishes.volumes {
         work.volume(table, volume);
@@ -284,10 +324,12 @@ impl Work<'_> {
         mount: Option<&str>,
         why: String,
     ) {
-        self.destroys.push(Destroyed {
-            name: words::partition(&self.disk.name, found.number),
-            what: words::partition_content(found),
-        });
+        if !self.before.loses_nothing(found, &role) {
+            self.destroys.push(Destroyed {
+                name: words::partition(&self.disk.name, found.number),
+                what: words::partition_content(found),
+            });
+        }
         self.partitions.push(PartitionPlan {
             number: found.number,
             start: found.start,

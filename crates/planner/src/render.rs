@@ -153,7 +153,7 @@ pub fn bars(disk: &DiskPlan, inventory: &Inventory, style: Style) -> String {
             let content = p.content.as_ref();
             let looks = content.and_then(|c| c.looks_like.as_ref());
             let (text, colour) = match looks {
-                Some(LooksLike::AkeneBoot) => ("/boot".into(), paint::BOOT),
+                Some(LooksLike::AkeneBoot { .. }) => ("/boot".into(), paint::BOOT),
                 Some(LooksLike::Esp) => ("EFI".into(), paint::BOOT),
                 Some(LooksLike::Home) => ("files".into(), paint::FILES),
                 Some(LooksLike::Windows) => ("Windows".into(), paint::FOREIGN),

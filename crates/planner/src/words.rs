@@ -30,7 +30,7 @@ pub fn content(content: Option<&Content>, size: Bytes) -> String {
         return format!("something that was not recognised ({size})");
     };
     let name = match &content.looks_like {
-        Some(LooksLike::AkeneBoot) => "boot partition of an Akène machine".to_owned(),
+        Some(LooksLike::AkeneBoot { .. }) => "boot partition of an Akène machine".to_owned(),
         Some(LooksLike::Home) => "people's files".to_owned(),
         Some(LooksLike::LinuxRoot { name, home_inside }) => {
             let system = name.as_deref().unwrap_or("a Linux system");

@@ -22,7 +22,8 @@ fn content() -> impl Strategy<Value = Option<Content>> {
         Just(Some(LooksLike::Home)),
         Just(Some(LooksLike::Windows)),
         Just(Some(LooksLike::LinuxRoot { name: None, home_inside: true })),
-        Just(Some(LooksLike::AkeneBoot)),
+        Just(Some(LooksLike::AkeneBoot { unfinished: false })),
+        Just(Some(LooksLike::AkeneBoot { unfinished: true })),
     ];
     let label =
         prop_oneof![Just(None), Just(Some("AKENE_BOOT".to_owned())), Just(Some("akene-home".to_owned()))];
@@ -191,6 +192,20 @@ fn check_new(plan: &DiskPlan, disk: &Disk, wishes: &StorageWishes) {
     assert!(unused == Bytes(0) || (!short && !open), "{unused} unused though somebody could use it");
 }
 
+/// Whether a disk's own boot partition says that it never held a whole system.
+fn unfinished(disk: &Disk) -> bool {
+    let parts = disk.table.iter().flat_map(|t| &t.partitions);
+    let boot = |p: &&Partition| {
+        let label = p.content.as_ref().and_then(|c| c.label.as_deref());
+        let looks = p.content.as_ref().and_then(|c| c.looks_like.as_ref());
+        [p.name.as_deref(), label].contains(&Some("AKENE_BOOT"))
+            || matches!(looks, Some(LooksLike::AkeneBoot { .. }))
+    };
+    parts.filter(boot).any(|p| {
+        p.content.as_ref().is_none_or(|c| c.looks_like == Some(LooksLike::AkeneBoot { unfinished: true }))
+    })
+}
+
 /// What holds for a table that stays.
 fn check_kept(plan: &DiskPlan, disk: &Disk) {
     let table = disk.table.as_ref().expect("there is a table to keep");
@@ -224,7 +239,12 @@ fn check(wishes: &StorageWishes, inventory: &Inventory) -> Option<Plan> {
         let kept = |n| done.partitions.iter().any(|p| p.number == n && p.action == Action::Keep);
         for p in disk.table.iter().flat_map(|t| &t.partitions).filter(|p| !kept(p.number)) {
             let listed = plan.destroys.iter().any(|d| d.name.ends_with(&p.number.to_string()));
-            assert!(listed, "partition {} is lost and not named", p.number);
+            let looks = p.content.as_ref().and_then(|c| c.looks_like.as_ref());
+            let files =
+                matches!(looks, Some(LooksLike::Home | LooksLike::LinuxRoot { home_inside: true, .. }));
+            // What an installation that was never completed left is nobody's.
+            let rest = !done.new_table && !files && unfinished(disk);
+            assert!(listed || rest, "partition {} is lost and not named", p.number);
         }
     }
     assert!(!render::text(&plan, inventory, render::Style::default()).is_empty());

@@ -111,7 +111,8 @@ pub struct RunResponse {
 pub enum Consent {
     /// Nothing: plan and report only.
     None,
-    /// Only disks on which nothing was recognised may be changed.
+    /// Only disks on which nothing was recognised may be changed, or nothing but what an installation that was
+    /// never completed left there.
     #[default]
     Blank,
     /// What is on the disks the plan uses may be destroyed. Kept partitions stay kept.

@@ -271,7 +271,11 @@ pub struct Content {
 #[serde(rename_all = "kebab-case", tag = "what", deny_unknown_fields)]
 pub enum LooksLike {
     /// The boot partition of an Akène machine.
-    AkeneBoot,
+    AkeneBoot {
+        /// Whether the last installation was begun and never completed: what it made new holds nothing yet.
+        #[serde(default)]
+        unfinished: bool,
+    },
     /// Home directories of people.
     Home,
     /// The root of a Linux system.

@@ -106,7 +106,7 @@ pub fn applied(plan: &DiskPlan) -> Table {
                 uuid: None,
                 used: None,
                 looks_like: match &p.purpose {
-                    Role::Boot => Some(LooksLike::AkeneBoot),
+                    Role::Boot => Some(LooksLike::AkeneBoot { unfinished: false }),
                     Role::Esp => Some(LooksLike::Esp),
                     Role::Swap => Some(LooksLike::Swap),
                     Role::Root => Some(LooksLike::LinuxRoot {
