@@ -289,6 +289,8 @@ impl Reporter {
         }
         let phase = inner.phase.unwrap_or(Phase::Boot);
         inner.emit(EventKind::Failed { phase, issues, disks_changed });
+        // It is the last event of its run.
+        inner.sealed = true;
     }
 
     /// The system is on the disk.
@@ -340,7 +342,9 @@ impl Inner {
     fn emit(&mut self, kind: EventKind) {
         let kind = self.clean_kind(kind);
         if self.sealed {
-            self.tell(Message::Detail(lines::sentence(&kind)));
+            if !matches!(kind, EventKind::Progress { .. }) {
+                self.tell(Message::Detail(lines::sentence(&kind)));
+            }
             return;
         }
         let event = Event {
@@ -478,6 +482,8 @@ mod tests {
         reporter.phase(Phase::Consent);
         reporter.failed(vec![Issue::new("no-grant", "", "no", "")], false);
         reporter.failed(vec![Issue::new("other", "", "no", "")], true);
+        reporter.warn("said afterwards");
+        reporter.phase_done();
         let kinds: Vec<EventKind> = events(&reporter, &tape).into_iter().map(|e| e.kind).collect();
         assert_eq!(
             kinds,

@@ -181,6 +181,9 @@ impl Machine<'_> {
         let mut found = crate::probe::inventory(self.runner, &self.probe);
         if let Some(only) = &self.only_disk {
             found.disks.retain(|d| Path::new(&d.path) == only);
+            // What is wrong with this machine's own disks is nobody's business here.
+            let ours = |path: &str| path.is_empty() || found.disks.iter().any(|d| d.name == path);
+            found.notes.retain(|note| ours(&note.path));
         }
         match &self.inventory {
             Some(given) => Inventory { disks: found.disks, ..given.clone() },

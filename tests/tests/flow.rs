@@ -1,0 +1,402 @@
+//! The agent against a real server, into a disk image: what is refused leaves every byte as it was, and
+//! what a dead server missed arrives later, once and in order.
+#![allow(missing_docs)]
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use akene_agent::fetch::Patience;
+use akene_agent::probe::{self, ProbeRoot};
+use akene_agent::resident::Resident;
+use akene_agent::run::Done;
+use akene_agent::run::native::{self, Onto, Outcome, Request, Says};
+use akene_agent::storage::image::Image;
+use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_protocol::api::Consent;
+use akene_protocol::inventory::LooksLike;
+use akene_protocol::stamp::{Source, Tls};
+use akene_protocol::{Bytes, Issue, PublicKey, Stamp};
+use akene_server::site::init::{Options, init};
+use akene_server::{Config, Running, Server};
+use akene_tests::http::Fault;
+use akene_tests::mirror::{Mirror, cache_dir};
+use akene_tests::site::small_server;
+use nix::unistd::{Whence, lseek};
+
+fn can_run() -> bool {
+    let can = nix::unistd::geteuid().is_root() && Path::new("/dev/loop-control").exists();
+    if !can {
+        eprintln!("SKIPPED: needs to be root and loop devices");
+    }
+    can
+}
+
+/// A site with a server on loopback, and a disk image.
+struct Rig {
+    dir: tempfile::TempDir,
+    server: Option<Running>,
+    address: SocketAddr,
+}
+
+impl Rig {
+    fn new(profile: &str) -> Rig {
+        let dir = tempfile::tempdir_in(cache_dir().unwrap()).unwrap();
+        init(&dir.path().join("site"), &Options::new("https://127.0.0.1:8443")).unwrap();
+        fs::write(dir.path().join("site/profiles/default.toml"), profile).unwrap();
+        let mut rig = Rig { dir, server: None, address: "127.0.0.1:0".parse().unwrap() };
+        rig.start();
+        rig
+    }
+
+    fn start(&mut self) {
+        let config = Config { dir: self.dir.path().join("site"), listen: Some(self.address) };
+        let server = Server::start(config).unwrap();
+        self.address = server.addr;
+        self.server = Some(server);
+    }
+
+    fn server(&self) -> &Running {
+        self.server.as_ref().unwrap()
+    }
+
+    fn image(&self) -> PathBuf {
+        self.dir.path().join("disk.img")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("install.log")).unwrap_or_default()
+    }
+
+    fn request(&self) -> Request {
+        Request {
+            onto: Onto::Image { file: self.image(), size: Some(Bytes::gib(6)), sector: 512 },
+            says: Says::Site(Box::new(self.server().stamp().unwrap())),
+            profile: None,
+            consent: Consent::Blank,
+            yes: true,
+            json: false,
+            inventory: None,
+            firmware: None,
+            proxy: None,
+            installer: None,
+            packages: None,
+            log: Some(self.dir.path().join("install.log")),
+            consoles: vec![],
+            patience: Patience {
+                attempts: 2,
+                first: Duration::from_millis(50),
+                longest: Duration::from_millis(50),
+            },
+        }
+    }
+
+    /// The only machine at the server, with its events.
+    fn machine(&self) -> serde_json::Value {
+        // The second test of this program finds it installed already.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let client = reqwest::blocking::Client::builder()
+            .tls_certs_only([
+                reqwest::Certificate::from_pem(self.server().ca.as_ref().unwrap().as_bytes()).unwrap()
+            ])
+            .no_proxy()
+            .build()
+            .unwrap();
+        let ask = |path: &str| -> serde_json::Value {
+            let url = format!("{}{path}", self.server().url().unwrap());
+            let answer = client.get(url).bearer_auth(self.server().admin_token.expose()).send().unwrap();
+            answer.json().unwrap()
+        };
+        let list = ask("/v1/admin/machines");
+        let id = list["machines"][0]["machine"].as_str().unwrap_or_else(|| panic!("{list:#}")).to_owned();
+        ask(&format!("/v1/admin/machines/{id}"))
+    }
+}
+
+/// Everything a sparse file holds: where data is, and its sum. Holes and zeros are the same to a disk.
+fn content(file: &Path) -> Vec<(u64, String)> {
+    let mut file = File::open(file).unwrap();
+    let (mut found, mut at) = (Vec::new(), 0);
+    while let Ok(start) = lseek(&file, at, Whence::SeekData) {
+        let end = lseek(&file, start, Whence::SeekHole).unwrap();
+        file.seek(SeekFrom::Start(start as u64)).unwrap();
+        let mut block = vec![0; 1 << 20];
+        let mut place = start;
+        while place < end {
+            let want = block.len().min((end - place) as usize);
+            file.read_exact(&mut block[..want]).unwrap();
+            if block[..want].iter().any(|b| *b != 0) {
+                found.push((place as u64, akene_protocol::Sha256::of(&block[..want]).to_string()));
+            }
+            place += want as i64;
+        }
+        at = end;
+    }
+    found
+}
+
+/// Runs and expects a refusal that leaves the image as it was.
+fn refused(rig: &Rig, request: &Request, code: &str) -> Issue {
+    if let (Onto::Image { file, size: Some(size), .. }, false) = (&request.onto, rig.image().exists()) {
+        File::create(file).unwrap().set_len(size.0).unwrap();
+    }
+    let before = content(&rig.image());
+    let outcome = native::run(request, &SystemRunner).unwrap();
+    let Outcome::Failed(failure) = outcome else { panic!("it was not refused: {outcome:?}") };
+    assert!(!failure.disks_changed);
+    assert_eq!(failure.issues[0].code, code, "{:#?}", failure.issues);
+    assert_eq!(content(&rig.image()), before, "a refusal changed the disk");
+    assert!(rig.log().contains("==> FAILED"), "{}", rig.log());
+    failure.issues[0].clone()
+}
+
+/// A profile that never gets as far as a mirror.
+const IDLE: &str = "[apt]\ndistribution = \"debian\"\nsuite = \"bookworm\"\n";
+
+fn with_stamp(rig: &Rig, change: impl FnOnce(&mut Stamp)) -> Request {
+    let mut stamp = rig.server().stamp().unwrap();
+    change(&mut stamp);
+    Request { says: Says::Site(Box::new(stamp)), ..rig.request() }
+}
+
+fn tls_of(stamp: &mut Stamp) -> &mut Tls {
+    match &mut stamp.source {
+        Source::Server { tls, .. } => tls,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn who_is_not_the_server_gets_nothing() {
+    if !can_run() {
+        return;
+    }
+    let (rig, other) = (Rig::new(IDLE), Rig::new(IDLE));
+    let foreign = other.server().stamp().unwrap();
+    let request = with_stamp(&rig, |stamp| *tls_of(stamp) = tls_of(&mut foreign.clone()).clone());
+    refused(&rig, &request, "certificate-wrong");
+
+    // Right server, wrong key: the profile is not what the site signed.
+    let request = with_stamp(&rig, |stamp| stamp.site_key = foreign.site_key);
+    refused(&rig, &request, "signature-wrong");
+
+    let request = with_stamp(&rig, |stamp| {
+        if let Source::Server { token, .. } = &mut stamp.source {
+            *token = akene_protocol::Secret::new("not-the-token-of-this-site");
+        }
+    });
+    let issue = refused(&rig, &request, "token-refused");
+    assert!(!issue.next.is_empty());
+    assert!(!rig.log().contains("not-the-token-of-this-site"));
+    assert!(other.server().site().dir().exists());
+}
+
+#[test]
+fn an_expired_certificate_is_called_expired() {
+    if !can_run() {
+        return;
+    }
+    let mut rig = Rig::new(IDLE);
+    let mut authority = rcgen::CertificateParams::new(vec![]).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let ca = authority.self_signed(&key).unwrap();
+    let issuer = rcgen::Issuer::new(authority, key);
+    let server_key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    let certificate = params.signed_by(&server_key, &issuer).unwrap();
+    rig.server.take().unwrap().stop().unwrap();
+    let secrets = rig.dir.path().join("site/secrets");
+    fs::write(secrets.join("server.pem"), certificate.pem()).unwrap();
+    fs::write(secrets.join("server.key"), server_key.serialize_pem()).unwrap();
+    rig.start();
+    let request = with_stamp(&rig, |stamp| *tls_of(stamp) = Tls { ca: Some(ca.pem()), pins: vec![] });
+    refused(&rig, &request, "certificate-expired");
+}
+
+#[test]
+fn a_profile_with_a_mistake_is_refused_with_its_place() {
+    if !can_run() {
+        return;
+    }
+    let rig = Rig::new(IDLE);
+    let profile = rig.dir.path().join("site/profiles/default.toml");
+    fs::write(profile, format!("pakages = [\"less\"]\n{IDLE}")).unwrap();
+    let request = rig.request();
+    File::create(rig.image()).unwrap().set_len(6 << 30).unwrap();
+    let before = content(&rig.image());
+    let Outcome::Failed(failure) = native::run(&request, &SystemRunner).unwrap() else { panic!() };
+    let said = format!("{:?}", failure.issues);
+    assert!(said.contains("pakages") && said.contains("packages"), "{said}");
+    assert_eq!(content(&rig.image()), before);
+}
+
+#[test]
+fn without_a_grant_nothing_happens_and_the_reason_is_told() {
+    if !can_run() {
+        return;
+    }
+    let rig = Rig::new(IDLE);
+    let config = rig.dir.path().join("site/site.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let text: String =
+        text.lines().filter(|l| !l.starts_with("new-machines")).map(|l| l.to_owned() + "\n").collect();
+    fs::write(&config, format!("new-machines = \"none\"\n{text}")).unwrap();
+    let outcome = native::run(&rig.request(), &SystemRunner).unwrap();
+    let Outcome::Failed(failure) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(failure.phase, akene_protocol::Phase::Consent);
+    assert!(!failure.issues[0].next.is_empty(), "{:?}", failure.issues);
+    assert!(content(&rig.image()).is_empty(), "the new image is not empty");
+    // The server knows the machine, its plan, and why nothing happened.
+    let machine = rig.machine();
+    let kinds: Vec<&str> =
+        machine["events"].as_array().unwrap().iter().map(|e| e["type"].as_str().unwrap()).collect();
+    assert!(kinds.contains(&"planned") && kinds.last() == Some(&"failed"), "{kinds:?}");
+}
+
+#[test]
+fn disks_that_do_not_do_are_refused_with_the_numbers() {
+    if !can_run() {
+        return;
+    }
+    let rig = Rig::new(IDLE);
+    let mut request = rig.request();
+    request.onto = Onto::Image { file: rig.image(), size: Some(Bytes::gib(1)), sector: 512 };
+    let issue = refused(&rig, &request, "disk-too-small");
+    assert!(issue.message.contains("1 GiB") && issue.message.contains("missing"), "{issue}");
+
+    // Somebody's data, and a permission for blank disks only.
+    fs::remove_file(rig.image()).unwrap();
+    File::create(rig.image()).unwrap().set_len(8 << 30).unwrap();
+    SystemRunner.run(&Cmd::new("mkfs.ext4").args(["-q", "-F", "-L", "Holidays"]).arg(rig.image())).unwrap();
+    let issue = refused(&rig, &rig.request(), "consent-needed");
+    assert!(issue.message.contains("Holidays"), "{issue}");
+
+    // A selector that fits no disk.
+    let profile = rig.dir.path().join("site/profiles/default.toml");
+    fs::write(profile, format!("{IDLE}\n[storage.disks]\nserial = \"NOPE\"\n")).unwrap();
+    let Outcome::Failed(failure) = native::run(&rig.request(), &SystemRunner).unwrap() else { panic!() };
+    assert_eq!(failure.phase, akene_protocol::Phase::Plan, "{failure:?}");
+}
+
+#[test]
+fn packages_that_are_not_what_was_signed_are_refused_before_the_disk_changes() {
+    if !can_run() {
+        return;
+    }
+    let mirror = Mirror::start().unwrap();
+    let profile = small_server(&mirror, "127.0.0.1");
+    let rig = Rig::new(&profile);
+    let write = |text: &str| fs::write(rig.dir.path().join("site/profiles/default.toml"), text).unwrap();
+
+    write(&profile.replace("\"less\"", "\"no-such-package-anywhere\""));
+    let issue = refused(&rig, &rig.request(), "package-missing");
+    assert!(issue.to_string().contains("no-such-package-anywhere"), "{issue}");
+
+    // A key nobody signed with.
+    let key = include_str!("data/other-key.asc");
+    write(&profile.replace("[apt]\n", &format!("[apt]\nkey = '''\n{key}'''\n")));
+    refused(&rig, &rig.request(), "archive-signature");
+
+    write(&profile);
+    let show = Cmd::new("apt-get").args(["download", "--print-uris", "less"]);
+    let shown = SystemRunner.run(&show).map(|o| o.text()).unwrap_or_default();
+    let file = shown.split_whitespace().find(|w| w.starts_with("less_")).unwrap_or_default().to_owned();
+    assert!(file.ends_with(".deb"), "{shown}");
+    mirror.server.fault(&file, Fault::Flipped);
+    let issue = refused(&rig, &rig.request(), "package-hash");
+    assert!(mirror.server.take_served().iter().any(|path| path.ends_with(&file)));
+    assert!(issue.to_string().contains("less"), "{issue}");
+}
+
+/// Where the partitions of an installed image are mounted.
+struct Opened {
+    image: Option<Image>,
+    root: PathBuf,
+}
+
+impl Opened {
+    fn new(file: &Path, root: &Path) -> Opened {
+        let image = Image::attach(file, 512).unwrap();
+        let facts = ProbeRoot { also: vec![image.path().to_owned()], ..ProbeRoot::default() };
+        let found = probe::inventory(&SystemRunner, &facts);
+        let disk = found.disks.iter().find(|d| Path::new(&d.path) == image.path()).unwrap();
+        let table = disk.table.as_ref().unwrap();
+        let node = |is: &dyn Fn(&LooksLike) -> bool| {
+            let fits = |p: &&akene_protocol::inventory::Partition| {
+                p.content.as_ref().and_then(|c| c.looks_like.as_ref()).is_some_and(is)
+            };
+            let number = table.partitions.iter().find(fits).unwrap_or_else(|| panic!("{table:#?}")).number;
+            probe::disk::partition_path(image.path(), number)
+        };
+        fs::create_dir_all(root).unwrap();
+        let mount = |node: PathBuf, at: &Path| {
+            SystemRunner.run(&Cmd::new("mount").arg(node).arg(at)).unwrap();
+        };
+        mount(node(&|l| matches!(l, LooksLike::LinuxRoot { .. })), root);
+        mount(node(&|l| *l == LooksLike::AkeneBoot), &root.join("boot"));
+        Opened { image: Some(image), root: root.to_owned() }
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        SystemRunner.run(&Cmd::new("umount").arg("-R").arg(&self.root)).unwrap();
+        self.image.take().unwrap().detach().unwrap();
+    }
+}
+
+/// The whole way; the server is dead from the middle of it until the installed system has started.
+#[test]
+fn a_server_that_dies_in_the_middle_neither_stops_nor_falsifies_an_installation() {
+    if !can_run() {
+        return;
+    }
+    let mirror = Mirror::start().unwrap();
+    let mut rig = Rig::new(&small_server(&mirror, "127.0.0.1"));
+    let request = rig.request();
+    let token = match &rig.server().stamp().unwrap().source {
+        Source::Server { token, .. } => token.expose().to_owned(),
+        other => panic!("{other:?}"),
+    };
+    let started = Instant::now();
+    let outcome = std::thread::scope(|scope| {
+        let running = scope.spawn(|| native::run(&request, &SystemRunner).unwrap());
+        while !rig.log().contains("[install]") && !running.is_finished() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        drop(rig.server.take());
+        running.join().unwrap()
+    });
+    eprintln!("the installation took {:.1} s", started.elapsed().as_secs_f64());
+    let Outcome::Done(Done::Installed { identity, .. }) = outcome else {
+        panic!("{outcome:?}\n{}", rig.log())
+    };
+    for secret in [&token, identity.credential.expose()] {
+        assert!(!rig.log().contains(secret), "the log holds a secret");
+    }
+
+    rig.start();
+    assert_ne!(rig.machine()["state"], "installed", "nobody has told it yet");
+    let opened = Opened::new(&rig.image(), &rig.dir.path().join("root"));
+    assert!(opened.root.join("boot/akene/journal.jsonl").exists());
+    let search = Cmd::new("grep").args(["-rlF", &token]).arg(&opened.root);
+    let holding = SystemRunner.run(&search).map(|o| o.text()).unwrap_or_default();
+    assert_eq!(holding, "", "the enrolment token is on the installed system");
+    let resident = Resident::open(&opened.root).unwrap();
+    assert!(resident.confirm().unwrap());
+    let machine = rig.machine();
+    assert_eq!(machine["state"], "confirmed", "{machine:#}");
+    let numbers: Vec<u64> =
+        machine["events"].as_array().unwrap().iter().map(|e| e["seq"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "each once, in order, none missing");
+    assert!(resident.confirm().unwrap(), "a second start of the system");
+    assert_eq!(rig.machine()["events"].as_array().unwrap().len(), numbers.len());
+    drop(opened);
+    let key: PublicKey = rig.server().site_key;
+    assert_eq!(rig.server().stamp().unwrap().site_key, key);
+}
