@@ -1,21 +1,16 @@
 //! What this room needs of HTTP: one request, one answer of bounded size.
 
-use std::time::Duration;
-
 use akene_protocol::stamp::Tls;
 use akene_protocol::{Issue, Secret};
 use anyhow::Result;
 use jiff::Timestamp;
 use reqwest::blocking::Client;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 
 use crate::net::diagnose::{Circumstances, check_answer, explain};
 use crate::net::http::{Access, read_capped};
 use crate::net::resolver::Resolver;
 use crate::net::tls::Dates;
-
-/// Longest pause a server can ask for.
-const LONGEST_RETRY_AFTER: u64 = 300;
 
 /// Method of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +48,6 @@ impl Request {
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
-    /// When to ask again, if the server said so.
-    pub retry_after: Option<Duration>,
     /// What the network diagnosis has to say about it: a portal's page, a proxy that wants a password.
     pub objection: Option<Issue>,
     /// The whole body.
@@ -192,7 +185,6 @@ impl Http for Web {
         }
         let response = builder.send().map_err(|e| self.explained(&e, url))?;
         let objection = check_answer(&response, url, "an answer");
-        let seconds = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
         let status = response.status().as_u16();
         let body = read_capped(response, request.largest as u64).map_err(|error| {
             Issue::new(
@@ -202,7 +194,6 @@ impl Http for Web {
                 "try again in some minutes; if it stays, tell the administrator",
             )
         })?;
-        let retry_after = seconds.map(|s| Duration::from_secs(s.min(LONGEST_RETRY_AFTER)));
-        Ok(Answer { status, retry_after, objection, body })
+        Ok(Answer { status, objection, body })
     }
 }

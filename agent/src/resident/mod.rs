@@ -292,7 +292,7 @@ mod tests {
                 }
             }
             let body = format!("{{\"new\":{}}}", seen.len() - before).into_bytes();
-            Ok(Answer { status: 200, retry_after: None, objection: None, body })
+            Ok(Answer { status: 200, objection: None, body })
         }
     }
 
