@@ -9,15 +9,22 @@ use akene_exec::{Cmd, Runner};
 use super::LiveSystem;
 use super::console::Console;
 
-/// Runs shells until the machine is restarted. A shell that ends is started again.
+/// Runs shells until the machine is restarted, and tries to have a network for them. A shell that ends is
+/// started again.
 pub fn rescue(live: &LiveSystem, runner: &'static dyn Runner) -> ! {
     live.consoles.say(
         "\nRescue shell. Nothing is installed and nothing is changed unless you do it.\n\
-         `reboot -f` restarts the computer, `akene-agent --help` shows what the installer can do by hand.\n",
+         `busybox reboot -f` restarts the computer, `akene-agent --help` shows what the installer can do by hand.\n",
     );
     for console in live.consoles.0.clone() {
         thread::spawn(move || shells(&console, runner));
     }
+    // What is up stays up as long as this is kept.
+    let network = crate::net::connect(live, runner, &mut |_| {});
+    live.consoles.say(&match &network {
+        Ok(online) => format!("\nNetwork: {}", online.describe()),
+        Err(issue) => format!("\nNetwork: {issue}"),
+    });
     loop {
         thread::park();
     }

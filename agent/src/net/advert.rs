@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -24,8 +24,19 @@ const RDNSS: u8 = 25;
 pub struct Advertised(Arc<Mutex<BTreeSet<Ipv6Addr>>>);
 
 impl Advertised {
-    /// Begins to listen, in the background, for the rest of the program's life.
+    /// What is heard by one listener in the background, which begins with the first call and goes on for the
+    /// rest of the program's life: a second attempt at the network knows what the first one heard.
     pub fn listen() -> Result<Self> {
+        static LISTENER: Mutex<Option<Advertised>> = Mutex::new(None);
+        // Whoever panicked while holding it left it as it was.
+        let mut listener = LISTENER.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*listener {
+            Some(listening) => Ok(listening.clone()),
+            None => Ok(listener.insert(Advertised::begin()?).clone()),
+        }
+    }
+
+    fn begin() -> Result<Self> {
         let protocol = SockProtocol::NetlinkRoute;
         let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
             .context("listening to router advertisements")?;

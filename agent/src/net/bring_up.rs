@@ -89,6 +89,7 @@ pub fn bring_up(wanted: &Wanted, runner: &dyn Runner, tell: &mut dyn FnMut(&str)
     };
     fs::create_dir_all(&wanted.directory)
         .with_context(|| format!("creating {}", wanted.directory.display()))
+        .and_then(|()| dhcp::forget_leases(&wanted.directory))
         .map_err(failed)?;
     let advertised = Advertised::listen().unwrap_or_else(|error| {
         tell(&format!("IPv6 name servers will not be heard: {error:#}"));

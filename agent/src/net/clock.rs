@@ -221,7 +221,10 @@ pub fn ask_time_servers(names: &[String], resolver: &Resolver) -> Vec<Timestamp>
         std::thread::spawn(move || {
             let answer = resolver
                 .lookup(&name)
-                .and_then(|ips| sntp(SocketAddr::new(ips[0], 123), PATIENCE))
+                .and_then(|ips| {
+                    let first = ips.first().context("the time server has no address")?;
+                    sntp(SocketAddr::new(*first, 123), PATIENCE)
+                })
                 .map(|time| (time, Instant::now()));
             // Nobody may be listening any more.
             sender.send(answer.ok()).ok();

@@ -159,6 +159,15 @@ pub fn lease_of(directory: &Path, card: &str) -> Option<Lease> {
     read(&directory.join(format!("{card}.json")))
 }
 
+/// Forgets the leases of an earlier attempt, whose clients have ended.
+pub fn forget_leases(directory: &Path) -> Result<()> {
+    for lease in leases(directory) {
+        let file = directory.join(format!("{}.json", lease.card));
+        fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
+    }
+    Ok(())
+}
+
 /// All leases, by card.
 pub fn leases(directory: &Path) -> Vec<Lease> {
     let mut files: Vec<_> = fs::read_dir(directory)
