@@ -12,6 +12,7 @@ use std::time::Duration;
 use akene_protocol::Bytes;
 use akene_protocol::inventory::{Content, LooksLike};
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
@@ -37,8 +38,9 @@ pub(super) fn from_outside(content: &Content) -> Option<LooksLike> {
     }
 }
 
-/// Mounts a filesystem where its kind is known to be safe, and fills in what is seen.
-pub(super) fn from_inside(content: &mut Content, device: &Path) {
+/// Mounts a filesystem where its kind is known to be safe, and fills in what is seen. An error means that
+/// nothing could be seen, because it is damaged or the disk does not answer.
+pub(super) fn from_inside(content: &mut Content, device: &Path) -> Result<()> {
     let (driver, options) = match content.kind.as_str() {
         // The driver of ext4 takes all three.
         "ext2" | "ext3" | "ext4" => ("ext4", "noload"),
@@ -48,7 +50,7 @@ pub(super) fn from_inside(content: &mut Content, device: &Path) {
         "exfat" => ("exfat", ""),
         "ntfs" => ("ntfs3", ""),
         "iso9660" => ("iso9660", ""),
-        _ => return,
+        _ => return Ok(()),
     };
     let (sender, receiver) = channel();
     let (device, driver, options) = (device.to_owned(), driver.to_owned(), options.to_owned());
@@ -68,10 +70,18 @@ pub(super) fn from_inside(content: &mut Content, device: &Path) {
         // Nobody listens any more when it took too long.
         sender.send(seen).is_ok()
     });
-    // A driver that is missing or a damaged filesystem: there is nothing to see, and that is no error.
-    if let Ok(Ok((used, looks_like))) = receiver.recv_timeout(PATIENCE) {
-        content.used = used;
-        content.looks_like = looks_like.or(content.looks_like.take());
+    let seen = receiver
+        .recv_timeout(PATIENCE)
+        .with_context(|| format!("waiting for the disk for {} s", PATIENCE.as_secs()))?;
+    match seen {
+        Ok((used, looks_like)) => {
+            content.used = used;
+            content.looks_like = looks_like.or(content.looks_like.take());
+            Ok(())
+        }
+        // This kernel has no driver for it.
+        Err(e) if e.downcast_ref() == Some(&Errno::ENODEV) => Ok(()),
+        Err(e) => Err(e),
     }
 }
 

@@ -90,7 +90,7 @@ fn look_at(disk: &mut Disk, runner: &dyn Runner, root: &ProbeRoot) -> Vec<Issue>
     let table = File::open(&path)
         .with_context(|| format!("opening {}", disk.path))
         .and_then(|device| table::read(&device, disk.size.0, disk.logical_sector));
-    let whole = table.and_then(|table| Ok((table, content_of(runner, root, &path)?)));
+    let whole = table.and_then(|table| Ok((table, content_of(runner, root, &path, &mut problems)?)));
     let (table, whole) = match whole {
         Ok(found) => found,
         Err(e) => {
@@ -114,7 +114,7 @@ fn look_at(disk: &mut Disk, runner: &dyn Runner, root: &ProbeRoot) -> Vec<Issue>
         };
         let node = disk::partition_path(&path, partition.number);
         let found = match known.iter().find(same) {
-            Some(_) => content_of(runner, root, &node),
+            Some(_) => content_of(runner, root, &node, &mut problems),
             // The kernel has no parser for the table, or refuses it. blkid can look at a place of the disk.
             None => content::at(runner, &path, partition.start.0, partition.size.0)
                 .map(|found| found.map(|c| Content { looks_like: look::from_outside(&c), ..c })),
@@ -133,12 +133,23 @@ fn is_medium(content: &Content) -> bool {
     content.looks_like == Some(LooksLike::AkeneMedium)
 }
 
-fn content_of(runner: &dyn Runner, root: &ProbeRoot, device: &Path) -> Result<Option<Content>> {
+fn content_of(
+    runner: &dyn Runner,
+    root: &ProbeRoot,
+    device: &Path,
+    problems: &mut Vec<Issue>,
+) -> Result<Option<Content>> {
     let mut content = content::of(runner, device)?;
     if let Some(content) = &mut content {
         content.looks_like = look::from_outside(content);
-        if root.look_inside {
-            look::from_inside(content, device);
+        let seen = if root.look_inside { look::from_inside(content, device) } else { Ok(()) };
+        if let Err(e) = seen {
+            problems.push(Issue::new(
+                "not-looked-at",
+                device.to_string_lossy(),
+                format!("its {} cannot be looked at: {e:#}", content.kind),
+                "nothing, if it is not needed: it is left alone unless wiping is permitted",
+            ));
         }
     }
     Ok(content)
