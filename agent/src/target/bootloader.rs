@@ -18,6 +18,9 @@ use super::bios::{self, Room};
 use super::esp::EspFiles;
 use super::{Job, Watch};
 
+/// The installer on the boot partition.
+const INSTALLER: [&str; 3] = ["akene/vmlinuz", "akene/initrd.img", "akene/stamp.img"];
+
 /// Modules with which a core image reaches the boot partition; all others are loaded from there.
 const CORE_MODULES: [&str; 10] = [
     "part_gpt",
@@ -32,20 +35,47 @@ const CORE_MODULES: [&str; 10] = [
     "test",
 ];
 
-/// Installs GRUB and writes its configuration.
-pub(super) fn settle(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -> Result<()> {
-    defaults(job, root)?;
+/// Takes what an earlier system left on the boot partition, which is never formatted: its kernels have no
+/// modules any more. Until there is a new menu, the disk starts the installer.
+pub(super) fn take_over(job: &Job<'_>, root: &mut Root) -> Result<()> {
+    let boot = job.layout.root.join("boot");
+    for entry in fs::read_dir(&boot).with_context(|| format!("reading {}", boot.display()))? {
+        let name = entry.with_context(|| format!("reading {}", boot.display()))?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if ["vmlinuz", "initrd.img", "System.map-", "config-"].iter().any(|old| name.starts_with(old)) {
+            root.remove(&format!("boot/{name}"))?;
+        }
+    }
+    if INSTALLER.iter().all(|file| root.exists(&format!("boot/{file}"))) {
+        let uuid = job.boot_uuid()?;
+        let entry = installer_entry(uuid, "Continue the installation", &console_arguments(job).join(" "));
+        // Settings of the old menu that would choose another entry.
+        root.remove("boot/grub/grubenv")?;
+        let text = format!("set timeout=3\nsearch --no-floppy --fs-uuid --set=akene {uuid}\n{entry}");
+        root.write("boot/grub/grub.cfg", text, 0o644)?;
+    }
+    Ok(())
+}
+
+/// Puts GRUB on the disk, as soon as its packages are there: from now on a power cut leads back into the
+/// installer on the boot partition, and the medium can be taken out.
+pub(super) fn put_on_disk(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -> Result<()> {
     modules(job, root)?;
+    for_bios(job, watch)?;
+    for_efi(job, root, watch)
+}
+
+/// Writes the menu of the installed system.
+pub(super) fn settle(job: &Job<'_>, root: &mut Root, _: &mut dyn Watch) -> Result<()> {
+    defaults(job, root)?;
+    if !root.exists("boot/grub/grubenv") {
+        job.run(&job.inside("grub-editenv").args(["/boot/grub/grubenv", "create"]))?;
+    }
     let links = Links::make(job)?;
     let configured = job.run(&job.inside("grub-mkconfig").args(["-o", "/boot/grub/grub.cfg"]));
     links.remove();
     configured.context("writing GRUB's menu")?;
-    check_menu(job, root)?;
-    if !root.exists("boot/grub/grubenv") {
-        job.run(&job.inside("grub-editenv").args(["/boot/grub/grubenv", "create"]))?;
-    }
-    for_bios(job, watch)?;
-    for_efi(job, root, watch)
+    check_menu(job, root)
 }
 
 /// Settings that grub-mkconfig reads, and the entry that starts the installer.
@@ -87,23 +117,26 @@ fn serial(console: &str) -> Option<(u32, u32)> {
     Some((unit, digits.parse().unwrap_or(115_200)))
 }
 
-/// The script grub-mkconfig runs for the entry. Without both files there is no entry: GRUB with a missing initrd
+/// The script grub-mkconfig runs for the entry. Without its files there is no entry: GRUB with a missing initrd
 /// waits for a key for ever.
 fn reinstall_entry(uuid: &str, arguments: &str) -> String {
-    let space = if arguments.is_empty() { "" } else { " " };
+    let [kernel, initrd, stamp] = INSTALLER.map(|file| format!("-f \"($akene)/{file}\""));
+    let entry = installer_entry(uuid, "Reinstall this computer (keeps your files)", arguments);
     format!(
-        r#"#!/bin/sh
-# Written by the installer, which lies on the boot partition.
-exec tail -n +4 "$0"
-search --no-floppy --fs-uuid --set=akene {uuid}
-if [ -f "($akene)/akene/vmlinuz" -a -f "($akene)/akene/initrd.img" -a -f "($akene)/akene/stamp.img" ]; then
-menuentry "Reinstall this computer (keeps your files)" --class akene --id akene-reinstall {{
-	search --no-floppy --fs-uuid --set=root {uuid}
-	linux /akene/vmlinuz akene.mode=install{space}{arguments}
-	initrd /akene/initrd.img /akene/stamp.img
-}}
-fi
-"#
+        "#!/bin/sh\n# Written by the installer, which lies on the boot partition.\nexec tail -n +4 \"$0\"\n\
+         search --no-floppy --fs-uuid --set=akene {uuid}\nif [ {kernel} -a {initrd} -a {stamp} ]; then\n{entry}fi\n"
+    )
+}
+
+/// What starts the installer from the boot partition.
+fn installer_entry(uuid: &str, title: &str, arguments: &str) -> String {
+    let space = if arguments.is_empty() { "" } else { " " };
+    let [kernel, initrd, stamp] = INSTALLER;
+    format!(
+        "menuentry \"{title}\" --class akene --id akene-reinstall {{\n\
+         \tsearch --no-floppy --fs-uuid --set=root {uuid}\n\
+         \tlinux /{kernel} akene.mode=install{space}{arguments}\n\
+         \tinitrd /{initrd} /{stamp}\n}}\n"
     )
 }
 

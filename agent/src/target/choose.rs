@@ -40,8 +40,10 @@ pub fn choose(
             requested.push(name.to_owned());
         }
     }
-    for name in apt.known(runner, &optional(resolved, firmware))? {
-        if !requested.contains(&name) {
+    let mut names = optional(resolved, firmware);
+    names.push(NO_FSYNC);
+    for name in apt.known(runner, &names)? {
+        if name != NO_FSYNC && !requested.contains(&name) {
             requested.push(name);
         }
     }
@@ -53,6 +55,7 @@ pub fn choose(
             lock.packages.append(&mut found);
         }
     }
+    apt.forget_cache()?;
     Ok(Choice { lock, requested })
 }
 

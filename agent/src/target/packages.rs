@@ -17,7 +17,7 @@ use akene_protocol::profile::Distribution;
 use anyhow::{Context, Result, bail};
 
 use super::choose::NO_FSYNC;
-use super::{Job, Watch, system};
+use super::{Job, Watch, bootloader, system};
 
 /// Where the installation's own things are seen inside the new root. On `/run`, so gone at the reboot.
 const OURS: &str = "/run/akene-install";
@@ -29,6 +29,9 @@ const LIMIT: Duration = Duration::from_secs(4 * 3600);
 /// instead of the new system's.
 const STAND_INS: [&str; 5] =
     ["update-initramfs", "update-grub", "update-grub2", "grub-install", "start-stop-daemon"];
+
+/// How the names of the boot loader's packages begin. They are installed first.
+const LOADER: [&str; 3] = ["grub-", "grub2-", "shim-"];
 
 /// Hundredths of a percent, as [`Progress`] counts here.
 const WHOLE: u64 = 10_000;
@@ -43,6 +46,7 @@ pub(super) fn install(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
     }
     let tools = Tools::prepare(job)?;
     let mut root = Root::open(&job.layout.root)?;
+    bootloader::take_over(job, &mut root)?;
     merged_usr(job, &mut root)?;
     unpack_base(job, watch)?;
     prepare_database(&mut root)?;
@@ -290,23 +294,13 @@ fn preseed(job: &Job<'_>, tools: &Tools) -> Result<()> {
 }
 
 fn install_rest(job: &Job<'_>, tools: &Tools, root: &mut Root, watch: &mut dyn Watch) -> Result<()> {
-    let rest: Vec<String> = job
-        .lock()
-        .packages
-        .iter()
-        .filter(|p| !p.base && !p.helper)
-        .map(|p| format!("{}={}", p.name, p.version))
-        .collect();
-    if !rest.is_empty() {
-        // The solver has spoken: exactly these, nothing from the network, nothing taken away.
-        let cmd = tools
-            .inside(job, "apt-get")
-            .args(["install", "--no-download", "--no-install-recommends", "--no-remove"])
-            .args(&rest);
-        let mut meter = Meter { seen: 0, total: rest.len() as u64 * 2, from: BASE_DONE, to: WHOLE };
-        let ran = job.runner.run_lines(&cmd, &mut |line| meter.read(line, watch));
-        ran.map_err(package_failure).context("installing the packages")?;
-    }
+    let rest: Vec<&LockedPackage> = job.lock().packages.iter().filter(|p| !p.base && !p.helper).collect();
+    let loader: Vec<&LockedPackage> =
+        rest.iter().copied().filter(|p| LOADER.iter().any(|l| p.name.starts_with(l))).collect();
+    let mut meter = Meter { seen: 0, total: rest.len() as u64 * 2, from: BASE_DONE, to: WHOLE };
+    apt_install(job, tools, &loader, &mut meter, watch)?;
+    bootloader::put_on_disk(job, root, watch).context("making the disk startable")?;
+    apt_install(job, tools, &rest, &mut meter, watch)?;
     let automatic: String = job
         .lock()
         .packages
@@ -318,6 +312,26 @@ fn install_rest(job: &Job<'_>, tools: &Tools, root: &mut Root, watch: &mut dyn W
         })
         .collect();
     root.write("var/lib/apt/extended_states", automatic, 0o644)
+}
+
+/// The new root's own apt installs these. The solver has spoken: exactly these versions, nothing from the
+/// network, nothing taken away.
+fn apt_install(
+    job: &Job<'_>,
+    tools: &Tools,
+    packages: &[&LockedPackage],
+    meter: &mut Meter,
+    watch: &mut dyn Watch,
+) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let cmd = tools
+        .inside(job, "apt-get")
+        .args(["install", "--no-download", "--no-install-recommends", "--no-remove"])
+        .args(packages.iter().map(|p| format!("{}={}", p.name, p.version)));
+    let ran = job.runner.run_lines(&cmd, &mut |line| meter.read(line, watch));
+    ran.map(drop).map_err(package_failure).context("installing the packages")
 }
 
 fn is_requested(requested: &[String], name: &str) -> bool {

@@ -67,7 +67,6 @@ pub(super) fn debconf(job: &Job<'_>) -> Vec<String> {
     ));
     lines
         .push(format!("keyboard-configuration keyboard-configuration/xkb-keymap select {}", keyboard.layout));
-    lines.push("man-db man-db/auto-update boolean false".into());
     lines
 }
 

@@ -1,6 +1,7 @@
 //! apt-get on a private directory tree.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -49,6 +50,8 @@ pub struct AptRoot {
     keyring: PathBuf,
     /// Index of the mirror in use: main archive, security archive.
     mirrors: RefCell<(usize, usize)>,
+    /// Which names are known to be those of packages.
+    pub(crate) known: RefCell<BTreeMap<String, bool>>,
 }
 
 impl AptRoot {
@@ -94,6 +97,8 @@ Dir::State "state/";
 Dir::State::status "{shown}/state/status";
 Dir::State::extended_states "{shown}/state/extended_states";
 Dir::Cache "cache/";
+// One cache of 40 MB is enough for a machine that keeps it in memory.
+Dir::Cache::srcpkgcache "";
 Dir::Log "log";
 Dir::Bin::Methods "/usr/lib/apt/methods";
 APT::Architecture "amd64";
@@ -136,6 +141,7 @@ Acquire::https::Timeout "20";
             archive,
             keyring: settings.keyring.to_owned(),
             mirrors: RefCell::new((0, 0)),
+            known: RefCell::default(),
         };
         root.write_sources()?;
         Ok(root)
@@ -165,6 +171,20 @@ Acquire::https::Timeout "20";
         &self.archive
     }
 
+    /// Frees what makes the next question faster: some 40 MB, in memory on a live system.
+    ///
+    /// # Errors
+    /// It is there and cannot be removed.
+    pub fn forget_cache(&self) -> Result<()> {
+        let cache = self.dir.join("cache/pkgcache.bin");
+        match fs::remove_file(&cache) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("removing {}", cache.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A command of the apt family that works on this tree.
     pub(crate) fn command(&self, program: &str) -> Cmd {
         Cmd::new(program).env("APT_CONFIG", self.dir.join("etc/apt.conf"))
@@ -191,6 +211,7 @@ Acquire::https::Timeout "20";
     /// `archive-hash`. Nothing is used unless everything could be verified.
     pub fn update(&self, runner: &dyn Runner, progress: &mut dyn FnMut(Progress)) -> Result<()> {
         let mut seen: Vec<Issue> = Vec::new();
+        self.known.borrow_mut().clear();
         loop {
             let issues = match self.update_once(runner, progress)? {
                 Ok(()) => return Ok(()),

@@ -49,11 +49,18 @@ impl AptRoot {
     /// # Errors
     /// apt-cache cannot be run.
     pub fn known(&self, runner: &dyn Runner, names: &[&str]) -> Result<Vec<String>> {
-        let output = runner.run(&self.command("apt-cache").args(["madison"]).args(names))?;
-        let text = output.text();
-        let has =
-            |name: &&&str| text.lines().any(|l| l.split('|').next().is_some_and(|n| n.trim() == **name));
-        Ok(names.iter().filter(has).map(|n| n.to_string()).collect())
+        let mut known = self.known.borrow_mut();
+        let mut ask: BTreeSet<&str> = names.iter().copied().filter(|n| !known.contains_key(*n)).collect();
+        if !ask.is_empty() {
+            // Asked in passing: reading the indexes is what takes time.
+            ask.insert(MERGED_USR);
+            let output = runner.run(&self.command("apt-cache").arg("madison").args(&ask))?;
+            let text = output.text();
+            let found: BTreeSet<&str> =
+                text.lines().filter_map(|l| Some(l.split('|').next()?.trim())).collect();
+            known.extend(ask.iter().map(|n| (n.to_string(), found.contains(n))));
+        }
+        Ok(names.iter().filter(|n| known.get(**n) == Some(&true)).map(|n| n.to_string()).collect())
     }
 
     /// Finds these packages alone, without what they depend on: for taking files out of them.
