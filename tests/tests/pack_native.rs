@@ -18,7 +18,7 @@ use akene_protocol::resolve::resolve;
 use akene_protocol::{Bytes, Issue, Secret};
 use akene_tests::mirror::{Mirror, cache_dir};
 use akene_tests::standin::Standin;
-use akene_tests::vm::{Accelerator, Firmware as VmFirmware, Machine};
+use akene_tests::vm::{Firmware as VmFirmware, Machine};
 
 /// Keeps what was said, and checks that progress only goes forward.
 #[derive(Default)]
@@ -292,11 +292,15 @@ fn boot(image: &Path, dir: &Path, firmware: VmFirmware) -> Duration {
     machine.disks = vec![image.to_owned()];
     let started = Instant::now();
     let mut vm = machine.start(dir).unwrap();
-    let limit = Accelerator::current().scale(Duration::from_secs(600));
+    let limit = Duration::from_secs(600);
     vm.expect_any(&["pc-10429 login:"], limit).unwrap();
     let took = started.elapsed();
-    vm.press_power().unwrap();
-    vm.wait_off(limit).unwrap();
+    // The prompt may be there before anybody listens to the button.
+    let listens = (0..10).any(|_| {
+        vm.press_power().unwrap();
+        vm.wait_off(limit / 10).is_ok()
+    });
+    assert!(listens, "the system does not go down when the button is pressed");
     took
 }
 
