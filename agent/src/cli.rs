@@ -234,7 +234,7 @@ impl InstallArgs {
             std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
         };
         if let Some(path) = &self.profile {
-            return Ok(Says::File { path: path.clone(), key: self.site_key });
+            return Ok(Says::File { path: path.clone(), key: self.site_key.map(Box::new) });
         }
         if let Some(path) = &self.stamp {
             let stamp = serde_json::from_str(&read(path)?)

@@ -50,7 +50,7 @@ pub enum Authority<'a> {
     /// The person who typed the command.
     Person {
         /// Gives the orders once.
-        orders: Option<Orders>,
+        orders: Option<Box<Orders>>,
         /// Who the machine is.
         identity: Identity,
     },
@@ -237,7 +237,9 @@ impl Effects for Machine<'_> {
                 let runner = self.runner;
                 site.orders(identity, inventory, wanted, self.reporter, &|| medium::profile(runner))
             }
-            Authority::Person { orders, .. } => orders.take().context("taking orders a second time"),
+            Authority::Person { orders, .. } => {
+                orders.take().map(|orders| *orders).context("taking orders a second time")
+            }
         }
     }
 

@@ -54,7 +54,7 @@ pub enum Says {
         /// The file.
         path: PathBuf,
         /// The key it must be signed with.
-        key: Option<PublicKey>,
+        key: Option<Box<PublicKey>>,
     },
     /// The site of a stamp.
     Site(Box<Stamp>),
@@ -206,7 +206,7 @@ fn authority<'a>(request: &'a Request, online: &Online, reporter: &Reporter) -> 
             Ok(Authority::Site { stamp, http: Arc::new(web), profile: request.profile.clone() })
         }
         Says::File { path, key } => {
-            let (bundle, envelope) = read_profile(path, key.as_ref())?;
+            let (bundle, envelope) = read_profile(path, key.as_deref())?;
             let permission = match request.consent {
                 Consent::None => {
                     Err(Issue::new("no-consent", "", "no consent was given", "add --consent blank"))
@@ -215,7 +215,7 @@ fn authority<'a>(request: &'a Request, online: &Online, reporter: &Reporter) -> 
             };
             reporter.debug(format!("the profile comes from {}", path.display()));
             Ok(Authority::Person {
-                orders: Some(Orders { bundle, envelope, permission }),
+                orders: Some(Box::new(Orders { bundle, envelope, permission })),
                 identity: mint::identity()?,
             })
         }
