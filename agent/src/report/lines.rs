@@ -119,7 +119,7 @@ impl Speed {
 pub struct Lines<W: Write + Send> {
     out: W,
     last_progress: Option<Instant>,
-    last_waiting: Option<Instant>,
+    last_waiting: Option<(Instant, String)>,
     speed: Speed,
     ending: &'static str,
 }
@@ -174,10 +174,14 @@ impl<W: Write + Send> Listener for Lines<W> {
             }
             Message::Called(name) => self.write(&format!("    This computer: {name}")),
             Message::Waiting(text) => {
-                // A countdown changes every second; here it is a line every ten.
-                let due = self.last_waiting.is_none_or(|l| l.elapsed() >= Duration::from_secs(10));
+                // A countdown changes every second; here it is a line every ten, and none that says the
+                // same again.
+                let due = self
+                    .last_waiting
+                    .as_ref()
+                    .is_none_or(|(at, last)| at.elapsed() >= Duration::from_secs(10) && last != text);
                 if due && !text.is_empty() {
-                    self.last_waiting = Some(Instant::now());
+                    self.last_waiting = Some((Instant::now(), text.clone()));
                     self.write(&format!("    {text}"))?;
                 }
                 Ok(())
