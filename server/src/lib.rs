@@ -11,6 +11,7 @@ pub mod db;
 pub mod grant;
 mod http;
 pub mod identity;
+mod opening;
 mod server;
 pub mod site;
 pub mod state;

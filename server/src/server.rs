@@ -10,9 +10,11 @@ use akene_protocol::{PublicKey, Secret, Sha256, Stamp};
 use anyhow::{Context as _, Result, anyhow};
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
+use hyper_util::rt::TokioTimer;
 
 use crate::db::Db;
 use crate::http::{self, Shared};
+use crate::opening::Opening;
 use crate::site::{Site, SiteConfig, keys, split_url};
 
 /// What to start.
@@ -46,6 +48,10 @@ pub struct Running {
 
 /// How long running requests may take to finish when the server is stopped.
 const GRACE: Duration = Duration::from_secs(15);
+
+/// How long a connection may stay open without the head of a request, or without a sign of life, so that
+/// nobody can use up all there are.
+const HEADER_TIME: Duration = Duration::from_secs(20);
 
 impl Server {
     /// Starts a server and returns when it listens.
@@ -85,9 +91,19 @@ impl Server {
                 .context("starting the server's threads")?;
             std::thread::spawn(move || {
                 runtime.block_on(async move {
-                    axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(Arc::new(tls)))
-                        .context("taking over the listening socket")?
-                        .handle(handle)
+                    let mut server =
+                        axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(Arc::new(tls)))
+                            .context("taking over the listening socket")?
+                            .map(|tls| Opening::new(tls, HEADER_TIME))
+                            .handle(handle);
+                    let builder = server.http_builder();
+                    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME);
+                    builder
+                        .http2()
+                        .timer(TokioTimer::new())
+                        .keep_alive_interval(HEADER_TIME)
+                        .keep_alive_timeout(HEADER_TIME);
+                    server
                         .serve(http::router(shared).into_make_service_with_connect_info::<SocketAddr>())
                         .await
                         .context("serving")

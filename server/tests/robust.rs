@@ -451,3 +451,54 @@ fn the_commands_see_what_the_server_sees() {
     refused(enrol(), 401, "token-refused");
     assert!(run(&["token", "list", &site]).contains("sticks"));
 }
+
+#[test]
+fn a_connection_that_says_nothing_is_closed() {
+    use std::io::{Read as _, Write as _};
+    use std::sync::Arc;
+    provider();
+    let rig = Rig::new();
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = rig.server().ca.clone().unwrap();
+    let certificate: rustls::pki_types::CertificateDer<'_> =
+        rustls::pki_types::pem::PemObject::from_pem_slice(ca.as_bytes()).unwrap();
+    roots.add(certificate).unwrap();
+    let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let connect = || {
+        let name = "127.0.0.1".try_into().unwrap();
+        let tls = rustls::ClientConnection::new(Arc::new(config.clone()), name).unwrap();
+        let tcp = std::net::TcpStream::connect(rig.server().addr).unwrap();
+        tcp.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        rustls::StreamOwned::new(tls, tcp)
+    };
+    let start = Instant::now();
+    let mut silent: Vec<_> = (0..20).map(|_| connect()).collect();
+    for (n, stream) in silent.iter_mut().enumerate() {
+        // Half a request, half a word, nothing but the handshake, not even that.
+        match n % 4 {
+            0 => stream.write_all(b"GET /v1/time HTTP/1.1\r\nHost:").unwrap(),
+            1 => stream.write_all(b"GE").unwrap(),
+            2 => {
+                while stream.conn.is_handshaking() {
+                    stream.conn.complete_io(&mut stream.sock).unwrap();
+                }
+            }
+            _ => {}
+        }
+    }
+    for stream in &mut silent {
+        let mut rest = Vec::new();
+        // Closed in whatever way, with or without an answer, but closed.
+        if let Err(error) = stream.read_to_end(&mut rest) {
+            assert_ne!(
+                error.kind(),
+                std::io::ErrorKind::WouldBlock,
+                "still open after {:?}",
+                start.elapsed()
+            );
+        }
+    }
+    assert!(start.elapsed() < Duration::from_secs(50), "{:?}", start.elapsed());
+    // Meanwhile nobody else was kept waiting.
+    rig.enrol(&inventory(1));
+}

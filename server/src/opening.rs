@@ -1,0 +1,109 @@
+//! Connections that begin and then say nothing.
+//!
+//! The HTTP library bounds how long the head of a request may take, but only once it knows which version of
+//! HTTP is spoken, for which it reads as many bytes as HTTP/2's opening has, without a limit. [`Opening`]
+//! is that limit: connections are cheap for a stranger and must not be dear for us.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum_server::accept::Accept;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+/// Bytes of HTTP/2's opening, `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n`.
+const PREFACE: usize = 24;
+
+/// Gives connections this long to say the first words.
+#[derive(Clone, Debug)]
+pub struct Opening<A> {
+    inner: A,
+    limit: Duration,
+}
+
+impl<A> Opening<A> {
+    /// Around the acceptor that makes the stream.
+    pub fn new(inner: A, limit: Duration) -> Self {
+        Opening { inner, limit }
+    }
+}
+
+impl<A, S> Accept<TcpStream, S> for Opening<A>
+where
+    A: Accept<TcpStream, S>,
+    A::Future: Send + 'static,
+{
+    type Stream = Bounded<A::Stream>;
+    type Service = A::Service;
+    type Future = Pin<Box<dyn Future<Output = io::Result<(Self::Stream, Self::Service)>> + Send>>;
+
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        let inner = self.inner.accept(stream, service);
+        let limit = self.limit;
+        Box::pin(async move {
+            let (stream, service) = inner.await?;
+            let deadline = Some(Box::pin(tokio::time::sleep(limit)));
+            Ok((Bounded { stream, heard: 0, deadline }, service))
+        })
+    }
+}
+
+/// A stream that ends with an error unless its first bytes come in time.
+#[derive(Debug)]
+pub struct Bounded<T> {
+    stream: T,
+    heard: usize,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Bounded<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.heard += buffer.filled().len() - before;
+        if self.heard >= PREFACE {
+            self.deadline = None;
+        }
+        if outcome.is_pending()
+            && let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "nothing was said")));
+        }
+        outcome
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Bounded<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
