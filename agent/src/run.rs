@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use akene_planner::Plan;
 use akene_protocol::api::{Consent, Identity};
-use akene_protocol::event::{EventKind, Phase};
+use akene_protocol::event::Phase;
 use akene_protocol::issue::Issues;
 use akene_protocol::lock::Lock;
 use akene_protocol::profile::Shutdown;
@@ -370,12 +370,7 @@ pub fn issues_of(error: &anyhow::Error) -> Vec<Issue> {
     )]
 }
 
-/// What kind of event ends a run.
-pub fn is_last(kind: &EventKind) -> bool {
-    matches!(kind, EventKind::Failed { .. } | EventKind::Confirmed { .. })
-}
-
-/// Makes an error about reading or writing a file of ours.
+/// A document of ours as JSON for people, with a line feed at its end.
 fn json<T: serde::Serialize>(value: &T, what: &str) -> Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(value).with_context(|| format!("writing {what} as JSON"))?;
     text.push(b'\n');

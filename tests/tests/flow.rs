@@ -18,7 +18,7 @@ use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_protocol::api::Consent;
 use akene_protocol::inventory::LooksLike;
 use akene_protocol::stamp::{Source, Tls};
-use akene_protocol::{Bytes, Issue, PublicKey, Stamp};
+use akene_protocol::{Bytes, Issue, Stamp};
 use akene_server::site::init::{Options, init};
 use akene_server::{Config, Running, Server};
 use akene_tests::http::Fault;
@@ -190,7 +190,6 @@ fn who_is_not_the_server_gets_nothing() {
     let issue = refused(&rig, &request, "token-refused");
     assert!(!issue.next.is_empty());
     assert!(!rig.log().contains("not-the-token-of-this-site"));
-    assert!(other.server().site().dir().exists());
 }
 
 #[test]
@@ -338,7 +337,7 @@ impl Opened {
             SystemRunner.run(&Cmd::new("mount").arg(node).arg(at)).unwrap();
         };
         mount(node(&|l| matches!(l, LooksLike::LinuxRoot { .. })), root);
-        mount(node(&|l| *l == LooksLike::AkeneBoot), &root.join("boot"));
+        mount(node(&|l| matches!(l, LooksLike::AkeneBoot { .. })), &root.join("boot"));
         Opened { image: Some(image), root: root.to_owned() }
     }
 }
@@ -396,7 +395,4 @@ fn a_server_that_dies_in_the_middle_neither_stops_nor_falsifies_an_installation(
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "each once, in order, none missing");
     assert!(resident.confirm().unwrap(), "a second start of the system");
     assert_eq!(rig.machine()["events"].as_array().unwrap().len(), numbers.len());
-    drop(opened);
-    let key: PublicKey = rig.server().site_key;
-    assert_eq!(rig.server().stamp().unwrap().site_key, key);
 }

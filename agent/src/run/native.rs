@@ -262,3 +262,32 @@ fn bundle_of(path: &Path, text: &str) -> Result<Bundle> {
     bundle.revision = sum.to_string()[..16].to_owned();
     Ok(bundle)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_file_brings_its_classes_and_a_signed_one_needs_the_key() {
+        let site = tempfile::tempdir().unwrap();
+        for dir in ["profiles", "classes/ssh"] {
+            fs::create_dir_all(site.path().join(dir)).unwrap();
+        }
+        let path = site.path().join("profiles/desk.toml");
+        fs::write(&path, "classes = [\"ssh\"]\npackages = [\"vim\"]\n").unwrap();
+        let error = read_profile(&path, None).unwrap_err().to_string();
+        assert!(error.contains("classes/ssh/class.toml"), "{error}");
+        fs::write(site.path().join("classes/ssh/class.toml"), "packages = [\"openssh-server\"]\n").unwrap();
+        let (bundle, envelope) = read_profile(&path, None).unwrap();
+        assert_eq!((bundle.name.as_str(), bundle.classes.len(), envelope), ("desk", 1, None));
+
+        let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+        let signed = site.path().join("desk.json");
+        fs::write(&signed, serde_json::to_vec(&Envelope::sign(&bundle, &key)).unwrap()).unwrap();
+        assert!(read_profile(&signed, None).unwrap_err().to_string().contains("--site-key"));
+        let public = PublicKey(key.verifying_key());
+        assert_eq!(read_profile(&signed, Some(&public)).unwrap().0, bundle);
+        let other = PublicKey(ed25519_dalek::SigningKey::from_bytes(&[8; 32]).verifying_key());
+        assert!(read_profile(&signed, Some(&other)).is_err());
+    }
+}

@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 use super::*;
 use crate::fetch::Permission;
 use crate::report::{Listener, Message};
-use akene_protocol::event::{Event, RunId};
+use akene_protocol::event::{Event, EventKind, RunId};
 use akene_protocol::inventory::{Bus, Cpu, Disk, Dmi, Firmware, FirmwareKind, Health, Memory};
 use akene_protocol::lock::LockedPackage;
 use akene_protocol::profile::{Apt, Distribution, Layer};
