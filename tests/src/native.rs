@@ -56,7 +56,9 @@ pub fn install(image: &Path, orders: &Orders<'_>, dir: &Path, more: &[&str]) -> 
         .args(["install", "--yes", "--json", "--console", "ttyS0,115200", "--target-image"])
         .arg(image)
         .arg("--log")
-        .arg(&log);
+        .arg(&log)
+        // What it makes besides the image is made here, so that leftovers are found.
+        .env("TMPDIR", dir);
     match orders {
         Orders::Profile(text) => {
             let file = dir.join("profile.toml");

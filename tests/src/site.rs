@@ -39,7 +39,7 @@ pub fn small_server(mirror: &Mirror, host: &str) -> String {
         r#"description = "A small server for tests"
 locale = "C.UTF-8"
 timezone = "Europe/Paris"
-packages = ["less"]
+packages = ["dbus", "less", "libpam-systemd"]
 
 [identity]
 hostname = "test-${{asset}}"
