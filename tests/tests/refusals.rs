@@ -11,7 +11,7 @@ use akene_tests::standin::Standin;
 
 /// A disk somebody used before, as a file.
 fn used_disk(dir: &Path) -> PathBuf {
-    let disk = akene_tests::vm::blank_disk(&dir.join("disk.img"), 8 << 30).unwrap();
+    let disk = akene_tests::vm::blank_disk(&dir.join("disk.img"), 5 << 30).unwrap();
     let script = "label: gpt\n,1GiB,L\n,,L\n";
     SystemRunner.run(&Cmd::new("sfdisk").arg("--quiet").arg(&disk).stdin(script)).unwrap();
     SystemRunner
