@@ -179,13 +179,22 @@ fn drop_unusable(runner: &dyn Runner, root: &Path) -> Result<Vec<String>> {
                 Cmd::new(&loader).arg("--library-path").arg(library_path(root)).arg("--list").arg(&path);
             let output =
                 runner.run(&cmd).with_context(|| format!("finding the libraries of /{dir}/{name}"))?;
-            if output.text().contains("not found") {
+            if !all_inside(&output.text(), root) {
                 dropped.push(format!("{dir}/{name}"));
                 files::remove(&path)?;
             }
         }
     }
     Ok(dropped)
+}
+
+/// Whether the loader found every library in the root. What it lacks there it may find on the build host, which
+/// does not help the live system.
+fn all_inside(listed: &str, root: &Path) -> bool {
+    listed
+        .lines()
+        .filter_map(|line| line.split_once(" => "))
+        .all(|(_, found)| Path::new(found).starts_with(root))
 }
 
 /// Where the live root's libraries are, for its own loader.
@@ -205,6 +214,15 @@ fn is_dynamic(path: &Path) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_library_of_the_build_host_is_not_there() {
+        let here = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibc.so.6 => /build/live/usr/lib/libc.so.6 (0x0)\n";
+        let host = format!("{here}\tlibpam.so.0 => /lib/x86_64-linux-gnu/libpam.so.0 (0x0)\n");
+        let none = format!("{here}\tlibpam.so.0 => not found\n");
+        let root = Path::new("/build/live");
+        assert!(all_inside(here, root) && !all_inside(&host, root) && !all_inside(&none, root));
+    }
 
     #[test]
     fn groups_of_device_rules_are_found() {

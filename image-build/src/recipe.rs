@@ -61,14 +61,14 @@ pub const LEFT_OUT: &[Wanted] = &[
     wanted(&["python3*", "libpython3*", "media-types"], "only for lsusb's Python helper"),
     wanted(&["libicu*"], "only for xfs_scrub: 36 MB"),
     wanted(
-        &["login*", "passwd", "libpam*", "sysvinit-utils", "logsave"],
+        &["login*", "passwd", "libpam-*", "sysvinit-utils", "logsave"],
         "nobody logs in to the live system",
     ),
     wanted(
         &["libsemanage*", "libsepol*", "libdb5*", "libcap2-bin", "libnsl2", "libtirpc*"],
         "only for the former",
     ),
-    wanted(&["libgssapi*", "libk5*", "libkrb5*", "libkeyutils*"], "only for the former"),
+    wanted(&["libgssapi*", "libk5*", "libkrb5*"], "only for the former"),
     wanted(&["openssl", "tzdata", "lsb-base"], "certificates are joined by us; the clock is UTC"),
     wanted(&["dmeventd", "uuid-runtime", "util-linux-extra", "ncurses-bin"], "not used"),
     wanted(&["initramfs-tools*", "klibc*", "linux-*", "libklibc*", "dracut*"], "the initrd is ours"),
