@@ -163,8 +163,7 @@ impl Journey {
 
     /// Shuts the installed system down in order, so that its disk can be judged.
     pub fn shut_down(mut self) -> Result<()> {
-        self.vm.press_power()?;
-        self.vm.wait_off(Duration::from_secs(600))
+        self.vm.switch_off(Duration::from_secs(600))
     }
 }
 

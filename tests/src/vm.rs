@@ -282,21 +282,24 @@ impl Vm {
         self.control.call(r#"{"execute":"device_del","arguments":{"id":"stick"}}"#)
     }
 
-    /// Presses the power button, for an orderly shutdown.
-    pub fn press_power(&mut self) -> Result<()> {
-        self.control.call(r#"{"execute":"system_powerdown"}"#)
+    /// Presses the power button, for an orderly shutdown, and waits until the machine is off. A press
+    /// that nobody listens to yet is lost: it is pressed again.
+    pub fn switch_off(&mut self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + self.accelerator.scale(limit);
+        loop {
+            // A machine that is off already has no button any more.
+            let pressed = self.control.call(r#"{"execute":"system_powerdown"}"#);
+            if self.running.wait(Duration::from_secs(10))?.is_some() {
+                return Ok(());
+            }
+            pressed?;
+            ensure!(Instant::now() < deadline, "the machine is still on after {} s", limit.as_secs());
+        }
     }
 
     /// Pulls the plug. What the machine had not written is lost with it.
     pub fn pull_the_plug(self) {
         drop(self.running);
-    }
-
-    /// Waits until it has switched itself off.
-    pub fn wait_off(&mut self, limit: Duration) -> Result<()> {
-        let ended = self.running.wait(self.accelerator.scale(limit))?;
-        ensure!(ended.is_some(), "the machine is still on after {} s", limit.as_secs());
-        Ok(())
     }
 
     /// Whether it still runs.

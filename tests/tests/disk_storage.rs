@@ -232,7 +232,7 @@ fn installed(dir: &Path, sector: u32) -> Image {
     std::fs::write(mounted.root.join("old-root-file"), "old").unwrap();
     mounted.unmount().unwrap();
     let foreign = format!("{}p9", image.path().display());
-    let noise: Vec<u8> = (0..8 * MIB).map(|i| (i * 2654435761 >> 13) as u8).collect();
+    let noise: Vec<u8> = (0..8 * MIB).map(|i| ((i * 2654435761) >> 13) as u8).collect();
     std::fs::write(&foreign, &noise).unwrap();
     run("sync", &[]);
     image

@@ -58,8 +58,7 @@ fn installs_confirms_and_leaves_the_host_clean() {
     let confirmed = site.wait_for("confirmed", limit, || vm.is_on());
     confirmed.unwrap_or_else(|e| panic!("{e:#}\n{}", vm.console.text()));
     println!("confirmed {:.0} s after it was switched on", vm.started.elapsed().as_secs_f64());
-    vm.press_power().unwrap();
-    vm.wait_off(Duration::from_secs(600)).unwrap();
+    vm.switch_off(Duration::from_secs(600)).unwrap();
     checks::installed(&image, &Expected { fresh: false, ..expected }).unwrap();
 }
 
