@@ -262,6 +262,10 @@ fn no_secret_is_written_anywhere_but_in_secrets() {
             assert!(!page.contains(secret), "{path} shows a secret");
         }
     }
+    // A browser adds the password to what any page on the web makes it ask for: it only opens what is looked at.
+    let allow = client.post(format!("{}/v1/admin/machines/{}/allow", server.url, who.asset));
+    let allow = allow.basic_auth("admin", Some(&admin)).body(r#"{"consent":"wipe"}"#).send().unwrap();
+    assert_eq!(allow.status(), 401);
     server.kill("-TERM");
     let mut process = server.process;
     process.wait(Duration::from_secs(30)).unwrap().expect("SIGTERM does not end the server");

@@ -1,9 +1,14 @@
 //! Looking into a disk image, with the ordinary tools as judges of what our own code wrote.
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use akene_exec::{ChrootMounts, Cmd, Output, Runner, SystemRunner};
 use anyhow::{Context, Result, ensure};
+use nix::unistd::{Whence, lseek};
+
+/// Files are compared in pieces of this size.
+const BLOCK: u64 = 1 << 20;
 
 /// A partition as `sfdisk` and `blkid` see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,10 +204,48 @@ pub fn inside(root: &Path, command: &[&str]) -> Result<String> {
     Ok(run(cmd)?.text())
 }
 
-/// SHA-256 of a whole file, holes included.
-pub fn digest(file: &Path) -> Result<String> {
-    let text = run(Cmd::new("sha256sum").arg("-b").arg(file))?.text();
-    text.split_whitespace().next().map(str::to_owned).context("sha256sum printed nothing")
+/// What a disk image holds, for telling whether anything changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Digest {
+    size: u64,
+    /// Where there is something else than zeros, and its sum.
+    blocks: Vec<(u64, akene_protocol::Sha256)>,
+}
+
+impl Digest {
+    /// Whether there is nothing but zeros.
+    pub fn is_blank(&self) -> bool {
+        self.blocks.is_empty()
+    }
+}
+
+/// Sums up a disk image. Holes and zeros are the same to a disk, and the holes of an empty disk need not be
+/// read.
+pub fn digest(file: &Path) -> Result<Digest> {
+    let doing = || format!("reading {}", file.display());
+    let open = std::fs::File::open(file).with_context(doing)?;
+    let size = open.metadata().with_context(doing)?.len();
+    let (mut blocks, mut at, mut block) = (Vec::new(), 0, vec![0; BLOCK as usize]);
+    while at < size {
+        let start = match lseek(&open, i64::try_from(at)?, Whence::SeekData) {
+            Ok(start) => start,
+            // Only a hole is left.
+            Err(nix::errno::Errno::ENXIO) => break,
+            Err(error) => return Err(error).with_context(doing),
+        };
+        let end = lseek(&open, start, Whence::SeekHole).with_context(doing)? as u64;
+        // Blocks at fixed places: what else is allocated around a byte does not count.
+        at = start as u64 / BLOCK * BLOCK;
+        while at < end {
+            let piece = &mut block[..usize::try_from((size - at).min(BLOCK))?];
+            open.read_exact_at(piece, at).with_context(doing)?;
+            if piece.iter().any(|b| *b != 0) {
+                blocks.push((at, akene_protocol::Sha256::of(piece)));
+            }
+            at += piece.len() as u64;
+        }
+    }
+    Ok(Digest { size, blocks })
 }
 
 /// Why images cannot be attached here; nothing if they can.
@@ -211,4 +254,29 @@ pub fn missing() -> Option<String> {
         return Some("only root may attach disk images".into());
     }
     (!Path::new("/dev/loop-control").exists()).then(|| "this kernel has no loop devices".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sum_sees_every_byte_but_not_where_holes_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        let file = std::fs::File::create(&path).unwrap();
+        file.set_len(64 << 30).unwrap();
+        let empty = digest(&path).unwrap();
+        file.write_all_at(&[0; 70_000], 5_000_000_000).unwrap();
+        assert_eq!(digest(&path).unwrap(), empty, "zeros are what a hole is");
+        let mut sums = vec![empty];
+        for at in [0, 5_000_000_001, (64 << 30) - 1] {
+            file.write_all_at(&[1], at).unwrap();
+            let sum = digest(&path).unwrap();
+            assert!(!sums.contains(&sum), "the byte at {at} was not seen");
+            sums.push(sum);
+        }
+        file.set_len((64 << 30) + 1).unwrap();
+        assert!(!sums.contains(&digest(&path).unwrap()), "the size was not seen");
+    }
 }

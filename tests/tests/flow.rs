@@ -3,7 +3,6 @@
 #![allow(missing_docs)]
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,9 +21,9 @@ use akene_protocol::{Bytes, Issue, Stamp};
 use akene_server::site::init::{Options, init};
 use akene_server::{Config, Running, Server};
 use akene_tests::http::Fault;
+use akene_tests::image::digest;
 use akene_tests::mirror::{Mirror, cache_dir};
 use akene_tests::site::small_server;
-use nix::unistd::{Whence, lseek};
 
 fn can_run() -> bool {
     let can = nix::unistd::geteuid().is_root() && Path::new("/dev/loop-control").exists();
@@ -115,39 +114,17 @@ impl Rig {
     }
 }
 
-/// Everything a sparse file holds: where data is, and its sum. Holes and zeros are the same to a disk.
-fn content(file: &Path) -> Vec<(u64, String)> {
-    let mut file = File::open(file).unwrap();
-    let (mut found, mut at) = (Vec::new(), 0);
-    while let Ok(start) = lseek(&file, at, Whence::SeekData) {
-        let end = lseek(&file, start, Whence::SeekHole).unwrap();
-        file.seek(SeekFrom::Start(start as u64)).unwrap();
-        let mut block = vec![0; 1 << 20];
-        let mut place = start;
-        while place < end {
-            let want = block.len().min((end - place) as usize);
-            file.read_exact(&mut block[..want]).unwrap();
-            if block[..want].iter().any(|b| *b != 0) {
-                found.push((place as u64, akene_protocol::Sha256::of(&block[..want]).to_string()));
-            }
-            place += want as i64;
-        }
-        at = end;
-    }
-    found
-}
-
 /// Runs and expects a refusal that leaves the image as it was.
 fn refused(rig: &Rig, request: &Request, code: &str) -> Issue {
     if let (Onto::Image { file, size: Some(size), .. }, false) = (&request.onto, rig.image().exists()) {
         File::create(file).unwrap().set_len(size.0).unwrap();
     }
-    let before = content(&rig.image());
+    let before = digest(&rig.image()).unwrap();
     let outcome = native::run(request, &SystemRunner).unwrap();
     let Outcome::Failed(failure) = outcome else { panic!("it was not refused: {outcome:?}") };
     assert!(!failure.disks_changed);
     assert_eq!(failure.issues[0].code, code, "{:#?}", failure.issues);
-    assert_eq!(content(&rig.image()), before, "a refusal changed the disk");
+    assert_eq!(digest(&rig.image()).unwrap(), before, "a refusal changed the disk");
     assert!(rig.log().contains("==> FAILED"), "{}", rig.log());
     failure.issues[0].clone()
 }
@@ -227,11 +204,11 @@ fn a_profile_with_a_mistake_is_refused_with_its_place() {
     fs::write(profile, format!("pakages = [\"less\"]\n{IDLE}")).unwrap();
     let request = rig.request();
     File::create(rig.image()).unwrap().set_len(6 << 30).unwrap();
-    let before = content(&rig.image());
+    let before = digest(&rig.image()).unwrap();
     let Outcome::Failed(failure) = native::run(&request, &SystemRunner).unwrap() else { panic!() };
     let said = format!("{:?}", failure.issues);
     assert!(said.contains("pakages") && said.contains("packages"), "{said}");
-    assert_eq!(content(&rig.image()), before);
+    assert_eq!(digest(&rig.image()).unwrap(), before);
 }
 
 #[test]
@@ -249,7 +226,7 @@ fn without_a_grant_nothing_happens_and_the_reason_is_told() {
     let Outcome::Failed(failure) = outcome else { panic!("{outcome:?}") };
     assert_eq!(failure.phase, akene_protocol::Phase::Consent);
     assert!(!failure.issues[0].next.is_empty(), "{:?}", failure.issues);
-    assert!(content(&rig.image()).is_empty(), "the new image is not empty");
+    assert!(digest(&rig.image()).unwrap().is_blank(), "the new image is not empty");
     // The server knows the machine, its plan, and why nothing happened.
     let machine = rig.machine();
     let kinds: Vec<&str> =

@@ -96,8 +96,12 @@ impl FromRequestParts<Arc<Shared>> for Machine {
 impl FromRequestParts<Arc<Shared>> for Admin {
     type Rejection = Refusal;
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refusal> {
-        // Programs send the token as it is, browsers as the password of any user.
+        // Programs send the token as it is, browsers as the password of any user. Browsers add it to whatever
+        // any page makes them ask for, so it opens what can be looked at and changes nothing.
         let basic = || {
+            if !parts.method.is_safe() {
+                return None;
+            }
             let pair = String::from_utf8(BASE64.decode(authorization(parts, "Basic")?).ok()?).ok()?;
             pair.split_once(':').map(|(_, password)| password.to_owned())
         };
