@@ -335,7 +335,7 @@ fn where_something_would_be_lost_packages_must_fit_first() {
 fn an_error_keeps_its_issues_through_context() {
     let issue = Issue::new("x", "", "m", "");
     let error = anyhow::Error::from(issue.clone()).context("preparing sda").context("committing");
-    assert_eq!(issues_of(&error), [issue.clone()]);
+    assert_eq!(issues_of(&error), std::slice::from_ref(&issue));
     let error = anyhow::Error::from(Issues(vec![issue.clone(), issue.clone()])).context("planning");
     assert_eq!(issues_of(&error).len(), 2);
     let issues = issues_of(&anyhow::anyhow!("no space").context("writing"));
