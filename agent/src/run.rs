@@ -284,6 +284,7 @@ fn on_disk<E: Effects>(
 ) -> Result<()> {
     let boot = effects.boot_dir(mounted);
     state.journal.open(&boot)?;
+    boot_files::set_installed(&boot, false)?;
     if let Some(courier) = reporter.courier() {
         courier.spool(&boot.join(boot_files::EVENTS))?;
     }
@@ -311,6 +312,7 @@ fn on_disk<E: Effects>(
     reporter.phase(Phase::Restart);
     effects.sync(mounted)?;
     state.journal.record(What::Complete)?;
+    boot_files::set_installed(&boot, true)?;
     reporter.installed();
     Ok(())
 }

@@ -21,6 +21,26 @@ pub const EVENTS: &str = "akene/events";
 /// The installer's kernel, initrd and stamp, below the boot partition.
 pub const INSTALLER: [&str; 3] = ["akene/vmlinuz", "akene/initrd.img", "akene/stamp.img"];
 
+/// By this file the menu of a medium knows that the disk holds a finished installation, and starts that when
+/// nobody chooses: a disc forgotten in the drive does not install again.
+const INSTALLED: &str = "akene/state/installed";
+
+/// Says on the boot partition whether there is a finished installation.
+pub fn set_installed(boot: &Path, finished: bool) -> Result<()> {
+    let path = boot.join(INSTALLED);
+    if finished {
+        let dir = path.parent().context("finding the directory of the mark")?;
+        fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+        return replace(&path, |out| out.write_all(b"finished\n").context("writing"));
+    }
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Writes what is known about the machine.
 pub fn write_record(boot: &Path, record: &Record<'_>) -> Result<()> {
     let dir = boot.join("akene");

@@ -216,6 +216,7 @@ fn everything_in_order_and_the_journal_says_so() {
         crate::journal::read(world.boot.path()).unwrap().into_iter().map(|r| r.what).collect();
     assert_eq!(records.first(), Some(&What::Begun { phase: Phase::Commit }));
     assert_eq!(records.last(), Some(&What::Complete));
+    assert!(world.boot.path().join("akene/state/installed").is_file());
     // The installed system continues the count where the installer stopped.
     let spool = crate::report::spool::Spool::open(&world.boot.path().join(boot_files::EVENTS), RunId([1; 8]))
         .unwrap();
@@ -227,7 +228,12 @@ fn a_failure_anywhere_is_one_event_and_before_the_write_nothing_is_written() {
     for step in &ALL[..11] {
         let mut world = World::new();
         world.fails = Some((step, Issue::new("broken", "", "it is broken", "mend it")));
+        // An earlier installation is no longer whole once a new one has begun to replace it.
+        let mark = world.boot.path().join("akene/state/installed");
+        std::fs::create_dir_all(mark.parent().unwrap()).unwrap();
+        std::fs::write(&mark, "").unwrap();
         let (result, calls, events) = run(&mut world);
+        assert_eq!(mark.exists(), !calls.contains(&"keep".to_owned()), "{step}");
         let failure = result.unwrap_err();
         let before = ALL.iter().position(|s| s == step).unwrap() < 6;
         assert_eq!(failure.disks_changed, !before, "{step}");
