@@ -157,13 +157,14 @@ pub struct Options {
 /// # Errors
 /// The reasons, which have been reported already.
 pub fn pipeline<E: Effects>(effects: &mut E, reporter: &Reporter, options: Options) -> Result<Done, Failure> {
-    let mut state = State { journal: Journal::new(reporter.run()), changed: false, identity: None };
+    let journal = Journal::new(reporter.run());
+    let mut state = State { journal, changed: false, delivered: false, identity: None };
     match steps(effects, reporter, options, &mut state) {
         Ok(done) => Ok(done),
         Err(error) => {
             let failure = report_failure(reporter, &mut state, &error);
             // Where the disks were mounted, the log has gone out with them.
-            if let (Some(identity), false) = (&state.identity, state.changed) {
+            if let (Some(identity), false) = (&state.identity, state.delivered) {
                 effects.deliver_log(identity, None);
             }
             reporter.drain(DRAIN);
@@ -175,6 +176,8 @@ pub fn pipeline<E: Effects>(effects: &mut E, reporter: &Reporter, options: Optio
 struct State {
     journal: Journal,
     changed: bool,
+    /// Whether the log went out.
+    delivered: bool,
     identity: Option<Identity>,
 }
 
@@ -236,8 +239,7 @@ fn steps<E: Effects>(
     let lock = effects.packages(&solved).clone();
     let size = lock.download_size();
     reporter.info(format!("{} packages, {size} to fetch", lock.packages.len()));
-    let before = where_to_stage(size, effects.room()?, &plan, &allowed)?;
-    let staged = match before {
+    let staged = match where_to_stage(size, effects.room()?) {
         Place::Beside => Some(patiently(patience, reporter, "downloading", || effects.fetch(&solved, None))?),
         Place::Target => {
             reporter.info("memory does not hold the packages: they are fetched onto the new disk");
@@ -258,6 +260,7 @@ fn steps<E: Effects>(
         report_failure(reporter, state, error);
     }
     effects.deliver_log(&identity, Some(&mounted));
+    state.delivered = true;
     reporter.drain(DRAIN);
     reporter.seal();
     if let Some(courier) = reporter.courier() {
@@ -326,24 +329,10 @@ pub enum Place {
     Target,
 }
 
-/// Decides where to stage. Beside the disks wherever it fits; onto the target only where nothing is lost
-/// by a download that fails half-way: on disks that are blank or whose wipe was permitted.
-pub fn where_to_stage(size: Bytes, room: Bytes, plan: &Plan, allowed: &Allowed) -> Result<Place, Issue> {
-    if size + MEMORY_MARGIN <= room {
-        return Ok(Place::Beside);
-    }
-    if plan.needs <= Consent::Blank || allowed.consent() == Consent::Wipe {
-        return Ok(Place::Target);
-    }
-    Err(Issue::new(
-        "memory-too-small",
-        "",
-        format!(
-            "{size} of packages must be downloaded before the disks of this computer may change, and its memory has room for {}",
-            Bytes(room.0.saturating_sub(MEMORY_MARGIN.0))
-        ),
-        "choose a profile with fewer packages, put in more memory, or permit to wipe the disks",
-    ))
+/// Decides where to stage: beside the disks wherever it fits. Onto the target is never a breach of trust
+/// here, because [`Allowed`] was had before: the plan loses nothing, or its wipe was permitted.
+pub fn where_to_stage(size: Bytes, room: Bytes) -> Place {
+    if size + MEMORY_MARGIN <= room { Place::Beside } else { Place::Target }
 }
 
 /// Registers everything secret in a profile with the reporter.

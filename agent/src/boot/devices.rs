@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use akene_exec::{Cmd, Runner};
 use anyhow::{Context, Result, bail};
+use nix::mount::MsFlags;
+
+use crate::sys::kernel;
 
 /// Where udev's daemon is found: both names of one file on systems with a merged `/usr`, but not on all.
 const UDEVD: [&str; 3] = ["/usr/lib/systemd/systemd-udevd", "/lib/systemd/systemd-udevd", "/usr/sbin/udevd"];
@@ -33,6 +36,22 @@ pub fn start(runner: &dyn Runner) -> Result<()> {
 pub fn settle(runner: &dyn Runner) -> Result<()> {
     let settle = Cmd::new("udevadm").arg("settle").arg(format!("--timeout={}", SETTLE.as_secs()));
     runner.run(&settle.timeout(SETTLE + Duration::from_secs(10))).map(drop)
+}
+
+/// Shows the firmware's variables: whether Secure Boot is on, what it starts. Elsewhere systemd mounts this.
+pub fn firmware_variables(runner: &dyn Runner) -> Result<()> {
+    let place = Path::new("/sys/firmware/efi/efivars");
+    if !place.exists() {
+        // A BIOS, or a firmware that lets nobody at its variables.
+        return Ok(());
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let show = || kernel::mount("efivarfs", place, "efivarfs", flags, "");
+    if show().is_ok() {
+        return Ok(());
+    }
+    runner.run(&Cmd::new("modprobe").arg("efivarfs").timeout(Duration::from_secs(30)))?;
+    show()
 }
 
 /// The machine's memory in bytes.

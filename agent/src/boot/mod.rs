@@ -105,6 +105,9 @@ pub fn live_system(runner: &dyn Runner) -> LiveSystem {
     if let Err(error) = devices::start(runner) {
         warnings.push(warning("devices-incomplete", "looking for devices", &error));
     }
+    if let Err(error) = devices::firmware_variables(runner) {
+        warnings.push(warning("no-firmware-variables", "reading the firmware's variables", &error));
+    }
     let initramfs = PathBuf::from(INITRAMFS);
     let image = match read_image(&initramfs) {
         Ok(image) => Some(image),

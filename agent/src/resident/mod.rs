@@ -44,7 +44,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// Longest pause after failures that may pass.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// Pause after a refusal: somebody has to do something about it.
+/// Longest pause after refusals: somebody has to do something about it. The first ones may pass all the same:
+/// with a dead battery every certificate is wrong until the clock is set, a minute after the start.
 const REFUSED_PAUSE: Duration = Duration::from_secs(3600);
 
 /// What the resident agent is told. It holds no secret: the enrolment token stays behind.
@@ -133,7 +134,16 @@ impl Resident {
             if run == self.config.run && self.confirmed_run() != Some(run) {
                 self.add_confirmation(&mut spool)?;
             }
-            deliver(&server, &self.identity, &mut spool)?;
+            if let Err(error) = deliver(&server, &self.identity, &mut spool) {
+                let refused = error.downcast_ref::<Issue>().is_some_and(|issue| !is_transient(issue));
+                if run == self.config.run || !refused {
+                    return Err(error);
+                }
+                // The disk was another machine's, or the server forgot it. That must not keep this run, which
+                // may be welcome, from being told; what was refused stays for whoever comes by.
+                eprintln!("the server does not take what is left of the run {run}: {error:#}");
+                continue;
+            }
             if run == self.config.run {
                 self.remember(run)?;
             }
@@ -217,6 +227,11 @@ fn kernel_release() -> String {
     nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default()
 }
 
+/// How long to wait the next time, after a failure that may pass or a refusal.
+fn next_pause(pause: Duration, passing: bool) -> Duration {
+    (pause * 2).min(if passing { LONGEST_PAUSE } else { REFUSED_PAUSE })
+}
+
 /// The service: tells the server, however long it takes, then stays. `once` returns after the first
 /// success instead.
 ///
@@ -243,8 +258,8 @@ pub fn run(root: &Path, once: bool) -> Result<()> {
                 // The journal of the system keeps it for whoever comes by.
                 eprintln!("the server does not know yet that this system runs: {error:#}");
                 let passing = error.downcast_ref::<Issue>().is_none_or(is_transient);
-                std::thread::sleep(jitter(if passing { pause } else { REFUSED_PAUSE }));
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                std::thread::sleep(jitter(pause));
+                pause = next_pause(pause, passing);
             }
         }
     }
@@ -270,6 +285,7 @@ mod tests {
     #[derive(Default)]
     struct Fleet {
         down: Mutex<bool>,
+        refuses: Option<RunId>,
         seen: Mutex<Vec<(RunId, u64, EventKind)>>,
         batches: Mutex<usize>,
     }
@@ -284,6 +300,9 @@ mod tests {
                 format!("Bearer {}:secret", MachineId([1; 16]))
             );
             let batch: EventBatch = serde_json::from_slice(&request.body.as_ref().unwrap().1).unwrap();
+            if batch.events.iter().any(|e| Some(e.run) == self.refuses) {
+                return Err(Issue::new("run-not-yours", "", "another machine's", ""));
+            }
             let mut seen = self.seen.lock().unwrap();
             let before = seen.len();
             for event in batch.events {
@@ -365,6 +384,35 @@ mod tests {
             |run| fleet.seen.lock().unwrap().iter().filter(|s| s.0 == run).map(|s| s.1).collect::<Vec<_>>();
         assert_eq!((of(other), of(RUN)), (vec![1, 2], vec![1, 2, 3]));
         assert!(Spool::runs(&dir).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_run_the_server_does_not_take_keeps_no_other_from_being_confirmed() {
+        let (root, resident) = system();
+        let other = RunId([9; 8]);
+        let dir = root.path().join("boot/akene/events");
+        Spool::open(&dir, other).unwrap().append(&[event(other, 1)]).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        Spool::open(&dir, RUN).unwrap().append(&[event(RUN, 1)]).unwrap();
+        assert_eq!(Spool::runs(&dir).unwrap(), [other, RUN]);
+        let fleet = Fleet { refuses: Some(other), ..Fleet::default() };
+        resident.tell(&fleet, "https://s").unwrap();
+        assert!(matches!(fleet.seen.lock().unwrap().last().unwrap().2, EventKind::Confirmed { .. }));
+        assert_eq!(resident.confirmed_run(), Some(RUN));
+        // Its own run refused is a failure as before.
+        let (root, resident) = system();
+        Spool::open(&root.path().join("boot/akene/events"), RUN).unwrap().append(&[event(RUN, 1)]).unwrap();
+        assert!(resident.tell(&Fleet { refuses: Some(RUN), ..Fleet::default() }, "https://s").is_err());
+    }
+
+    #[test]
+    fn a_clock_that_is_not_set_yet_does_not_cost_an_hour() {
+        let pauses = |passing| {
+            std::iter::successors(Some(FIRST_PAUSE), move |p| Some(next_pause(*p, passing))).take(20)
+        };
+        assert!(pauses(false).take(5).sum::<Duration>() < Duration::from_secs(180));
+        assert_eq!(pauses(false).last(), Some(REFUSED_PAUSE));
+        assert_eq!(pauses(true).last(), Some(LONGEST_PAUSE));
     }
 
     #[test]

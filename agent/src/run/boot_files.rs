@@ -23,7 +23,7 @@ pub const INSTALLER: [&str; 3] = ["akene/vmlinuz", "akene/initrd.img", "akene/st
 
 /// By this file the menu of a medium knows that the disk holds a finished installation, and starts that when
 /// nobody chooses: a disc forgotten in the drive does not install again.
-const INSTALLED: &str = "akene/state/installed";
+pub const INSTALLED: &str = "akene/state/installed";
 
 /// Says on the boot partition whether there is a finished installation.
 pub fn set_installed(boot: &Path, finished: bool) -> Result<()> {

@@ -9,11 +9,12 @@
 //!   is for one run.
 
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use akene_exec::{Cmd, Runner};
+use akene_exec::Runner;
 use akene_protocol::Issue;
 use akene_protocol::event::Phase;
 use akene_protocol::inventory::FirmwareKind;
@@ -34,6 +35,7 @@ use crate::report::Reporter;
 use crate::report::lines::Lines;
 use crate::report::logfile::LogFile;
 use crate::report::screen::Screen;
+use crate::sys::block;
 
 /// How long a refusal stands before the machine restarts.
 const TIME_TO_READ: Duration = Duration::from_secs(15 * 60);
@@ -69,7 +71,7 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
             Err(error) => boot::fatal(&issues_of(&error)),
         };
         match attempt(&live, runner, &reporter) {
-            Ok(Done::Installed { shutdown, .. }) => end(&reporter, runner, shutdown),
+            Ok(Done::Installed { shutdown, .. }) => end(&reporter, shutdown),
             Ok(Done::Planned { plan }) => {
                 reporter.info(akene_planner::render::destroyed(&plan));
                 wait(&reporter, TIME_TO_READ, "nothing was changed; this computer restarts");
@@ -240,8 +242,8 @@ fn wait(reporter: &Reporter, how_long: Duration, what: &str) {
     reporter.waiting("");
 }
 
-fn end(reporter: &Reporter, runner: &dyn Runner, shutdown: Shutdown) -> ! {
-    open_trays(reporter, runner);
+fn end(reporter: &Reporter, shutdown: Shutdown) -> ! {
+    open_trays(reporter);
     match shutdown {
         Shutdown::Reboot => {
             wait(reporter, GOOD_NEWS, "installed; this computer restarts");
@@ -256,13 +258,14 @@ fn end(reporter: &Reporter, runner: &dyn Runner, shutdown: Shutdown) -> ! {
 
 /// Opens the disc trays, so that the machine does not start from the disc again. Nothing runs from the disc:
 /// the live system is in memory. A laptop's tray that only a finger opens is no error.
-fn open_trays(reporter: &Reporter, runner: &dyn Runner) {
+fn open_trays(reporter: &Reporter) {
     let Ok(entries) = fs::read_dir("/sys/class/block") else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let Some(name) = name.to_str().filter(|n| n.starts_with("sr")) else { continue };
-        let eject = Cmd::new("busybox").args(["eject", &format!("/dev/{name}")]);
-        if let Err(error) = runner.run(&eject.timeout(Duration::from_secs(10))) {
+        let mut options = fs::OpenOptions::new();
+        let drive = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(format!("/dev/{name}"));
+        if let Err(error) = drive.map_err(Into::into).and_then(|drive| block::open_tray(&drive)) {
             reporter.debug(format!("opening the tray of {name}: {error:#}"));
         }
     }

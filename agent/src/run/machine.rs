@@ -321,6 +321,7 @@ impl Effects for Machine<'_> {
 
     fn keep(&mut self, mounted: &Mounted, record: &Record<'_>) -> Result<()> {
         let boot = self.boot_dir(mounted);
+        target::take_over(mounted, &self.consoles)?;
         boot_files::write_record(&boot, record)?;
         if let Some((root, stamp, manifest)) = &self.installer {
             self.reporter.info("putting the installer on the disk");

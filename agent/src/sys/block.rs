@@ -14,11 +14,17 @@ use nix::errno::Errno;
 
 mod raw {
     use super::BlkpgArg;
-    use nix::{ioctl_none, ioctl_read, ioctl_read_bad, ioctl_write_ptr_bad, request_code_none};
+    use nix::{
+        ioctl_none, ioctl_none_bad, ioctl_read, ioctl_read_bad, ioctl_write_int_bad, ioctl_write_ptr_bad,
+        request_code_none,
+    };
     use std::ffi::c_int;
 
     ioctl_none!(blkrrpart, 0x12, 95);
     ioctl_none!(blkflsbuf, 0x12, 97);
+    // linux/cdrom.h
+    ioctl_none_bad!(cdromeject, 0x5309);
+    ioctl_write_int_bad!(cdrom_lockdoor, 0x5329);
     ioctl_read!(blkgetsize64, 0x12, 114, usize);
     ioctl_read_bad!(blksszget, request_code_none!(0x12, 104), c_int);
     ioctl_write_ptr_bad!(blkpg, request_code_none!(0x12, 105), BlkpgArg);
@@ -44,6 +50,16 @@ struct BlkpgPartition {
 
 const BLKPG_ADD: c_int = 1;
 const BLKPG_DELETE: c_int = 2;
+
+/// Opens the tray of a disc drive. The device must have been opened with `O_NONBLOCK`, or there has to be a
+/// disc in it.
+pub fn open_tray(drive: &File) -> Result<()> {
+    // A drive that cannot be locked refuses this; whether it opens is what counts.
+    // SAFETY: the request takes a number and touches no memory of ours.
+    unsafe { raw::cdrom_lockdoor(drive.as_raw_fd(), 0) }.ok();
+    // SAFETY: the request has no argument.
+    unsafe { raw::cdromeject(drive.as_raw_fd()) }.map(drop).context("opening the tray")
+}
 
 /// Size of the device.
 pub fn size(device: &File) -> Result<u64> {

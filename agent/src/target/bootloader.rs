@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use super::bios::{self, Room};
 use super::esp::EspFiles;
 use super::{Job, Watch};
+use crate::storage::Layout;
 
 /// The installer on the boot partition.
 const INSTALLER: [&str; 3] = ["akene/vmlinuz", "akene/initrd.img", "akene/stamp.img"];
@@ -37,8 +38,11 @@ const CORE_MODULES: [&str; 10] = [
 
 /// Takes what an earlier system left on the boot partition, which is never formatted: its kernels have no
 /// modules any more. Until there is a new menu, the disk starts the installer.
-pub(super) fn take_over(job: &Job<'_>, root: &mut Root) -> Result<()> {
-    let boot = job.layout.root.join("boot");
+///
+/// Nothing happens on a boot partition that is new: there is no installer on it yet.
+pub(super) fn take_over(layout: &Layout, consoles: &[String]) -> Result<()> {
+    let root = &mut Root::open(&layout.root)?;
+    let boot = layout.root.join("boot");
     for entry in fs::read_dir(&boot).with_context(|| format!("reading {}", boot.display()))? {
         let name = entry.with_context(|| format!("reading {}", boot.display()))?.file_name();
         let Some(name) = name.to_str() else { continue };
@@ -47,8 +51,9 @@ pub(super) fn take_over(job: &Job<'_>, root: &mut Root) -> Result<()> {
         }
     }
     if INSTALLER.iter().all(|file| root.exists(&format!("boot/{file}"))) {
-        let uuid = job.boot_uuid()?;
-        let entry = installer_entry(uuid, "Continue the installation", &console_arguments(job).join(" "));
+        let uuid = super::boot_uuid(layout)?;
+        let arguments = console_arguments(consoles).join(" ");
+        let entry = installer_entry(uuid, "Continue the installation", &arguments);
         // Settings of the old menu that would choose another entry.
         root.remove("boot/grub/grubenv")?;
         let text = format!("set timeout=3\nsearch --no-floppy --fs-uuid --set=akene {uuid}\n{entry}");
@@ -88,20 +93,20 @@ fn defaults(job: &Job<'_>, root: &mut Root) -> Result<()> {
         text += "GRUB_TERMINAL=\"console serial\"\n";
         text += &format!("GRUB_SERIAL_COMMAND=\"serial --unit={unit} --speed={speed}\"\n");
     }
-    arguments.extend(console_arguments(job));
+    arguments.extend(console_arguments(job.consoles));
     let plain = |a: &String| a.chars().all(|c| c.is_ascii_graphic() && !"\"'`$\\".contains(c));
     if let Some(odd) = arguments.iter().find(|a| !plain(a)) {
         bail!("using the kernel argument `{odd}`: it holds characters GRUB would read in its own way");
     }
     text += &format!("GRUB_CMDLINE_LINUX=\"{}\"\n", arguments.join(" "));
     root.write("etc/default/grub.d/50-akene.cfg", text, 0o644)?;
-    let entry = reinstall_entry(job.boot_uuid()?, &console_arguments(job).join(" "));
+    let entry = reinstall_entry(job.boot_uuid()?, &console_arguments(job.consoles).join(" "));
     root.write("etc/grub.d/42_akene", entry, 0o755)
 }
 
 /// `console=` arguments: the screen as well, and last the console that gets what the system itself prints.
-fn console_arguments(job: &Job<'_>) -> Vec<String> {
-    match job.consoles {
+fn console_arguments(consoles: &[String]) -> Vec<String> {
+    match consoles {
         [] => Vec::new(),
         consoles => std::iter::once("console=tty0".to_owned())
             .chain(consoles.iter().filter(|c| *c != "tty0").map(|c| format!("console={c}")))
@@ -376,6 +381,39 @@ mod tests {
         assert_eq!(serial("ttyS1"), Some((1, 115_200)));
         assert_eq!(serial("ttyS0,9600"), Some((0, 9600)));
         assert_eq!(serial("tty0"), None);
+    }
+
+    #[test]
+    fn an_old_system_is_not_started_any_more_once_its_root_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join("boot").join(name);
+        fs::create_dir_all(file("grub")).unwrap();
+        fs::create_dir_all(file("akene")).unwrap();
+        for name in ["vmlinuz-6.1", "initrd.img-6.1", "grub/grub.cfg", "grub/grubenv", "akene/journal.jsonl"]
+        {
+            fs::write(file(name), "old").unwrap();
+        }
+        let boot = crate::storage::MountedPartition {
+            role: Role::Boot,
+            device: "/dev/sda3".into(),
+            disk: "/dev/sda".into(),
+            number: 3,
+            uuid: Some("1234-abcd".into()),
+            partuuid: None,
+            fstype: None,
+            label: None,
+            mount: None,
+            kept: true,
+        };
+        let layout = Layout { root: dir.path().into(), partitions: vec![boot], disks: vec![] };
+        INSTALLER.iter().for_each(|name| fs::write(file(name), "installer").unwrap());
+        take_over(&layout, &["ttyS0".into()]).unwrap();
+        let menu = fs::read_to_string(file("grub/grub.cfg")).unwrap();
+        assert!(
+            menu.contains("--set=root 1234-abcd\n\tlinux /akene/vmlinuz akene.mode=install console=tty0")
+        );
+        assert!(!file("vmlinuz-6.1").exists() && !file("grub/grubenv").exists());
+        assert!(file("akene/journal.jsonl").exists());
     }
 
     #[test]

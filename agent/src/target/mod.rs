@@ -90,6 +90,18 @@ pub trait Watch {
     fn warn(&mut self, issue: Issue);
 }
 
+/// Makes the kept boot partition of an earlier system start the installer on it. That system's root is gone as
+/// soon as the disks are formatted, and a download onto the new disk may take hours.
+pub fn take_over(layout: &Layout, consoles: &[String]) -> Result<()> {
+    bootloader::take_over(layout, consoles).context("making the disk start the installer")
+}
+
+fn boot_uuid(layout: &Layout) -> Result<&str> {
+    let boot =
+        layout.partition(&Role::Boot).context("looking for the boot partition, which the plan lacks")?;
+    boot.uuid.as_deref().context("looking for the UUID of the boot partition")
+}
+
 /// Makes the packages stand in the new root.
 ///
 /// # Errors
@@ -158,11 +170,7 @@ impl Job<'_> {
 
     /// UUID of the boot partition's filesystem.
     fn boot_uuid(&self) -> Result<&str> {
-        let boot = self
-            .layout
-            .partition(&Role::Boot)
-            .context("looking for the boot partition, which the plan lacks")?;
-        boot.uuid.as_deref().context("looking for the UUID of the boot partition")
+        boot_uuid(self.layout)
     }
 
     fn scratch(&self, name: &str) -> PathBuf {

@@ -46,7 +46,7 @@ pub(super) fn install(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
     }
     let tools = Tools::prepare(job)?;
     let mut root = Root::open(&job.layout.root)?;
-    bootloader::take_over(job, &mut root)?;
+    bootloader::take_over(job.layout, job.consoles)?;
     merged_usr(job, &mut root)?;
     unpack_base(job, watch)?;
     prepare_database(&mut root)?;
