@@ -25,7 +25,9 @@ impl EspFiles {
     pub fn write(&self, device: &Path, scratch: &Path, runner: &dyn Runner) -> Result<()> {
         let tool = |name: &str| {
             // The size in a kept ESP's header may not be a multiple of what mtools thinks a disk has.
-            Cmd::new(name).env("MTOOLS_SKIP_CHECK", "1").arg("-i").arg(device)
+            // Our names are ASCII, code page 367, which the C library knows by itself: for mtools' usual 850
+            // it needs converters that the live system does not carry.
+            Cmd::new(name).env("MTOOLS_SKIP_CHECK", "1").env("DEFAULT_CODEPAGE", "367").arg("-i").arg(device)
         };
         let mut made = BTreeSet::new();
         for (path, content) in &self.files {
@@ -48,5 +50,50 @@ impl EspFiles {
 
     fn has(&self, tool: &dyn Fn(&str) -> Cmd, dir: &Path, runner: &dyn Runner) -> bool {
         runner.run(&tool("mdir").args(["-b", &format!("::{}", dir.display())])).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use akene_exec::{ChrootMounts, Output, SystemRunner};
+
+    use super::*;
+
+    /// Runs commands where the C library finds no character set converters, as in the live system.
+    struct WithoutConverters {
+        empty: PathBuf,
+    }
+
+    impl Runner for WithoutConverters {
+        fn run_lines(&self, cmd: &Cmd, line: &mut dyn FnMut(&str)) -> Result<Output> {
+            let here = ChrootMounts::new("/").bind(&self.empty, "/usr/lib/x86_64-linux-gnu/gconv");
+            SystemRunner.run_lines(&cmd.clone().chroot(here), line)
+        }
+    }
+
+    #[test]
+    fn an_esp_is_filled_with_what_the_live_system_has() {
+        let gconv = Path::new("/usr/lib/x86_64-linux-gnu/gconv");
+        if !nix::unistd::geteuid().is_root() || !gconv.is_dir() {
+            eprintln!("SKIPPED: hiding {} needs root and the directory", gconv.display());
+            return;
+        }
+        // Not below /run, which the runner covers.
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let (esp, empty) = (dir.path().join("esp.img"), dir.path().join("empty"));
+        std::fs::create_dir(&empty).unwrap();
+        std::fs::File::create(&esp).unwrap().set_len(64 << 20).unwrap();
+        SystemRunner.run(&Cmd::new("mkfs.vfat").args(["-n", "AKENE_ESP"]).arg(&esp)).unwrap();
+
+        let mut files = EspFiles::default();
+        files.add("EFI/BOOT/BOOTX64.EFI", "shim");
+        files.add("EFI/debian/grub.cfg", "configfile");
+        let runner = WithoutConverters { empty };
+        files.write(&esp, dir.path(), &runner).unwrap();
+        files.write(&esp, dir.path(), &runner).unwrap();
+
+        SystemRunner.run(&Cmd::new("fsck.vfat").arg("-n").arg(&esp)).unwrap();
+        let back = Cmd::new("mtype").arg("-i").arg(&esp).arg("::EFI/debian/grub.cfg");
+        assert_eq!(SystemRunner.run(&back).unwrap().text(), "configfile");
     }
 }
