@@ -342,6 +342,12 @@ fn hide_secrets(orders: &Orders, reporter: &Reporter) {
         let first = layer.identity.iter().filter_map(|i| i.password.as_ref());
         let more = layer.users.iter().filter_map(|u| u.password.as_ref());
         first.chain(more).for_each(|secret| reporter.hide(secret));
+        let proxy = layer.network.iter().filter_map(|n| n.proxy.as_deref());
+        let apt = layer.apt.iter().flat_map(|apt| {
+            let mirrors = apt.mirrors.iter().chain(&apt.security_mirrors).map(String::as_str);
+            mirrors.chain(apt.sources.values().map(|source| source.uri.as_str()))
+        });
+        proxy.chain(apt).for_each(|address| reporter.hide_password_of(address));
     }
 }
 

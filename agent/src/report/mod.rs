@@ -179,6 +179,15 @@ impl Reporter {
         self.hide_text(secret.expose());
     }
 
+    /// Replaces the password in an address like `http://NAME:PASSWORD@HOST/` wherever it appears from now on.
+    pub fn hide_password_of(&self, address: &str) {
+        let authority = address.split_once("://").map_or("", |(_, rest)| rest).split('/').next();
+        let person = authority.and_then(|a| a.rsplit_once('@')).map(|(person, _)| person);
+        if let Some((_, password)) = person.and_then(|p| p.split_once(':')) {
+            self.hide_text(password);
+        }
+    }
+
     fn hide_text(&self, text: &str) {
         if text.len() >= SHORTEST_SECRET {
             self.lock().hidden.push(text.to_owned());
@@ -516,6 +525,23 @@ mod tests {
         assert!(all.len() >= 6, "{all:?}");
         assert!(all.iter().all(|m| !m.contains("hunter2")), "{all:?}");
         assert!(all.iter().any(|m| m.contains("[hidden]")));
+    }
+
+    #[test]
+    fn a_password_in_an_address_passes_nowhere() {
+        let (reporter, tape) = taped();
+        for address in [
+            "http://me:pass@word-1@proxy:3128",
+            "http://proxy:3128/a:b@c",
+            "https://me@proxy",
+            "no:thing@at",
+            "",
+        ] {
+            reporter.hide_password_of(address);
+        }
+        reporter.info("the proxy http://me:pass@word-1@proxy:3128 does not let us through; 3128/a:b@c");
+        let told = format!("{:?}", events(&reporter, &tape));
+        assert!(told.contains("me:[hidden]@proxy:3128") && told.contains("3128/a:b@c"), "{told}");
     }
 
     #[test]

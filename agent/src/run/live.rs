@@ -2,7 +2,8 @@
 //!
 //! Who stands in front of the machine can mend a cable, not a certificate. So:
 //!
-//! - what may pass (no cable, no address, a silent server) is shown and tried again for as long as it takes;
+//! - what may pass (no cable, no address, a silent server) is shown and tried again for as long as it takes,
+//!   or, where a whole system of ours waits on a disk, for [`LONG_ENOUGH`]: then the machine goes back to it;
 //! - a refusal stands on the screen for [`TIME_TO_READ`], then the machine restarts, which leads into the
 //!   system on its disk where the firmware starts that first;
 //! - no attempt touches a disk without a permission of its own: each has a run id of its own, and a grant
@@ -12,12 +13,12 @@ use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use akene_exec::Runner;
 use akene_protocol::Issue;
 use akene_protocol::event::Phase;
-use akene_protocol::inventory::FirmwareKind;
+use akene_protocol::inventory::{Disk, FirmwareKind, LooksLike};
 use akene_protocol::profile::Shutdown;
 use akene_protocol::stamp::{Source, Stamp, StampError, Tls};
 use anyhow::{Context, Result};
@@ -30,7 +31,7 @@ use crate::boot::{self, Console, LiveSystem, Mode};
 use crate::fetch::http::Web;
 use crate::fetch::{Patience, is_transient};
 use crate::net::{self, Online};
-use crate::probe::ProbeRoot;
+use crate::probe::{self, ProbeRoot};
 use crate::report::Reporter;
 use crate::report::lines::Lines;
 use crate::report::logfile::LogFile;
@@ -39,6 +40,10 @@ use crate::sys::block;
 
 /// How long a refusal stands before the machine restarts.
 const TIME_TO_READ: Duration = Duration::from_secs(15 * 60);
+
+/// How long a machine that has a whole system waits for what its installer needs, before it restarts into
+/// that: somebody may have chosen the installer by mistake, and nobody can work while it waits.
+const LONG_ENOUGH: Duration = Duration::from_secs(30 * 60);
 
 /// Pause before the next attempt after what may pass.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -65,12 +70,13 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
     {
         url.clone_from(server);
     }
+    let started = Instant::now();
     loop {
         let reporter = match new_reporter(&live) {
             Ok(reporter) => reporter,
             Err(error) => boot::fatal(&issues_of(&error)),
         };
-        match attempt(&live, runner, &reporter) {
+        match attempt(&live, runner, &reporter, started) {
             Ok(Done::Installed { shutdown, .. }) => end(&reporter, shutdown),
             Ok(Done::Planned { plan }) => {
                 reporter.info(akene_planner::render::destroyed(&plan));
@@ -78,6 +84,7 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
                 boot::restart();
             }
             Err(issues) if issues.iter().all(is_transient) => {
+                go_back(runner, &reporter, started);
                 wait(&reporter, PAUSE, "the next attempt begins");
             }
             Err(_) => {
@@ -88,7 +95,12 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
     }
 }
 
-fn attempt(live: &LiveSystem, runner: &dyn Runner, reporter: &Reporter) -> Result<Done, Vec<Issue>> {
+fn attempt(
+    live: &LiveSystem,
+    runner: &dyn Runner,
+    reporter: &Reporter,
+    started: Instant,
+) -> Result<Done, Vec<Issue>> {
     let fail = |issues: Vec<Issue>| {
         reporter.failed(issues.clone(), false);
         reporter.drain(Duration::from_secs(5));
@@ -98,9 +110,10 @@ fn attempt(live: &LiveSystem, runner: &dyn Runner, reporter: &Reporter) -> Resul
     reporter.called_by_run();
     live.warnings.iter().for_each(|issue| reporter.warn(issue.to_string()));
     let stamp = live.stamp.as_ref().map_err(|error| fail(vec![stamp_issue(error)]))?;
+    reporter.hide_password_of(stamp.proxy.as_deref().unwrap_or_default());
 
     reporter.phase(Phase::Network);
-    let online = connect(live, runner, reporter).map_err(|issue| fail(vec![issue]))?;
+    let online = connect(live, runner, reporter, started).map_err(|issue| fail(vec![issue]))?;
     let prepared = prepare(live, stamp, &online, runner, reporter);
     let mut machine = prepared.map_err(|error| fail(issues_of(&error)))?;
     let plan_only = live.cmdline.mode == Mode::Probe;
@@ -121,7 +134,12 @@ fn stamp_issue(error: &StampError) -> Issue {
 }
 
 /// The network phase: goes on until there is a network, or a reason why trying again is of no use.
-fn connect(live: &LiveSystem, runner: &dyn Runner, reporter: &Reporter) -> Result<Online, Issue> {
+fn connect(
+    live: &LiveSystem,
+    runner: &dyn Runner,
+    reporter: &Reporter,
+    started: Instant,
+) -> Result<Online, Issue> {
     loop {
         match net::connect(live, runner, &mut |line| reporter.info(line)) {
             Ok(online) => {
@@ -130,11 +148,32 @@ fn connect(live: &LiveSystem, runner: &dyn Runner, reporter: &Reporter) -> Resul
             }
             Err(issue) if is_transient(&issue) => {
                 reporter.trouble(Some(issue));
+                go_back(runner, reporter, started);
                 wait(reporter, PAUSE / 3, "the next attempt begins");
             }
             Err(issue) => return Err(issue),
         }
     }
+}
+
+/// Restarts a machine that has waited long enough and has a whole system of ours to go back to: GRUB's menu
+/// on its disk and that of a medium both start it when nobody chooses.
+fn go_back(runner: &dyn Runner, reporter: &Reporter, started: Instant) {
+    if started.elapsed() < LONG_ENOUGH {
+        return;
+    }
+    let found = probe::inventory(runner, &ProbeRoot::default());
+    if has_whole_system(&found.disks) {
+        wait(reporter, PAUSE * 2, "nothing was changed; this computer goes back to its system");
+        boot::restart();
+    }
+}
+
+/// Whether an installation of ours on one of the disks was completed and not broken up since.
+fn has_whole_system(disks: &[Disk]) -> bool {
+    let partitions = disks.iter().filter_map(|d| d.table.as_ref()).flat_map(|t| &t.partitions);
+    let mut looks = partitions.filter_map(|p| p.content.as_ref()?.looks_like.as_ref());
+    looks.any(|l| *l == LooksLike::AkeneBoot { unfinished: false })
 }
 
 fn prepare<'a>(
@@ -274,6 +313,19 @@ fn open_trays(reporter: &Reporter) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_whole_system_of_ours_is_gone_back_to() {
+        let disks = |machine: &str| serde_json::from_str::<akene_protocol::Inventory>(machine).unwrap().disks;
+        macro_rules! golden {
+            ($name:literal) => {
+                disks(include_str!(concat!("../../../tests/golden/", $name, "/inventory.json")))
+            };
+        }
+        assert!(has_whole_system(&golden!("akene-reinstall")));
+        assert!(!has_whole_system(&golden!("akene-power-cut-while-installing")));
+        assert!(!has_whole_system(&golden!("foreign-linux-home-inside")));
+    }
 
     #[test]
     fn the_installed_system_answers_where_the_installer_did() {
