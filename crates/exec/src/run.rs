@@ -18,6 +18,10 @@ use crate::chroot::ChrootMounts;
 /// How much of a stream's end an error shows.
 const TAIL_BYTES: usize = 2048;
 
+/// How long a stream may stay silent after its command has ended. A daemon that a package's script leaves behind
+/// holds it open for ever.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// The time limit of a command that sets none.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -247,10 +251,11 @@ impl Runner for SystemRunner {
 
         let deadline = Instant::now() + cmd.timeout;
         let mut output = Output::default();
-        let in_time = collect(&lines, deadline, |bytes| {
-            output.stdout.extend_from_slice(bytes);
-            line(String::from_utf8_lossy(bytes).trim_end_matches(['\n', '\r']));
-        }) && collect(&errors, deadline, |bytes| output.stderr.extend_from_slice(bytes));
+        let in_time =
+            collect(&lines, deadline, &mut child, |bytes| {
+                output.stdout.extend_from_slice(bytes);
+                line(String::from_utf8_lossy(bytes).trim_end_matches(['\n', '\r']));
+            }) && collect(&errors, deadline, &mut child, |bytes| output.stderr.extend_from_slice(bytes));
         let status = if in_time { wait_until(&mut child, deadline) } else { None };
         let Some(status) = status else {
             end_group(&mut child);
@@ -286,13 +291,23 @@ fn read_in_background(stream: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
     receiver
 }
 
-/// Hands on all lines until the stream ends (true) or time is up (false).
-fn collect(lines: &Receiver<Vec<u8>>, deadline: Instant, mut each: impl FnMut(&[u8])) -> bool {
+/// Hands on all lines until the stream ends or nothing comes any more of a command that has ended (true), or
+/// time is up (false).
+fn collect(
+    lines: &Receiver<Vec<u8>>,
+    deadline: Instant,
+    child: &mut Child,
+    mut each: impl FnMut(&[u8]),
+) -> bool {
+    let mut ended = false;
     loop {
-        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match lines.recv_timeout(left.min(GRACE)) {
             Ok(bytes) => each(&bytes),
             Err(RecvTimeoutError::Disconnected) => return true,
-            Err(RecvTimeoutError::Timeout) => return false,
+            Err(RecvTimeoutError::Timeout) if ended => return true,
+            Err(RecvTimeoutError::Timeout) if Instant::now() >= deadline => return false,
+            Err(RecvTimeoutError::Timeout) => ended = matches!(child.try_wait(), Ok(Some(_))),
         }
     }
 }
@@ -391,6 +406,14 @@ mod tests {
         let error = SystemRunner.run(&cmd).unwrap_err().to_string();
         assert!(error.contains("still running after 0 s") && error.contains("waiting"), "{error}");
         assert!(started.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_daemon_that_is_left_behind_is_not_waited_for() {
+        let started = Instant::now();
+        let output = SystemRunner.run(&sh("sleep 60 & echo set up")).unwrap();
+        assert_eq!(output.text(), "set up");
+        assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     }
 
     #[test]
