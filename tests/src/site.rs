@@ -194,6 +194,9 @@ impl Site {
             if let Some(machine) = machines.iter().find(|m| m["state"] == state) {
                 return Ok(machine.clone());
             }
+            // A failed run does not become anything else by waiting.
+            let failed = machines.iter().find(|m| m["state"] == "failed");
+            ensure!(failed.is_none(), "the installation failed: {:#}", failed.unwrap_or(&Value::Null));
             ensure!(alive(), "the machine ended before the server saw it as {state}: {machines:#?}");
             ensure!(
                 Instant::now() < deadline,
