@@ -30,8 +30,24 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
 /// Prints a line; a reader that went away (`| head`) ends the program quietly, as every filter does.
 fn say(text: &str) -> Result<()> {
     use std::io::{ErrorKind, Write as _};
-    match writeln!(std::io::stdout(), "{text}") {
+    match writeln!(std::io::stdout(), "{}", harmless(text)) {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         other => Ok(other?),
+    }
+}
+
+/// Much of what is shown comes from machines: none of it may give orders to the administrator's terminal.
+fn harmless(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && !"\n\t".contains(c), "\u{fffd}")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_machine_gives_no_orders_to_the_terminal() {
+        assert_eq!(
+            super::harmless("a\tb\n\u{1b}]0;x\u{7}\u{9b}2J\ré"),
+            "a\tb\n\u{fffd}]0;x\u{fffd}\u{fffd}2J\u{fffd}é"
+        );
     }
 }

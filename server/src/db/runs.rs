@@ -9,6 +9,10 @@ use rusqlite::{OptionalExtension as _, Transaction, params};
 use super::{Trouble, from_json};
 use crate::state::{RunState, Stage};
 
+/// Most runs of one machine, so that one gone mad does not fill the server's disk. A new one that is tried
+/// every day has years.
+const MAX_RUNS: i64 = 2000;
+
 /// A run as stored.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -52,13 +56,27 @@ pub struct Answer<'a> {
 
 /// Makes sure that the run exists and belongs to the machine.
 pub fn open(db: &Transaction<'_>, machine: MachineId, run: RunId) -> Result<(), Trouble> {
-    db.prepare_cached("INSERT OR IGNORE INTO runs (id, machine, created, state) VALUES (?1, ?2, ?3, ?4)")?
+    let new = db
+        .prepare_cached("INSERT OR IGNORE INTO runs (id, machine, created, state) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![
             run.to_string(),
             machine.to_string(),
             Timestamp::now().to_string(),
             serde_json::to_string(&RunState::default())?
         ])?;
+    if new > 0 {
+        let count: i64 = db
+            .prepare_cached("SELECT count(*) FROM runs WHERE machine = ?1")?
+            .query_row([machine.to_string()], |row| row.get(0))?;
+        if count > MAX_RUNS {
+            return Err(Trouble::Refused(Issue::new(
+                "too-many-runs",
+                machine.to_string(),
+                format!("this machine has begun {MAX_RUNS} runs already"),
+                "tell the administrator: something starts it over and over",
+            )));
+        }
+    }
     let owner: String =
         db.query_row("SELECT machine FROM runs WHERE id = ?1", [run.to_string()], |row| row.get(0))?;
     match owner == machine.to_string() {
