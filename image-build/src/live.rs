@@ -53,7 +53,6 @@ pub fn finish(runner: &dyn Runner, root: &Path) -> Result<Vec<String>> {
     for path in recipe::PRUNED {
         files::remove(&root.join(path))?;
     }
-    character_sets(root)?;
     accounts(root)?;
     settings(root)?;
     let dropped = drop_unusable(runner, root)?;
@@ -85,20 +84,6 @@ fn alternatives(root: &Path) -> Result<()> {
         if !there && (fs::symlink_metadata(&aim).is_ok() || !link.starts_with("usr/")) {
             files::symlink(target, &path)?;
         }
-    }
-    Ok(())
-}
-
-/// Leaves the one character set that is needed.
-fn character_sets(root: &Path) -> Result<()> {
-    let dir = root.join(recipe::CHARACTER_SETS);
-    let (module, list) = recipe::FAT_CHARACTER_SET;
-    let bytes =
-        fs::read(dir.join(module)).with_context(|| format!("reading {}", dir.join(module).display()))?;
-    files::remove(&dir)?;
-    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    for (name, content) in [(module, bytes.as_slice()), ("gconv-modules", list.as_bytes())] {
-        fs::write(dir.join(name), content).with_context(|| format!("writing {name}"))?;
     }
     Ok(())
 }

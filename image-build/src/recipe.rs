@@ -75,17 +75,6 @@ pub const LEFT_OUT: &[Wanted] = &[
     wanted(&["systemd", "systemd-sysv", "dbus*", "libnss-*"], "the agent is the first program"),
 ];
 
-/// Where the C library looks for character sets.
-pub const CHARACTER_SETS: &str = "usr/lib/x86_64-linux-gnu/gconv";
-
-/// The only character set that is kept, with the list that names it: mtools reads and writes the names of FAT
-/// in it, and ends at once where it is missing.
-pub const FAT_CHARACTER_SET: (&str, &str) = (
-    "IBM850.so",
-    "alias\tCP850//\tIBM850//\nalias\t850//\tIBM850//\nmodule\tIBM850//\tINTERNAL\tIBM850\t1\n\
-     module\tINTERNAL\tIBM850//\tIBM850\t1\n",
-);
-
 /// Paths in the live root that are not kept. A path is taken with everything below it.
 pub const PRUNED: &[&str] = &[
     "usr/share/doc",
@@ -109,6 +98,7 @@ pub const PRUNED: &[&str] = &[
     "usr/lib/systemd/system",
     "usr/lib/systemd/system-generators",
     "usr/lib/systemd/system-sleep",
+    "usr/lib/x86_64-linux-gnu/gconv",
     "usr/lib/x86_64-linux-gnu/audit",
     "usr/lib/x86_64-linux-gnu/perl-base",
     // Without systemd-hwdb having run there is no hwdb.bin, and its sources alone are no use.
