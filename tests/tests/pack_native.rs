@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use akene_agent::probe::{ProbeRoot, disk};
+use akene_agent::probe::{self, ProbeRoot};
 use akene_agent::storage::image::Image;
 use akene_agent::storage::{Layout, Planned};
 use akene_agent::target::{self, Job, Resident, Watch};
@@ -12,7 +12,7 @@ use akene_archive::{AptRoot, AptSettings, Fetcher, Progress, redirect_policy};
 use akene_exec::{ChrootMounts, Cmd, Runner, SystemRunner};
 use akene_protocol::api::Identity;
 use akene_protocol::ids::{AssetNumber, MachineId};
-use akene_protocol::inventory::{Cpu, Dmi, Firmware, FirmwareKind, Inventory, Memory};
+use akene_protocol::inventory::{Firmware, FirmwareKind, Inventory, Memory};
 use akene_protocol::profile::{Bundle, Layer, parse_layer};
 use akene_protocol::resolve::resolve;
 use akene_protocol::{Bytes, Issue, Secret};
@@ -102,20 +102,19 @@ fn install(
         since = Instant::now();
     };
     let file = dir.join("disk.img");
-    let image = Image::create(&file, Bytes::gib(8), 512).unwrap();
+    // A second installation finds the disk of the first.
+    let image = match file.exists() {
+        true => Image::attach(&file, 512).unwrap(),
+        false => Image::create(&file, Bytes::gib(8), 512).unwrap(),
+    };
     let name = image.path().file_name().unwrap().to_str().unwrap();
+    let found =
+        probe::inventory(runner, &ProbeRoot { also: vec![image.path().to_owned()], ..ProbeRoot::default() });
     let inventory = Inventory {
-        version: akene_protocol::inventory::VERSION,
-        agent: "test".into(),
-        cpu: Cpu { arch: "x86_64".into(), ..Cpu::default() },
         memory: Memory { total: Bytes::gib(1) },
         firmware: Firmware { kind: firmware, secure_boot: None, vendor: None, version: None, date: None },
-        dmi: Dmi::default(),
-        disks: vec![disk::facts(&ProbeRoot::default(), name).unwrap()],
-        nics: Vec::new(),
-        displays: Vec::new(),
-        batteries: Vec::new(),
-        notes: Vec::new(),
+        disks: found.disks.iter().filter(|d| d.name == name).cloned().collect(),
+        ..found
     };
     let layer = parse_layer(&format!("{SETTINGS}{profile}"), "test.toml").unwrap();
     let bundle = Bundle {
@@ -362,6 +361,49 @@ fn debian_for_uefi_starts_under_a_bios_too() {
         let took = boot(&installed.image, &dir.path().join(format!("{firmware:?}")), firmware);
         eprintln!("{firmware:?}: login prompt after {:.0} s", took.as_secs_f64());
     }
+}
+
+#[test]
+fn a_reinstallation_keeps_homes_and_their_numbers() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    if !can_run() {
+        return;
+    }
+    let mirror = Mirror::start().unwrap();
+    let dir = tempfile::tempdir_in(cache_dir().unwrap()).unwrap();
+    let keyring = AptSettings::default_keyring(akene_protocol::profile::Distribution::Debian);
+    let profile = debian(&mirror).replace("[apt]", "[apt]\ninstall-recommends = false");
+    install(dir.path(), &profile, FirmwareKind::Bios, keyring, |root, _| {
+        // As if accounts had been made in another order, and a kernel had come and gone.
+        let lou = root.join("home/lou");
+        for path in [lou.clone(), lou.join(".ssh"), lou.join(".ssh/authorized_keys")] {
+            chown(path, Some(1234), Some(1234)).unwrap();
+        }
+        std::fs::write(lou.join("letter"), "dear").unwrap();
+        std::os::unix::fs::symlink("/etc/shadow", root.join("home/eve/trap")).unwrap();
+        std::fs::write(root.join("boot/vmlinuz-0.0.1-old"), "gone").unwrap();
+        std::fs::create_dir_all(root.join("boot/akene")).unwrap();
+        for file in ["vmlinuz", "initrd.img", "stamp.img"] {
+            std::fs::write(root.join("boot/akene").join(file), file).unwrap();
+        }
+    });
+    let again = install(dir.path(), &profile, FirmwareKind::Bios, keyring, |root, layout| {
+        let kept =
+            |mount: &str| layout.partitions.iter().any(|p| p.kept && p.mount.as_deref() == Some(mount));
+        assert!(kept("/boot") && kept("/home") && !kept("/"), "{:?}", layout.partitions);
+        let letter = root.join("home/lou/letter");
+        assert_eq!(std::fs::read_to_string(&letter).unwrap(), "dear");
+        let home = root.join("home/lou").metadata().unwrap();
+        assert_eq!((home.uid(), home.gid()), (1234, 1234));
+        assert_eq!(inside(root, &["id", "-u", "lou"]), "1234");
+        let keys = std::fs::read_to_string(root.join("home/lou/.ssh/authorized_keys")).unwrap();
+        assert_eq!(keys.lines().count(), 1, "the key is there twice: {keys}");
+        assert!(!root.join("boot/vmlinuz-0.0.1-old").exists());
+        assert_eq!(std::fs::read_to_string(root.join("boot/akene/vmlinuz")).unwrap(), "vmlinuz");
+        let menu = std::fs::read_to_string(root.join("boot/grub/grub.cfg")).unwrap();
+        assert!(menu.contains("Reinstall this computer") && !menu.contains("0.0.1-old"));
+    });
+    judge(&again);
 }
 
 #[test]
