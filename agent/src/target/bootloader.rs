@@ -272,9 +272,10 @@ fn for_efi(job: &Job<'_>, root: &Root, watch: &mut dyn Watch) -> Result<()> {
     };
     let uuid = job.boot_uuid()?;
     let ours = job.distribution();
-    let where_it_is = format!(
-        "search --no-floppy --fs-uuid --set=root {uuid}\nset prefix=($root)/grub\nconfigfile $prefix/grub.cfg\n"
-    );
+    // A core image of ours goes on with `normal`, which reads the lists of commands and the menu from the
+    // prefix; a configfile in it would run before there are any commands.
+    let prefix_is = format!("search --no-floppy --fs-uuid --set=root {uuid}\nset prefix=($root)/grub\n");
+    let where_it_is = format!("{prefix_is}configfile $prefix/grub.cfg\n");
     let mut files = EspFiles::default();
     let read = |names: &[&str]| -> Result<Option<Vec<u8>>> {
         for name in names {
@@ -306,7 +307,7 @@ fn for_efi(job: &Job<'_>, root: &Root, watch: &mut dyn Watch) -> Result<()> {
                 "the archive has no signed boot loader, so the system does not start while Secure Boot is on",
                 "switch Secure Boot off, or use an archive with shim-signed and grub-efi-amd64-signed",
             ));
-            let image = mkimage(job, "x86_64-efi", "/grub", Some(&where_it_is), &[])?;
+            let image = mkimage(job, "x86_64-efi", "/grub", Some(&prefix_is), &[])?;
             files.add(&format!("EFI/{ours}/grubx64.efi"), image.clone());
             files.add("EFI/BOOT/BOOTX64.EFI", image);
             "grubx64.efi"
@@ -316,7 +317,7 @@ fn for_efi(job: &Job<'_>, root: &Root, watch: &mut dyn Watch) -> Result<()> {
     files.add(&format!("EFI/{ours}/grub.cfg"), where_it_is.clone());
     files.add("EFI/BOOT/grub.cfg", where_it_is.clone());
     if job.layout.root.join("usr/lib/grub/i386-efi").is_dir() {
-        files.add("EFI/BOOT/BOOTIA32.EFI", mkimage(job, "i386-efi", "/grub", Some(&where_it_is), &[])?);
+        files.add("EFI/BOOT/BOOTIA32.EFI", mkimage(job, "i386-efi", "/grub", Some(&prefix_is), &[])?);
     } else if job.firmware == FirmwareKind::Uefi32 {
         bail!("installing GRUB for this computer's 32-bit UEFI: the archive has no grub-efi-ia32-bin");
     }
