@@ -3,6 +3,7 @@
 //! | machine | grant |
 //! |---|---|
 //! | a person said `akene-server allow` | what they said, once |
+//! | failed three times in a row with its disks changed | none: it would fail and download for ever |
 //! | its last installation broke off after it began to change the disks | to go on with those disks |
 //! | installed before | none |
 //! | may be another machine (*ask*) | blank disks at most |
@@ -33,6 +34,10 @@ pub const LIFE: SignedDuration = SignedDuration::from_hours(6);
 /// How long after its beginning a run that has not ended may have its lapsed grant renewed: a power
 /// cut on Friday evening is mended on Monday.
 const RENEWABLE: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// How many installations may fail in a row after they changed the disks. What still fails then, a script of
+/// the profile or a dying disk, does not mend itself, and each try wears the disk and the line.
+const MOST_FAILURES: usize = 3;
 
 /// A signed grant.
 pub fn sign(key: &SigningKey, machine: MachineId, run: RunId, consent: Consent) -> Envelope {
@@ -89,6 +94,13 @@ pub fn decide(
         )))
     };
     let runs = runs::of_machine(db, machine.id)?;
+    let failures = failures(&runs);
+    if failures >= MOST_FAILURES {
+        return refuse(
+            "failed-too-often",
+            format!("the installation of this computer has failed {failures} times in a row"),
+        );
+    }
     if let Some(run) = broken_off(&runs)
         && let Some(inventory) = runs::inventory(db, run.id)?
         && to_go_on(&inventory, run.consent.unwrap_or(Consent::None), &machine.inventory)
@@ -107,6 +119,19 @@ pub fn decide(
     }
 }
 
+fn ended(run: &runs::Run) -> bool {
+    matches!(run.state.stage, Stage::Installed | Stage::Confirmed)
+}
+
+/// How many permitted runs failed with the disks changed since one came to its end. A power cut is no
+/// failure, and a run that was refused is none either.
+fn failures(runs: &[runs::Run]) -> usize {
+    let failed = |run: &&runs::Run| {
+        run.consent.is_some() && run.state.stage == Stage::Failed && run.state.disks_changed
+    };
+    runs.iter().take_while(|run| !ended(run)).filter(failed).count()
+}
+
 /// The newest permitted run, if it broke off lately after it had begun to change disks, and no
 /// installation came to its end since.
 fn broken_off(runs: &[runs::Run]) -> Option<&runs::Run> {
@@ -115,7 +140,6 @@ fn broken_off(runs: &[runs::Run]) -> Option<&runs::Run> {
         Stage::Failed => run.state.disks_changed,
         _ => false,
     };
-    let ended = |run: &runs::Run| matches!(run.state.stage, Stage::Installed | Stage::Confirmed);
     let run = runs.iter().find(|run| ended(run) || (run.consent.is_some() && begun(run)))?;
     (begun(run) && Timestamp::now() < run.created + RENEWABLE).then_some(run)
 }

@@ -375,3 +375,30 @@ fn a_reinstall_that_broke_off_goes_on_and_one_that_ended_does_not() {
     rig.events(&who, &good_run(run_id(3)));
     assert_eq!(rig.run(&who, run_id(4), &machine).refusal.unwrap().code, "already-installed");
 }
+
+#[test]
+fn what_fails_over_and_over_waits_for_a_person() {
+    let rig = Rig::new();
+    let mut machine = inventory(1);
+    machine.disks = vec![disk(Some("WD-A"), None)];
+    let who = rig.enrol(&machine).identity;
+    let fail = |n: u8, machine: &akene_protocol::Inventory| {
+        assert!(rig.run(&who, run_id(n), machine).grant.is_some(), "try {n}");
+        let failed = EventKind::Failed { phase: Phase::Install, issues: vec![], disks_changed: true };
+        rig.events(&who, &[event(run_id(n), 1, failed)]);
+    };
+    fail(1, &machine);
+    machine.disks = vec![disk(Some("WD-A"), Some("AKENE_BOOT"))];
+    // A power cut in between does not count.
+    assert!(rig.run(&who, run_id(2), &machine).grant.is_some());
+    rig.events(&who, &[event(run_id(2), 1, EventKind::PhaseStarted { phase: Phase::Install })]);
+    fail(3, &machine);
+    fail(4, &machine);
+    for n in 5..7 {
+        let answer = rig.run(&who, run_id(n), &machine);
+        assert!(answer.grant.is_none());
+        assert_eq!(answer.refusal.unwrap().code, "failed-too-often");
+    }
+    rig.allow(&who, "wipe");
+    assert!(rig.run(&who, run_id(7), &machine).grant.is_some(), "a person's word counts");
+}
