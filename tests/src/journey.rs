@@ -34,11 +34,6 @@ impl Built {
     pub fn initrd(&self) -> PathBuf {
         self.dir.join("netboot/initrd.img")
     }
-
-    /// An empty stamp area, to be loaded after the initrd.
-    pub fn stamp_area(&self) -> PathBuf {
-        self.dir.join("netboot/stamp.img")
-    }
 }
 
 /// The agent that goes onto media: as it ships where it was built so, else the one of the tests.

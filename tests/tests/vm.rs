@@ -110,8 +110,8 @@ fn wrong_clock(clock: &str) {
 fn pair(built: &journey::Built, site: &Site, dir: &Path) -> std::path::PathBuf {
     let netboot = dir.join("netboot");
     std::fs::create_dir(&netboot).unwrap();
-    for file in [built.initrd(), built.stamp_area(), built.kernel()] {
-        std::fs::copy(&file, netboot.join(file.file_name().unwrap())).unwrap();
+    for file in built.kernel().parent().unwrap().read_dir().unwrap().flatten() {
+        std::fs::copy(file.path(), netboot.join(file.file_name())).unwrap();
     }
     let stamp = akene_exec::Cmd::new(akene_tests::site::program("akene-image").unwrap());
     let stamp = stamp.arg("stamp").arg(&netboot).arg("--stamp").arg(site.stamp());
