@@ -182,6 +182,10 @@ impl Links {
                 continue;
             }
             fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+            if link.is_symlink() {
+                // It leads nowhere: left by somebody who was killed.
+                fs::remove_file(&link).with_context(|| format!("removing {}", link.display()))?;
+            }
             std::os::unix::fs::symlink(&partition.device, &link)
                 .with_context(|| format!("making {}", link.display()))?;
             made.0.push(link);
