@@ -94,7 +94,9 @@ fn update_issue(line: &str) -> Option<Issue> {
             ));
         }
         if rest.contains("is not signed") || rest.contains("no longer signed") {
-            return Some(Issue { code: UNSIGNED.into(), ..signature(uri, "it is not signed") });
+            let release = rest.split(' ').nth(1).unwrap_or("?");
+            let reason = format!("its release `{release}` is not signed");
+            return Some(Issue { code: UNSIGNED.into(), ..signature(uri, &reason) });
         }
     }
     if let Some(rest) = line.strip_prefix("Release file for ") {
