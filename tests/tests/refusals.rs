@@ -106,7 +106,14 @@ fn an_index_with_other_bytes() {
 }
 
 #[test]
-fn an_archive_that_does_not_answer() {
+fn an_archive_without_a_signature() {
     let spoil = |s: &Standin| s.server.fault("InRelease", Fault::Missing);
+    refused(Standin::profile, spoil, &["not signed"]);
+}
+
+#[test]
+fn a_release_the_archive_does_not_have() {
+    // `Release` and `InRelease`.
+    let spoil = |s: &Standin| s.server.fault("Release", Fault::Missing);
     refused(Standin::profile, spoil, &["noble"]);
 }
