@@ -329,6 +329,9 @@ fn apt_install(
     let cmd = tools
         .inside(job, "apt-get")
         .args(["install", "--no-download", "--no-install-recommends", "--no-remove"])
+        // Nobody else works in this root, and the directory of packages may serve another installation: apt's
+        // lock file lies in it. dpkg's own locks stay.
+        .args(["-o", "Debug::NoLocking=true"])
         .args(packages.iter().map(|p| format!("{}={}", p.name, p.version)));
     let ran = job.runner.run_lines(&cmd, &mut |line| meter.read(line, watch));
     ran.map(drop).map_err(package_failure).context("installing the packages")
