@@ -297,6 +297,8 @@ struct Opened {
 
 impl Opened {
     fn new(file: &Path, root: &Path) -> Opened {
+        // Installations running beside this would take copies of what is mounted here.
+        akene_exec::own_mounts().unwrap();
         let image = Image::attach(file, 512).unwrap();
         let facts = ProbeRoot { also: vec![image.path().to_owned()], ..ProbeRoot::default() };
         let found = probe::inventory(&SystemRunner, &facts);

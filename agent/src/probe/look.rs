@@ -14,7 +14,6 @@ use akene_protocol::inventory::{Content, LooksLike};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 
 use super::root::text;
 use crate::journal;
@@ -88,10 +87,7 @@ pub(super) fn from_inside(content: &mut Content, device: &Path) -> Result<()> {
 /// Mounts in a namespace of this thread, and lets `see` look.
 fn look<T>(device: &Path, driver: &str, options: &str, see: impl FnOnce(&Path) -> T) -> Result<T> {
     let place = Place::new()?;
-    unshare(CloneFlags::CLONE_NEWNS).context("making a mount namespace")?;
-    let nothing: Option<&str> = None;
-    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
-        .context("making the mount namespace private")?;
+    akene_exec::own_mounts()?;
     let (path, device) = loopdev::attach_read_only(device)?;
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some(&path), &place.0, Some(driver), flags, Some(options).filter(|o| !o.is_empty()))

@@ -123,6 +123,10 @@ pub fn run(request: &Request, runner: &dyn Runner) -> Result<Outcome> {
         reporter.start_courier()?;
     }
 
+    if request.yes {
+        // This host's services come and go, each with a copy of the mounts there are.
+        akene_exec::own_mounts()?;
+    }
     let image = attach(request, scratch.path())?;
     let disk = match (&image, &request.onto) {
         (Some(image), _) => image.path().to_owned(),

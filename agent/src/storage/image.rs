@@ -5,12 +5,16 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use akene_protocol::Bytes;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::probe::table;
 use crate::sys::{block, loopdev};
+
+/// How long a process that is just ending may keep the image busy.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A disk image attached to a loop device until it is dropped.
 #[derive(Debug)]
@@ -51,9 +55,26 @@ impl Image {
         super::kernel::synchronise(&self.device, &self.path, &partitions)
     }
 
-    /// Detaches the image. Everything written is in the file afterwards.
+    /// Detaches the image. Everything written is in the file afterwards, and nobody writes to it any more.
+    ///
+    /// # Errors
+    /// Also where somebody else still uses it: the kernel then detaches it only after that.
     pub fn detach(self) -> Result<()> {
-        self.device.sync_all().with_context(|| format!("writing out {}", self.path.display()))?;
-        loopdev::detach(&self.device).with_context(|| format!("detaching {}", self.path.display()))
+        let Image { path, device, .. } = self;
+        device.sync_all().with_context(|| format!("writing out {}", path.display()))?;
+        let held = loopdev::backing_file(&path)?;
+        loopdev::detach(&device).with_context(|| format!("detaching {}", path.display()))?;
+        drop(device);
+        let deadline = Instant::now() + PATIENCE;
+        while held.is_some() && loopdev::backing_file(&path)? == held {
+            if Instant::now() > deadline {
+                bail!(
+                    "detaching {}: something else still uses it or has its filesystems mounted; wait until it is gone from `losetup -l` before starting anything from the image",
+                    path.display()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 }

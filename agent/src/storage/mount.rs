@@ -1,5 +1,6 @@
 //! Mounting the new system, and unmounting it again with errors that matter.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -102,8 +103,13 @@ impl Mounts {
     }
 }
 
-/// Unmounts one place. The kernel writes everything out before it comes back.
+/// Unmounts one place. Everything is written out before it comes back, also where the kernel would not do it:
+/// a mount namespace of somebody else may hold a copy, and keep the filesystem alive.
 fn unmount(place: &Path) -> Result<()> {
+    File::open(place)
+        .map_err(anyhow::Error::from)
+        .and_then(|top| Ok(nix::unistd::syncfs(&top)?))
+        .with_context(|| format!("writing out {}", place.display()))?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         match umount2(place, MntFlags::UMOUNT_NOFOLLOW) {

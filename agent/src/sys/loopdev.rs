@@ -1,6 +1,7 @@
 //! Loop devices: a file as a block device.
 
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -72,6 +73,20 @@ pub fn detach(device: &File) -> Result<()> {
     // SAFETY: the request takes no argument.
     unsafe { raw::loop_clear(device.as_raw_fd(), 0) }.context("detaching a loop device")?;
     Ok(())
+}
+
+/// The file a loop device shows, as sysfs names it. `None`: it shows none.
+pub fn backing_file(device: &Path) -> Result<Option<String>> {
+    let name = device.file_name().context("using a loop device without a name")?;
+    let path = Path::new("/sys/class/block").join(name).join("loop/backing_file");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim_end().to_owned())),
+        // The attribute goes with the file: before it is opened, or between that and reading it.
+        Err(e) if e.kind() == ErrorKind::NotFound || e.raw_os_error() == Some(Errno::ENODEV as i32) => {
+            Ok(None)
+        }
+        Err(e) => Err(e).with_context(|| format!("reading {}", path.display())),
+    }
 }
 
 fn attach(file: &Path, backing: &File, sector: u32, flags: u32) -> Result<(PathBuf, File)> {

@@ -10,6 +10,23 @@ use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+/// Gives the calling thread, and every thread and command it starts from now on, mounts of their own: nobody
+/// else sees what is mounted here.
+///
+/// It also works the other way round, which is why a program that mounts, unmounts and then counts on the
+/// device being free wants it: a mount namespace made by somebody else in the meantime (a service of the
+/// host, a [`ChrootMounts`] command of another thread) holds a copy of every mount there is, and a
+/// filesystem is let go only when the last copy is gone.
+///
+/// # Errors
+/// Where the system refuses: it takes root.
+pub fn own_mounts() -> Result<()> {
+    let none: Option<&str> = None;
+    unshare(CloneFlags::CLONE_NEWNS).context("making a mount namespace")?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .context("making the mount namespace private")
+}
+
 /// What a command finds mounted inside another root.
 ///
 /// All of it is made in a private mount namespace between `fork` and `exec` (bootc's way), so it

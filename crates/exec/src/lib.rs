@@ -13,6 +13,6 @@ mod chroot;
 mod run;
 mod spawn;
 
-pub use chroot::ChrootMounts;
+pub use chroot::{ChrootMounts, own_mounts};
 pub use run::{Cmd, ExecError, Output, RecordingRunner, Runner, SystemRunner};
 pub use spawn::{Running, Streams};
