@@ -5,17 +5,23 @@
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use akene_agent::fetch::Patience;
+use akene_agent::fetch::http::Web;
+use akene_agent::net::Online;
 use akene_agent::probe::{self, ProbeRoot};
+use akene_agent::report::Reporter;
+use akene_agent::report::logfile::LogFile;
 use akene_agent::resident::Resident;
-use akene_agent::run::Done;
+use akene_agent::run::machine::{Authority, Machine, Room};
 use akene_agent::run::native::{self, Onto, Outcome, Request, Says};
+use akene_agent::run::{self, Done, Failure};
 use akene_agent::storage::image::Image;
 use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_protocol::api::Consent;
-use akene_protocol::inventory::LooksLike;
+use akene_protocol::inventory::{FirmwareKind, LooksLike};
 use akene_protocol::stamp::{Source, Tls};
 use akene_protocol::{Bytes, Issue, Stamp};
 use akene_server::site::init::{Options, init};
@@ -287,6 +293,129 @@ fn packages_that_are_not_what_was_signed_are_refused_before_the_disk_changes() {
     let issue = refused(&rig, &rig.request(), "package-hash");
     assert!(mirror.server.take_served().iter().any(|path| path.ends_with(&file)));
     assert!(issue.to_string().contains("less"), "{issue}");
+}
+
+/// Adds a USB disk to a recorded machine: what the kernel says of it, and a file for its bytes.
+fn plug_in(tree: &Path, name: &str, bytes: &Path) {
+    let block = tree.join("sys/devices/pci0000:00/usb1/1-1/host0/target0:0:0/0:0:0:0/block").join(name);
+    let size = bytes.metadata().unwrap().len() / 512;
+    for (file, text) in [("size", size.to_string()), ("removable", "1".into()), ("ro", "0".into())] {
+        fs::create_dir_all(block.join("queue")).unwrap();
+        fs::write(block.join(file), text).unwrap();
+    }
+    fs::write(block.join("queue/logical_block_size"), "512").unwrap();
+    fs::create_dir_all(tree.join("sys/block")).unwrap();
+    fs::create_dir_all(tree.join("dev")).unwrap();
+    std::os::unix::fs::symlink(&block, tree.join("sys/block").join(name)).unwrap();
+    fs::rename(bytes, tree.join("dev").join(name)).unwrap();
+}
+
+/// The whole pipeline on a recorded machine, with a permission to wipe whatever is found.
+fn run_on(rig: &Rig, tree: &Path) -> Failure {
+    let stamp = rig.server().stamp().unwrap();
+    let reporter = Reporter::for_new_run().unwrap();
+    let log = rig.dir.path().join("install.log");
+    reporter.listen("log", LogFile::open(&log).unwrap()).unwrap();
+    reporter.start_courier().unwrap();
+    let online = Online::on_host(None);
+    let web = Web::new(tls_of(&mut stamp.clone()), None, &online.resolver, true).unwrap();
+    let scratch = rig.dir.path().join("scratch");
+    fs::create_dir_all(&scratch).unwrap();
+    let mut machine = Machine {
+        runner: &SystemRunner,
+        reporter: &reporter,
+        probe: ProbeRoot::recorded(tree),
+        only_disk: None,
+        inventory: None,
+        authority: Authority::Site { stamp: &stamp, http: Arc::new(web), profile: None },
+        resolver: online.resolver.clone(),
+        proxy: None,
+        mount: scratch.join("target"),
+        scratch,
+        packages: None,
+        room: Room::Disk,
+        installer: None,
+        program: std::env::current_exe().unwrap(),
+        this_machine: false,
+        consoles: vec![],
+        log,
+        firmware: FirmwareKind::Bios,
+        other_firmware: None,
+    };
+    let options = run::Options { plan_only: false, patience: rig.request().patience };
+    let failure = run::pipeline(&mut machine, &reporter, options).unwrap_err();
+    assert!(!failure.disks_changed);
+    assert_eq!(failure.phase, akene_protocol::Phase::Plan, "{failure:#?}");
+    assert!(rig.log().contains("==> FAILED"), "{}", rig.log());
+    failure
+}
+
+fn may_wipe(rig: &Rig) {
+    let config = rig.dir.path().join("site/site.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let text: String =
+        text.lines().filter(|l| !l.starts_with("new-machines")).map(|l| l.to_owned() + "\n").collect();
+    fs::write(&config, format!("new-machines = \"wipe\"\n{text}")).unwrap();
+}
+
+#[test]
+fn a_machine_without_a_disk_is_told_so() {
+    let rig = Rig::new(IDLE);
+    may_wipe(&rig);
+    let tree = tempfile::tempdir().unwrap();
+    let failure = run_on(&rig, tree.path());
+    assert_eq!(failure.issues.len(), 1, "{failure:#?}");
+    let issue = &failure.issues[0];
+    assert_eq!(issue.code, "no-disk");
+    assert_eq!(issue.message, "this computer has no disk to install onto");
+    assert!(issue.next.contains("cables") && issue.next.contains("AHCI"), "{issue}");
+    // The administrator reads the same.
+    let machine = rig.machine();
+    assert_eq!(machine["state"], "failed", "{machine:#}");
+    let failed = machine["events"].as_array().unwrap().last().unwrap();
+    assert_eq!((&failed["type"], &failed["issues"][0]["code"]), (&"failed".into(), &"no-disk".into()));
+    assert_eq!(failed["disks-changed"], false);
+}
+
+#[test]
+fn removable_disks_and_the_install_medium_are_never_taken_even_where_everything_may_be_wiped() {
+    let have = |tool: &str| SystemRunner.run(&Cmd::new("which").arg(tool)).is_ok();
+    if !have("xorriso") || !have("blkid") {
+        eprintln!("SKIPPED: needs xorriso and blkid");
+        return;
+    }
+    let rig = Rig::new(IDLE);
+    may_wipe(&rig);
+    let tree = tempfile::tempdir().unwrap();
+    let file = |name: &str| tree.path().join(name);
+
+    // The medium alone: no disk of the machine at all.
+    fs::create_dir(file("content")).unwrap();
+    fs::write(file("content/some-file"), "of the medium").unwrap();
+    let make = Cmd::new("xorriso").args(["-as", "mkisofs", "-quiet", "-V", "AKENE", "-o"]);
+    SystemRunner.run(&make.arg(file("medium")).arg(file("content"))).unwrap();
+    plug_in(tree.path(), "sda", &file("medium"));
+    let medium = digest(&file("dev/sda")).unwrap();
+    let failure = run_on(&rig, tree.path());
+    let codes: Vec<&str> = failure.issues.iter().map(|i| i.code.as_str()).collect();
+    assert_eq!(codes, ["no-disk", "disk-live-medium"], "{failure:#?}");
+    assert!(failure.issues[1].message.contains("sda"), "{failure:#?}");
+    assert_eq!(digest(&file("dev/sda")).unwrap(), medium, "the medium was written");
+
+    // With an empty stick and one with photographs beside it.
+    File::create(file("blank")).unwrap().set_len(16 << 30).unwrap();
+    plug_in(tree.path(), "sdb", &file("blank"));
+    File::create(file("photos")).unwrap().set_len(16 << 30).unwrap();
+    SystemRunner.run(&Cmd::new("mkfs.ext4").args(["-q", "-F", "-L", "photos"]).arg(file("photos"))).unwrap();
+    plug_in(tree.path(), "sdc", &file("photos"));
+    let before: Vec<_> = ["sda", "sdb", "sdc"].map(|d| digest(&file("dev").join(d)).unwrap()).into();
+    let failure = run_on(&rig, tree.path());
+    let issue = &failure.issues[0];
+    assert_eq!(issue.code, "only-removable-disks", "{failure:#?}");
+    assert!(issue.message.contains("only removable disks"), "{issue}");
+    assert!(issue.next.contains("storage.disks.removable = true"), "{issue}");
+    let after: Vec<_> = ["sda", "sdb", "sdc"].map(|d| digest(&file("dev").join(d)).unwrap()).into();
+    assert_eq!(after, before, "a removable disk was written");
 }
 
 /// Where the partitions of an installed image are mounted.
