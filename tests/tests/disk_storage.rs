@@ -84,6 +84,8 @@ fn plan_for(image: &Image, kind: TableKind, sector: u32, partitions: Vec<Partiti
             new_table: partitions.iter().all(|p| p.action == Action::Create),
             partitions,
         }],
+        groups: vec![],
+        rung: "full".into(),
         destroys: Vec::new(),
         needs: Consent::Blank,
         notes: Vec::new(),

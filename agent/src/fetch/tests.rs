@@ -26,6 +26,7 @@ pub(crate) fn inventory() -> Inventory {
         },
         dmi: Dmi::default(),
         disks: vec![],
+        volume_groups: vec![],
         nics: vec![],
         displays: vec![],
         batteries: vec![],
@@ -236,8 +237,10 @@ fn without_a_server_the_stamp_decides_and_an_identity_is_minted() {
 #[test]
 fn permission_covers_no_more_than_it_says() {
     let plan = |needs| akene_planner::Plan {
-        version: 1,
+        version: akene_planner::VERSION,
         disks: vec![],
+        groups: vec![],
+        rung: "full".into(),
         destroys: vec![akene_planner::Destroyed { name: "sda2".into(), what: "Windows".into() }],
         needs,
         notes: vec![],

@@ -149,7 +149,11 @@ fn recognise(top: &Path, kind: &str) -> Option<LooksLike> {
         let release = ["etc/os-release", "usr/lib/os-release"].iter().find_map(|f| text(&root.join(f)));
         if release.is_some() || (root.join("etc/fstab").exists() && root.join("usr/bin").is_dir()) {
             let name = release.as_deref().and_then(pretty_name);
-            return Some(LooksLike::LinuxRoot { name, home_inside: has_people(&root.join("home")) });
+            return Some(LooksLike::LinuxRoot {
+                name,
+                home_inside: has_people(&root.join("home")),
+                home_used: None,
+            });
         }
     }
     if kind == "vfat" && has("EFI") {

@@ -59,6 +59,7 @@ pub fn inventory(runner: &dyn Runner, root: &ProbeRoot) -> Inventory {
         displays: display::list(root),
         batteries: battery::list(root),
         disks,
+        volume_groups: Vec::new(),
         notes,
     }
 }

@@ -47,6 +47,7 @@ fn inventory(disks: usize) -> Inventory {
         },
         dmi: Dmi::default(),
         disks: (0..disks).map(disk).collect(),
+        volume_groups: vec![],
         nics: vec![],
         displays: vec![],
         batteries: vec![],

@@ -59,6 +59,7 @@ fn role_name(role: &Role) -> String {
         Role::Root => "root".into(),
         Role::Swap => "swap".into(),
         Role::Volume(name) => format!("volume-{name}"),
+        Role::Physical(group) => format!("physical-{group}"),
         Role::Foreign => "foreign".into(),
     }
 }

@@ -88,6 +88,8 @@ pub fn plan_within(wishes: &StorageWishes, inventory: &Inventory, allowed: Conse
     Ok(Plan {
         version: VERSION,
         disks: vec![best.plan],
+        groups: Vec::new(),
+        rung: akene_protocol::profile::Rung::Full.name().to_owned(),
         needs: if best.destroys.is_empty() { Consent::Blank } else { Consent::Wipe },
         destroys: best.destroys,
         notes,

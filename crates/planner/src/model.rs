@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The version of [`Plan`] this crate writes and reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Label of the boot partition of the disk contract.
 pub const BOOT_LABEL: &str = "AKENE_BOOT";
@@ -25,6 +25,11 @@ pub struct Plan {
     pub version: u32,
     /// Disks the plan touches or mounts something from, the boot disk first.
     pub disks: Vec<DiskPlan>,
+    /// Volume groups that lie on the plan's partitions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupPlan>,
+    /// How far down the profile's ladder of fall-backs the plan had to go: `full` is nothing given up.
+    pub rung: String,
     /// What is lost when the plan is carried out: every filesystem, table or signature found on what will
     /// be formatted, deleted or overwritten. Empty on blank disks.
     pub destroys: Vec<Destroyed>,
@@ -32,6 +37,51 @@ pub struct Plan {
     pub needs: Consent,
     /// Remarks for people: an optional volume left out, a disk not used and why.
     pub notes: Vec<String>,
+}
+
+/// A volume group of LVM with one linear logical volume, named as what it is for (`home`). Extents have 4 MiB.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct GroupPlan {
+    /// Name of the group: `akene-home`.
+    pub name: String,
+    /// What its volume is for.
+    pub purpose: Role,
+    /// What happens to it: [`Action::Keep`], [`Action::Create`] or [`Action::Format`].
+    pub action: Action,
+    /// Size of the logical volume.
+    pub size: Bytes,
+    /// Filesystem it has afterwards.
+    pub filesystem: Option<Filesystem>,
+    /// Filesystem label afterwards.
+    pub label: Option<String>,
+    /// Mount point in the installed system.
+    pub mount: Option<String>,
+    /// Its physical volumes, in the order in which they are filled.
+    pub members: Vec<Member>,
+    /// Why it is here, with the risk it carries.
+    pub why: String,
+}
+
+impl GroupPlan {
+    /// Name of the logical volume: `home`.
+    pub fn volume(&self) -> &str {
+        match &self.purpose {
+            Role::Volume(name) => name,
+            Role::Swap => "swap",
+            _ => "root",
+        }
+    }
+}
+
+/// A physical volume: a partition whose purpose is [`Role::Physical`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Member {
+    /// Kernel name of the disk when probed.
+    pub disk: String,
+    /// Number of the partition on it.
+    pub partition: u32,
 }
 
 /// One thing that is lost.
@@ -93,6 +143,9 @@ pub enum Action {
     Format,
     /// Taken out of the table.
     Delete,
+    /// Only of the root, when people's files lie in its `/home`: neither formatted nor moved. When everything the
+    /// installation needs is there, all of it except `/home` and `lost+found` is removed.
+    Refresh,
 }
 
 /// What a partition is for.
@@ -111,6 +164,8 @@ pub enum Role {
     Swap,
     /// Another volume of the profile, by its name there: `home`.
     Volume(String),
+    /// A physical volume of the group with this name: `akene-home`.
+    Physical(String),
     /// Not ours.
     Foreign,
 }
@@ -126,6 +181,7 @@ impl Role {
             Role::Swap => "akene-swap".into(),
             // 36 UTF-16 units are all a GPT entry holds.
             Role::Volume(name) => format!("akene-{name}").chars().take(36).collect(),
+            Role::Physical(group) => format!("{group}-pv").chars().take(36).collect(),
             Role::Foreign => return None,
         })
     }
@@ -141,7 +197,7 @@ impl Role {
         let label = match self {
             Role::Boot => BOOT_LABEL.into(),
             Role::Esp => ESP_LABEL.into(),
-            Role::BiosBoot | Role::Foreign => return None,
+            Role::BiosBoot | Role::Foreign | Role::Physical(_) => return None,
             _ => self.partition_name()?,
         };
         let label: String = label.chars().take(longest).collect();

@@ -94,7 +94,7 @@ fn find<'t>(table: &'t Table, role: &Role, filesystem: Filesystem) -> Result<Opt
         Role::Root => looks(|l| matches!(l, LooksLike::LinuxRoot { .. })),
         Role::Swap => one(&|p| p.content.as_ref().is_some_and(|c| c.kind == "swap")),
         Role::Volume(name) if name == "home" => looks(|l| *l == LooksLike::Home),
-        Role::Volume(_) | Role::Foreign => Ok(None),
+        Role::Volume(_) | Role::Physical(_) | Role::Foreign => Ok(None),
     }
 }
 

@@ -71,6 +71,7 @@ fn action(action: Action) -> &'static str {
         Action::Create => "create",
         Action::Format => "format",
         Action::Delete => "delete",
+        Action::Refresh => "refresh",
     }
 }
 
@@ -83,6 +84,7 @@ fn name(partition: &PartitionPlan) -> String {
         (None, Role::Root) => "/".into(),
         (None, Role::Swap) => "swap".into(),
         (None, Role::Volume(name)) => name.clone(),
+        (None, Role::Physical(group)) => group.clone(),
         (None, Role::Foreign) => "-".into(),
     }
 }
@@ -176,7 +178,7 @@ pub fn bars(disk: &DiskPlan, inventory: &Inventory, style: Style) -> String {
             Role::BiosBoot | Role::Esp | Role::Boot => paint::BOOT,
             Role::Root => paint::SYSTEM,
             Role::Swap => paint::SWAP,
-            Role::Volume(_) => paint::FILES,
+            Role::Volume(_) | Role::Physical(_) => paint::FILES,
             Role::Foreign => paint::FOREIGN,
         },
     });

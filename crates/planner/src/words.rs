@@ -32,7 +32,7 @@ pub fn content(content: Option<&Content>, size: Bytes) -> String {
     let name = match &content.looks_like {
         Some(LooksLike::AkeneBoot { .. }) => "boot partition of an Akène machine".to_owned(),
         Some(LooksLike::Home) => "people's files".to_owned(),
-        Some(LooksLike::LinuxRoot { name, home_inside }) => {
+        Some(LooksLike::LinuxRoot { name, home_inside, .. }) => {
             let system = name.as_deref().unwrap_or("a Linux system");
             match home_inside {
                 true => format!("{system} with people's files in it"),

@@ -32,6 +32,9 @@ pub struct Inventory {
     /// Disks, in kernel name order. Optical drives and the RAM disks of the live system are not listed.
     #[serde(default)]
     pub disks: Vec<Disk>,
+    /// Volume groups of LVM whose members lie on these disks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volume_groups: Vec<VolumeGroup>,
     /// Network cards, without loopback and virtual interfaces.
     #[serde(default)]
     pub nics: Vec<Nic>,
@@ -250,6 +253,34 @@ pub struct Partition {
     pub content: Option<Content>,
 }
 
+/// A volume group of LVM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct VolumeGroup {
+    /// Its name.
+    pub name: String,
+    /// Its UUID, as LVM writes it.
+    pub uuid: String,
+    /// Kernel names of the partitions or disks it lies on: `sda3`.
+    pub members: Vec<String>,
+    /// Whether all its members were found.
+    pub complete: bool,
+    /// Its logical volumes.
+    pub logical: Vec<LogicalVolume>,
+}
+
+/// A logical volume.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LogicalVolume {
+    /// Its name.
+    pub name: String,
+    /// Size.
+    pub size: Bytes,
+    /// What lies on it. `None`: nothing was recognised, or the group is not complete.
+    pub content: Option<Content>,
+}
+
 /// What lies on a disk or partition.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -284,6 +315,9 @@ pub enum LooksLike {
         name: Option<String>,
         /// Whether home directories with content lie in it.
         home_inside: bool,
+        /// Bytes used below its `/home`, where a read-only look could tell.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        home_used: Option<Bytes>,
     },
     /// A Windows system.
     Windows,

@@ -331,6 +331,7 @@ fn sample_machine() -> Inventory {
         },
         dmi: Dmi::default(),
         disks: Vec::new(),
+        volume_groups: Vec::new(),
         nics: Vec::new(),
         displays: Vec::new(),
         batteries: Vec::new(),

@@ -5,7 +5,7 @@
 
 use akene_planner::{Action, DiskPlan, Plan, Role};
 use akene_protocol::inventory::*;
-use akene_protocol::profile::Filesystem;
+use akene_protocol::profile::{Filesystem, Foreign, Medium, Rung};
 use akene_protocol::resolve::{StorageWishes, VolumeWish};
 use akene_protocol::{Bytes, Sha256};
 
@@ -42,6 +42,7 @@ pub fn machine(firmware: FirmwareKind, disks: Vec<Disk>) -> Inventory {
         firmware: Firmware { kind: firmware, secure_boot: None, vendor: None, version: None, date: None },
         dmi: Dmi::default(),
         disks,
+        volume_groups: vec![],
         nics: vec![],
         displays: vec![],
         batteries: vec![],
@@ -60,6 +61,9 @@ pub fn volume(name: &str, mount: Option<&str>, min: Bytes, enough: Bytes, max: O
         max,
         user_data: false,
         optional: false,
+        priority: 50,
+        medium: Medium::Any,
+        span: false,
     }
 }
 
@@ -70,6 +74,9 @@ pub fn usual() -> StorageWishes {
     StorageWishes {
         table: TableKind::Gpt,
         disks: None,
+        foreign: Foreign::Replace,
+        keep_homes: true,
+        ladder: Rung::ALL.to_vec(),
         volumes: vec![
             volume("root", Some("/"), Bytes::gib(3), Bytes::gib(20), Some(Bytes::gib(64))),
             VolumeWish { user_data: true, optional: true, ..home },
@@ -112,6 +119,7 @@ pub fn applied(plan: &DiskPlan) -> Table {
                     Role::Root => Some(LooksLike::LinuxRoot {
                         name: Some("Debian GNU/Linux 12 (bookworm)".into()),
                         home_inside: false,
+                        home_used: None,
                     }),
                     Role::Volume(name) if name == "home" => Some(LooksLike::Home),
                     _ => None,

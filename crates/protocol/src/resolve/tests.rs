@@ -22,6 +22,7 @@ fn machine(ram: Bytes) -> Inventory {
         },
         dmi: Dmi::default(),
         disks: vec![],
+        volume_groups: vec![],
         nics: vec![],
         displays: vec![],
         batteries: vec![],

@@ -47,6 +47,7 @@ fn machine() -> Inventory {
             date: None,
         },
         dmi: Dmi { system_vendor: Some("ASUSTeK Computer INC.".into()), ..Dmi::default() },
+        volume_groups: vec![],
         disks: vec![
             disk("sda", Bytes::gib(8), false),
             disk("sdb", Bytes::gib(16), false),
