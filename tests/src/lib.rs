@@ -3,6 +3,7 @@
 pub mod checks;
 pub mod console;
 pub mod deb;
+pub mod disks;
 pub mod http;
 pub mod image;
 pub mod journey;

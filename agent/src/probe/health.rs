@@ -1,23 +1,164 @@
-//! Whether a disk is failing, as it says itself through SMART.
+//! How a disk is, as it says itself: SMART of ATA, SCSI and NVMe disks by smartctl, the wear of eMMC chips
+//! by sysfs.
+//!
+//! Disks are asked one after the other, each with a time limit: one bad disk keeps its whole bus waiting,
+//! and nobody for longer than [`PATIENCE`].
+//!
+//! | grade | ATA | NVMe | SCSI | eMMC |
+//! |---|---|---|---|---|
+//! | failing | its own verdict; an attribute below its maker's threshold; 100 replaced sectors, or 10 that cannot be read | read-only, unreliable, or less spare than its threshold | its own verdict; 100 grown defects | wear beyond 100 %, or 90 % of the spare blocks used |
+//! | worn | 10 replaced sectors, 1 that cannot be read, an uncorrectable error, an attribute that was below its threshold, 60,000 hours; an SSD with 10 % of its life left | 90 % of its life used, or an error of the medium | 10 grown defects, 60,000 hours | 90 % of its life used, or 80 % of the spare blocks |
+//!
+//! Sectors that cannot be read are lost data now, replaced ones a sign of more to come: a disk with a first
+//! one is many times as likely to die within two months as others (Google, *Failure Trends in a Large Disk
+//! Drive Population*, 2007), and attributes 5, 187, 197 and 198 are those Backblaze retires disks by. The
+//! hours are the 2,500 days after which Free Geek takes no disk.
 
+use std::path::Path;
 use std::time::Duration;
 
 use akene_exec::{Cmd, ExecError, Runner};
 use akene_protocol::inventory::{Bus, Disk, Health};
+use akene_protocol::issue::Issue;
 use serde::Deserialize;
+
+use super::root::{ProbeRoot, text};
 
 /// A disk that is spun down needs some seconds; one that does not answer is not waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Sectors that had to be replaced. A few are normal in the life of a disk.
-const REPLACED: u64 = 10;
+/// Replaced sectors, or grown defects: a few are normal in the life of a disk.
+const REPLACED: [u64; 2] = [10, 100];
 
-/// The parts of `smartctl -j` that count.
+/// Sectors that cannot be read.
+const UNREADABLE: [u64; 2] = [1, 10];
+
+/// Hours in use.
+const HOURS: u64 = 60_000;
+
+/// Per cent of a flash disk's life.
+const LIFE: u64 = 90;
+
+/// What a disk is graded, and why it is not simply good.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Grade {
+    pub health: Health,
+    pub why: Vec<String>,
+}
+
+impl Grade {
+    fn unknown(why: impl Into<String>) -> Self {
+        Grade { health: Health::Unknown, why: vec![why.into()] }
+    }
+
+    fn lower(&mut self, health: Health, why: String) {
+        // `Unknown` lies between `Good` and `Worn`.
+        self.health = self.health.max(health);
+        self.why.push(why);
+    }
+
+    /// Grades a count by where it becomes worn and where failing.
+    fn count(&mut self, count: u64, limits: [u64; 2], what: &str) {
+        match count {
+            n if n >= limits[1] => self.lower(Health::Failing, format!("{n} {what}")),
+            n if n >= limits[0] => self.lower(Health::Worn, format!("{n} {what}")),
+            _ => {}
+        }
+    }
+
+    /// For the notes of an inventory.
+    pub fn note(&self, disk: &Disk) -> Option<Issue> {
+        let why = self.why.join(", ");
+        let (code, what, next) = match self.health {
+            Health::Failing => {
+                ("disk-failing", "is failing", "save what is on it and replace it; it is not installed on")
+            }
+            Health::Worn => {
+                ("disk-worn", "is worn", "nothing, while there is a better one; plan to replace it")
+            }
+            Health::Unknown if !why.is_empty() => {
+                ("disk-health-unknown", "does not say how it is", "nothing; keep copies of what is on it")
+            }
+            _ => return None,
+        };
+        Some(Issue::new(code, &disk.name, format!("the disk {} {what}: {why}", disk.path), next))
+    }
+}
+
+/// Asks the disk.
+pub(super) fn of(runner: &dyn Runner, root: &ProbeRoot, disk: &Disk) -> Grade {
+    match disk.bus {
+        Bus::Emmc => emmc(root, &disk.name),
+        Bus::Sata | Bus::Ide | Bus::Scsi | Bus::Sas | Bus::Nvme => smart(runner, &disk.path),
+        // Many USB bridges stop working altogether when asked; the others have nothing to ask.
+        Bus::Usb | Bus::Firewire | Bus::Sd | Bus::Virtio | Bus::Loop | Bus::Unknown => Grade::default(),
+    }
+}
+
+fn smart(runner: &dyn Runner, path: &str) -> Grade {
+    let cmd = Cmd::new("smartctl").args(["--json", "-i", "-H", "-A"]).arg(path).timeout(PATIENCE);
+    match runner.run(&cmd) {
+        Ok(output) => read(&output.stdout),
+        Err(e) => match e.downcast_ref::<ExecError>() {
+            // Its exit code says what is wrong with the disk; so does what it printed, and better.
+            Some(ExecError { code: Some(_), stdout, .. }) => read(stdout),
+            Some(ExecError { how, .. }) => Grade::unknown(format!("smartctl {how}")),
+            None => Grade::unknown(format!("{e:#}")),
+        },
+    }
+}
+
+fn read(json: &[u8]) -> Grade {
+    if json.is_empty() {
+        return Grade::default();
+    }
+    match serde_json::from_slice::<Report>(json) {
+        Ok(report) => report.grade(),
+        Err(_) => Grade::unknown("smartctl says nothing that could be understood"),
+    }
+}
+
+/// The parts of `smartctl --json` that count.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Report {
+    smartctl: Run,
+    smart_status: Option<Status>,
+    smart_support: Option<Support>,
+    rotation_rate: Option<u64>,
+    power_on_time: Hours,
     ata_smart_attributes: Attributes,
-    nvme_smart_health_information_log: Nvme,
+    nvme_smart_health_information_log: Option<Nvme>,
+    scsi_grown_defect_list: u64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Run {
+    exit_status: u32,
+    messages: Vec<Message>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    string: String,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    passed: bool,
+}
+
+#[derive(Deserialize)]
+struct Support {
+    #[serde(default)]
+    enabled: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Hours {
+    hours: u64,
 }
 
 #[derive(Default, Deserialize)]
@@ -29,6 +170,12 @@ struct Attributes {
 #[derive(Deserialize)]
 struct Attribute {
     id: u32,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    value: u64,
+    #[serde(default)]
+    when_failed: String,
     raw: Raw,
 }
 
@@ -40,63 +187,130 @@ struct Raw {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Nvme {
+    critical_warning: u64,
+    available_spare: Option<u64>,
+    available_spare_threshold: Option<u64>,
     percentage_used: u64,
+    media_errors: u64,
 }
 
-/// Asks the disk.
-pub(super) fn of(runner: &dyn Runner, disk: &Disk) -> Health {
-    // Many USB bridges stop working altogether when asked.
-    if !matches!(disk.bus, Bus::Sata | Bus::Ide | Bus::Scsi | Bus::Sas | Bus::Nvme) {
-        return Health::Unknown;
+impl Report {
+    fn grade(&self) -> Grade {
+        let knows = !self.ata_smart_attributes.table.is_empty()
+            || self.nvme_smart_health_information_log.is_some()
+            || self.smart_status.is_some();
+        if !knows {
+            let said: Vec<&str> = self.smartctl.messages.iter().map(|m| m.string.as_str()).collect();
+            return Grade::unknown(match said.last() {
+                Some(said) => (*said).to_owned(),
+                None if self.smart_support.as_ref().is_some_and(|s| !s.enabled) => {
+                    "its self-monitoring is switched off".to_owned()
+                }
+                None => format!("smartctl cannot ask it (status {})", self.smartctl.exit_status),
+            });
+        }
+        let mut grade = Grade { health: Health::Good, why: Vec::new() };
+        if self.smart_status.as_ref().is_some_and(|s| !s.passed) {
+            grade.lower(Health::Failing, "it gives itself up".into());
+        }
+        if self.power_on_time.hours >= HOURS {
+            grade.lower(Health::Worn, format!("{} hours in use", self.power_on_time.hours));
+        }
+        self.ata(&mut grade);
+        grade.count(self.scsi_grown_defect_list, REPLACED, "grown defects");
+        if let Some(nvme) = &self.nvme_smart_health_information_log {
+            nvme.judge(&mut grade);
+        }
+        grade
     }
-    let cmd = Cmd::new("smartctl").args(["-j", "-H", "-A"]).arg(&disk.path).timeout(PATIENCE);
-    match runner.run(&cmd) {
-        Ok(output) => output.json().map(|report| judge(&report)).unwrap_or_default(),
-        Err(e) => match e.downcast_ref::<ExecError>().and_then(|e| e.code) {
-            // A mask: 1, 2 and 4 mean that it could not be asked; 8 that the disk gives itself up, 16 that
-            // a value is below what the maker allows, 32 that one was so in the past.
-            Some(code) if code & 0b01_1000 != 0 => Health::Failing,
-            Some(code) if code & 0b10_0000 != 0 => Health::Worn,
-            _ => Health::Unknown,
-        },
+
+    fn ata(&self, grade: &mut Grade) {
+        for attribute in &self.ata_smart_attributes.table {
+            // A disk that was too hot once is not worn by it.
+            let heat = matches!(attribute.id, 190 | 194);
+            match attribute.when_failed.as_str() {
+                "now" if !heat => {
+                    grade.lower(Health::Failing, format!("{} is below its threshold", attribute.name));
+                }
+                "past" if !heat => {
+                    grade.lower(Health::Worn, format!("{} was below its threshold", attribute.name));
+                }
+                _ => {}
+            }
+            // Some makers pack other counts into the upper bytes.
+            let raw = attribute.raw.value & 0xffff_ffff;
+            match attribute.id {
+                5 => grade.count(raw, REPLACED, "replaced sectors"),
+                187 if raw > 0 => grade.lower(Health::Worn, format!("{raw} errors that were not corrected")),
+                197 => grade.count(raw, UNREADABLE, "sectors waiting to be replaced"),
+                198 => grade.count(raw, UNREADABLE, "sectors that cannot be read"),
+                // The numbers mean other things on disks that turn. These count down from 100 on all makes.
+                173 | 177 | 202 | 231 | 233
+                    if self.rotation_rate == Some(0) && attribute.value <= 100 - LIFE =>
+                {
+                    grade.lower(Health::Worn, format!("{} % of its life is left", attribute.value));
+                }
+                _ => {}
+            }
+        }
     }
 }
 
-fn judge(report: &Report) -> Health {
-    let raw = |id: u32| {
-        let found = report.ata_smart_attributes.table.iter().find(|a| a.id == id);
-        // Some makers pack other counts into the upper bytes.
-        found.map_or(0, |a| a.raw.value & 0xffff_ffff)
+impl Nvme {
+    /// By the NVMe specification, SMART / Health Information log (page 02h).
+    fn judge(&self, grade: &mut Grade) {
+        const WARNINGS: [(u64, &str); 4] = [
+            (1, "its spare blocks are used up"),
+            (4, "it says that it is not reliable any more"),
+            (8, "it can only be read"),
+            (16, "its memory back-up has failed"),
+        ];
+        for (bit, what) in WARNINGS {
+            if self.critical_warning & bit != 0 {
+                grade.lower(Health::Failing, what.to_owned());
+            }
+        }
+        if let (Some(spare), Some(least)) = (self.available_spare, self.available_spare_threshold)
+            && spare < least
+        {
+            grade.lower(Health::Failing, format!("{spare} % spare blocks, and {least} % are needed"));
+        }
+        if self.percentage_used >= LIFE {
+            grade.lower(Health::Worn, format!("{} % of its life is used", self.percentage_used));
+        }
+        if self.media_errors > 0 {
+            grade.lower(Health::Worn, format!("{} errors of the medium", self.media_errors));
+        }
+    }
+}
+
+/// The wear of an eMMC chip as its registers give it (JEDEC 84-B51): life used in steps of 10 per cent for two
+/// kinds of cells, 0x0b for more than all of it; spare blocks as normal, 80 % used, 90 % used. 0 is unknown.
+fn emmc(root: &ProbeRoot, name: &str) -> Grade {
+    let device = root.sys.join("block").join(name).join("device");
+    let register = |path: &Path| -> Vec<u64> {
+        let words = text(path).unwrap_or_default();
+        let words = words.split_whitespace().filter_map(|w| w.strip_prefix("0x"));
+        words.filter_map(|w| u64::from_str_radix(w, 16).ok()).filter(|v| *v > 0).collect()
     };
-    // Reallocated; waiting to be; unreadable.
-    let worn = raw(5) >= REPLACED
-        || raw(197) > 0
-        || raw(198) > 0
-        || report.nvme_smart_health_information_log.percentage_used >= 90;
-    if worn { Health::Worn } else { Health::Good }
+    let life = register(&device.join("life_time")).into_iter().max();
+    let spare = register(&device.join("pre_eol_info")).into_iter().max();
+    if life.is_none() && spare.is_none() {
+        return Grade::unknown("the chip does not tell its wear");
+    }
+    let mut grade = Grade { health: Health::Good, why: Vec::new() };
+    match life {
+        Some(11..) => grade.lower(Health::Failing, "more than its whole life is used".into()),
+        Some(10) => grade.lower(Health::Worn, "90 to 100 % of its life is used".into()),
+        _ => {}
+    }
+    match spare {
+        Some(3..) => grade.lower(Health::Failing, "90 % of its spare blocks are used".into()),
+        Some(2) => grade.lower(Health::Worn, "80 % of its spare blocks are used".into()),
+        _ => {}
+    }
+    grade
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn judged(json: &str) -> Health {
-        judge(&serde_json::from_str(json).unwrap())
-    }
-
-    #[test]
-    fn counts_what_wears_out() {
-        let attribute = |id: u32, raw: u64| {
-            judged(&format!(
-                r#"{{"ata_smart_attributes":{{"table":[{{"id":9,"raw":{{"value":41000}}}},
-                   {{"id":{id},"name":"x","raw":{{"value":{raw},"string":"x"}}}}]}}}}"#
-            ))
-        };
-        assert_eq!(attribute(5, 3), Health::Good);
-        assert_eq!(attribute(5, 12), Health::Worn);
-        assert_eq!(attribute(197, 1), Health::Worn);
-        assert_eq!(attribute(198, 1 << 32), Health::Good);
-        assert_eq!(judged(r#"{"nvme_smart_health_information_log":{"percentage_used":97}}"#), Health::Worn);
-        assert_eq!(judged(r#"{"nvme_smart_health_information_log":{"percentage_used":3}}"#), Health::Good);
-    }
-}
+mod tests;

@@ -23,8 +23,10 @@ mod udev;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
-use akene_exec::Runner;
+use akene_exec::{ExecError, Runner};
 use akene_protocol::inventory::{self, Content, Disk, Health, Inventory, LooksLike};
 use akene_protocol::issue::Issue;
 use anyhow::{Context, Result};
@@ -39,7 +41,9 @@ pub fn inventory(runner: &dyn Runner, root: &ProbeRoot) -> Inventory {
     for name in disk::list(root) {
         match disk::facts(root, &name) {
             Ok(mut disk) => {
-                disk.health = health::of(runner, &disk);
+                let grade = health::of(runner, root, &disk);
+                disk.health = grade.health;
+                problems.extend(grade.note(&disk));
                 problems.extend(look_at(&mut disk, runner, root));
                 disks.push(disk);
             }
@@ -88,15 +92,14 @@ fn unreadable() -> Content {
 fn look_at(disk: &mut Disk, runner: &dyn Runner, root: &ProbeRoot) -> Vec<Issue> {
     let mut problems = Vec::new();
     let path = Path::new(&disk.path).to_owned();
-    let table = File::open(&path)
-        .with_context(|| format!("opening {}", disk.path))
-        .and_then(|device| table::read(&device, disk.size.0, disk.logical_sector));
+    let table = read_table(&path, disk.size.0, disk.logical_sector);
     let whole = table.and_then(|table| Ok((table, content_of(runner, root, &path, &mut problems)?)));
     let (table, whole) = match whole {
         Ok(found) => found,
         Err(e) => {
             problems.push(trouble(&disk.name, &e));
-            if io_error(&e).is_some_and(|kind| kind != ErrorKind::PermissionDenied) {
+            let broken = io_error(&e).is_some_and(|kind| kind != ErrorKind::PermissionDenied);
+            if broken || is_silence(&e) {
                 disk.health = Health::Failing;
             }
             disk.content = Some(unreadable());
@@ -109,7 +112,13 @@ fn look_at(disk: &mut Disk, runner: &dyn Runner, root: &ProbeRoot) -> Vec<Issue>
         return problems;
     };
     let known = disk::known_partitions(root, &path);
+    let mut silent = false;
     for partition in &mut table.partitions {
+        if silent {
+            // A disk that did not answer once is not asked for every partition again.
+            partition.content = Some(unreadable());
+            continue;
+        }
         let same = |k: &&disk::KnownPartition| {
             (k.number, k.start, k.size) == (partition.number, partition.start.0, partition.size.0)
         };
@@ -121,13 +130,55 @@ fn look_at(disk: &mut Disk, runner: &dyn Runner, root: &ProbeRoot) -> Vec<Issue>
                 .map(|found| found.map(|c| Content { looks_like: look::from_outside(&c), ..c })),
         };
         partition.content = found.unwrap_or_else(|e| {
+            silent = is_silence(&e);
             problems.push(trouble(&node.to_string_lossy(), &e));
             Some(unreadable())
         });
         disk.live_medium |= partition.content.as_ref().is_some_and(is_medium);
     }
+    if silent {
+        disk.health = Health::Failing;
+    }
     disk.table = Some(table);
     problems
+}
+
+/// How long reading a table may take. The kernel tries a sector that cannot be read for half a minute and more.
+const TABLE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Something did not answer in time.
+#[derive(Debug)]
+struct Silence;
+
+impl std::fmt::Display for Silence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "it does not answer within {} s", TABLE_PATIENCE.as_secs())
+    }
+}
+
+impl std::error::Error for Silence {}
+
+/// Whether the disk did not answer us or a program.
+fn is_silence(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Silence>().is_some()
+        || error.downcast_ref::<ExecError>().is_some_and(|e| e.code.is_none() && e.how.starts_with("still"))
+}
+
+/// Reads a table in a thread of its own: a read from a disk that does not answer cannot be called back.
+fn read_table(path: &Path, size: u64, sector: u32) -> Result<Option<table::RawTable>> {
+    let (sender, receiver) = channel();
+    let path = path.to_owned();
+    std::thread::spawn(move || {
+        let table = File::open(&path)
+            .with_context(|| format!("opening {}", path.display()))
+            .and_then(|device| table::read(&device, size, sector));
+        // Nobody listens any more when it took too long.
+        sender.send(table).is_ok()
+    });
+    match receiver.recv_timeout(TABLE_PATIENCE) {
+        Ok(table) => table,
+        Err(_) => Err(Silence.into()),
+    }
 }
 
 fn is_medium(content: &Content) -> bool {

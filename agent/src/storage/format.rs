@@ -1,4 +1,4 @@
-//! Wiping what was there and making filesystems.
+//! Making filesystems.
 
 use std::io::Write;
 use std::time::Duration;
@@ -44,18 +44,6 @@ pub(super) fn describe(disk: &LockedDisk, partition: &PartitionPlan) -> String {
     let kind = partition.filesystem.map(Filesystem::name).unwrap_or("nothing");
     let label = partition.label.as_ref().map(|l| format!(" ({l})")).unwrap_or_default();
     format!("formatting {} as {kind}{label}", disk.node(partition.number).display())
-}
-
-/// Wipes old signatures from what the plan makes new, so that nothing that lay there before, a RAID
-/// member or the rest of another filesystem, is ever recognised again.
-pub(super) fn wipe(disk: &LockedDisk, runner: &dyn Runner) -> Result<()> {
-    for partition in disk.partitions().filter(|p| matches!(p.action, Action::Create | Action::Format)) {
-        let node = disk.node(partition.number);
-        runner
-            .run(&Cmd::new("wipefs").args(["--all", "--force", "--quiet"]).arg(&node))
-            .with_context(|| format!("wiping old signatures from {}", node.display()))?;
-    }
-    Ok(())
 }
 
 /// Makes the filesystem of a partition.

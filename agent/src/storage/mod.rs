@@ -19,6 +19,7 @@ mod kept;
 mod kernel;
 mod lock;
 mod mount;
+mod stale;
 mod table;
 
 use std::fs::File;
@@ -149,7 +150,8 @@ impl Locked {
             table::write(disk, runner).with_context(|| format!("writing the table of {}", disk.shown()))?;
             kernel::announce(disk, &self.root)
                 .with_context(|| format!("telling the kernel of the partitions of {}", disk.shown()))?;
-            format::wipe(disk, runner)?;
+            stale::clear_partitions(disk, runner)
+                .with_context(|| format!("clearing the new partitions of {}", disk.shown()))?;
         }
         Ok(Partitioned { disks: self.disks })
     }

@@ -22,6 +22,9 @@ const TAIL_BYTES: usize = 2048;
 /// holds it open for ever.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// How long a killed command is waited for.
+const LAST_WAIT: Duration = Duration::from_secs(10);
+
 /// The time limit of a command that sets none.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -199,6 +202,8 @@ pub struct ExecError {
     pub how: String,
     /// The last lines of what it wrote.
     pub tail: String,
+    /// All it wrote on standard output: some programs report in full and exit with a verdict.
+    pub stdout: Vec<u8>,
 }
 
 impl fmt::Display for ExecError {
@@ -237,6 +242,7 @@ impl Runner for SystemRunner {
             code,
             how,
             tail: tail(output),
+            stdout: output.stdout.clone(),
         };
         let mut child = cmd
             .command()?
@@ -324,9 +330,11 @@ fn wait_until(child: &mut Child, deadline: Instant) -> Option<std::process::Exit
 
 pub(crate) fn end_group(child: &mut Child) {
     let group = nix::unistd::Pid::from_raw(child.id() as i32);
-    // The group may be gone already; waiting below reaps the child in any case.
+    // The group may be gone already.
     if nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL).is_ok() {
-        child.wait().ok();
+        // A process that waits for a disk which does not answer cannot be killed until the kernel gives up.
+        // It is not waited for: it harms nobody, and is gone with us at the latest.
+        wait_until(child, Instant::now() + LAST_WAIT);
     }
 }
 

@@ -12,17 +12,15 @@ mod tests;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use akene_exec::{Cmd, Runner};
+use akene_exec::Runner;
 use akene_planner::{Action, DiskPlan};
 use akene_protocol::inventory::TableKind;
 use akene_protocol::issue::Issue;
 use anyhow::{Context, Result, bail, ensure};
 
-use super::LockedDisk;
 use super::ids::Ids;
-use crate::probe::disk::known_partitions;
+use super::{LockedDisk, stale};
 use crate::probe::table::{Layout, RawTable, read};
-use crate::sys::block;
 
 /// What lies before the first partition and behind the last.
 const EDGE: u64 = 1 << 20;
@@ -30,7 +28,10 @@ const EDGE: u64 = 1 << 20;
 /// Writes the planned table on a sparse file and checks what came out.
 pub(super) fn rehearse(disk: &mut LockedDisk) -> Result<()> {
     let changes = disk.plan.partitions.iter().any(|p| matches!(p.action, Action::Create | Action::Delete));
-    if !disk.plan.new_table && !changes {
+    // GRUB reads no copy of a GPT: one that is damaged is mended, whatever else happens.
+    let damaged =
+        disk.present.as_ref().is_some_and(|t| t.damage.is_some() && matches!(t.layout, Layout::Gpt(Some(_))));
+    if !disk.plan.new_table && !changes && !damaged {
         ensure_kept(&disk.plan, disk.present.as_ref())?;
         return Ok(());
     }
@@ -54,7 +55,7 @@ pub(super) fn write(disk: &LockedDisk, runner: &dyn Runner) -> Result<()> {
     let Some(rehearsed) = &disk.rehearsed else { return Ok(()) };
     let (size, sector) = (disk.plan.disk.size.0, disk.plan.logical_sector);
     if disk.plan.new_table {
-        clear(disk, runner)?;
+        stale::clear_disk(disk, runner)?;
     }
     put(&disk.device, &disk.plan, disk.present.as_ref(), &disk.ids)?;
     let written = read(&disk.device, size, sector)?;
@@ -64,25 +65,6 @@ pub(super) fn write(disk: &LockedDisk, runner: &dyn Runner) -> Result<()> {
         disk.shown()
     );
     Ok(())
-}
-
-/// Takes everything off a disk by which something could still be recognised on it as a whole.
-fn clear(disk: &LockedDisk, runner: &dyn Runner) -> Result<()> {
-    let root = crate::probe::ProbeRoot::default();
-    for known in known_partitions(&root, &disk.path) {
-        block::delete_partition(&disk.device, known.number)?;
-    }
-    // RAID members, LVM, ZFS and the like have their marks at many places.
-    runner
-        .run(&Cmd::new("wipefs").args(["--all", "--force", "--quiet"]).arg(&disk.path))
-        .context("wiping old signatures")?;
-    let size = disk.plan.disk.size.0;
-    let zeroes = vec![0; EDGE.min(size) as usize];
-    let device: &File = &disk.device;
-    for at in [0, size - zeroes.len() as u64] {
-        device.write_all_at(&zeroes, at).context("clearing the old table")?;
-    }
-    device.sync_all().context("writing out")
 }
 
 /// Writes the table of the plan on a disk or on the rehearsal.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use akene_exec::{ExecError, SystemRunner};
+use akene_exec::{Cmd, ExecError, SystemRunner};
 use akene_planner::{DiskRef, PartitionPlan, Role};
 use akene_protocol::Bytes;
 use akene_protocol::ids::MachineId;
@@ -12,6 +12,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::storage::image::Image;
+use crate::sys::block;
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 512 * MIB;
