@@ -27,7 +27,7 @@ pub enum Command {
     /// Show what this machine is.
     Probe(ProbeArgs),
     /// Show what would be done to the disks; change nothing.
-    Plan(PlanArgs),
+    Plan(Box<PlanArgs>),
     /// Install into a disk image, or onto a disk. Without --yes, only show what would be done.
     Install(Box<InstallArgs>),
     /// The service on an installed system: tell the server that it runs, then stay.
@@ -71,6 +71,9 @@ pub struct PlanArgs {
     /// The plan as JSON.
     #[arg(long)]
     pub json: bool,
+    /// Also draw the disks before and after into this file, as SVG; where nothing can be planned, as they are.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
     /// How much may be destroyed.
     #[arg(long, value_enum, default_value = "wipe")]
     pub consent: ConsentArg,

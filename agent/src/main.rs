@@ -1,13 +1,15 @@
 //! Dispatch.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use akene_agent::cli::{Cli, Command, PlanArgs, ProbeArgs};
 use akene_agent::run::native::{self, Outcome};
 use akene_agent::run::{Done, live};
+use akene_agent::sys::terminal;
 use akene_agent::{boot, net, probe, resident};
 use akene_exec::SystemRunner;
+use akene_planner::render::Style;
 use anyhow::{Context, Result};
 use clap::Parser;
 
@@ -62,12 +64,31 @@ fn show_plan(args: &PlanArgs) -> Result<ExitCode> {
     };
     let (bundle, _) = native::read_profile(&args.profile, args.site_key.as_ref())?;
     let resolved = akene_protocol::resolve::resolve(&bundle, &inventory, None)?;
-    let plan = akene_planner::plan_within(&resolved.storage, &inventory, args.consent.into())?;
+    let plan = akene_planner::plan_within(&resolved.storage, &inventory, args.consent.into());
+    if let Some(path) = &args.svg {
+        let picture = akene_planner::render::svg(&inventory, plan.as_ref());
+        std::fs::write(path, picture).with_context(|| format!("writing {}", path.display()))?;
+    }
+    let plan = plan?;
     match args.json {
         true => println!("{}", serde_json::to_string_pretty(&plan).context("writing the plan as JSON")?),
-        false => print!("{}", akene_planner::render::text(&plan, &inventory, Default::default())),
+        false => print!("{}", akene_planner::render::text(&plan, &inventory, style())),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How standard output can be drawn on: in colour on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
+fn style() -> Style {
+    let out = std::io::stdout();
+    let said = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    match out.is_terminal() {
+        true => Style {
+            colour: !said("NO_COLOR") && !dumb,
+            width: terminal::columns(out).unwrap_or(Style::default().width),
+        },
+        false => Style::default(),
+    }
 }
 
 fn show_done(done: &Done) -> ExitCode {

@@ -3,7 +3,7 @@
 //! * [`site`] is what the administrator decides: a directory of text files, keys and tokens.
 //! * [`db`] is what the server learns: one SQLite file.
 //! * [`identity`] decides who a machine is, [`grant`] whether it may be installed, [`state`] how far it is.
-//! * [`http`] speaks with machines and the administrator; [`view`] is what the latter sees.
+//! * [`http`] speaks with machines and the administrator; [`view`] is what the latter sees, [`picture`] the disks.
 //!
 //! [`Server::start`] runs it on threads of its own, for the program and for tests alike.
 
@@ -12,6 +12,7 @@ pub mod grant;
 mod http;
 pub mod identity;
 mod opening;
+pub mod picture;
 mod server;
 pub mod site;
 pub mod state;

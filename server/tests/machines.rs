@@ -44,6 +44,42 @@ fn from_enrolment_to_confirmation() {
 }
 
 #[test]
+fn the_disks_are_drawn_from_the_inventory_or_as_they_were_planned() {
+    let rig = Rig::new();
+    let url = |who: &akene_protocol::api::Identity, of: &str| {
+        rig.url(&format!("{of}/machines/{}/plan.svg", who.machine))
+    };
+    let get =
+        |url: String| rig.client.get(url).bearer_auth(rig.server().admin_token.expose()).send().unwrap();
+    let mut machine = inventory(1);
+    machine.disks = vec![disk(Some("</text><script>"), Some("</text><script>"))];
+    let who = rig.enrol(&machine).identity;
+    refused(rig.client.get(url(&who, "/v1/admin")).send().unwrap(), 401, "admin-token-refused");
+    let answer = get(url(&who, "/v1/admin"));
+    assert_eq!(answer.headers()["content-type"], "image/svg+xml; charset=utf-8");
+    let computed = answer.text().unwrap();
+    assert!(computed.starts_with("<svg ") && computed.contains("sda6: /home (ext4, "), "{computed}");
+    assert!(!computed.contains("<script"), "{computed}");
+    assert_eq!(get(url(&who, "")).text().unwrap(), computed);
+    let page = get(rig.url(&format!("/machines/{}", who.machine))).text().unwrap();
+    assert!(page.contains(&computed), "{page}");
+
+    // What the machine really planned counts more than what would be planned for it now.
+    let wishes = rig.run(&who, run_id(1), &machine).profile.open::<Bundle>(&rig.server().site_key).unwrap();
+    let storage = akene_protocol::resolve::resolve(&wishes, &machine, None).unwrap().storage;
+    let mut plan = akene_planner::plan(&storage, &machine).unwrap();
+    plan.notes.push("planned on the machine itself".into());
+    let planned = EventKind::Planned { plan: serde_json::to_value(&plan).unwrap() };
+    rig.events(&who, &[event(run_id(1), 1, planned)]);
+    assert!(get(url(&who, "/v1/admin")).text().unwrap().contains("planned on the machine itself"));
+
+    // A machine nothing can be planned for is drawn with the reason.
+    let bare = rig.enrol(&inventory(2)).identity;
+    let refused = get(url(&bare, "/v1/admin")).text().unwrap();
+    assert!(refused.contains("this computer has no disk to install onto"), "{refused}");
+}
+
+#[test]
 fn events_may_come_twice_late_and_in_any_order() {
     let rig = Rig::new();
     let who = rig.enrol(&inventory(1)).identity;

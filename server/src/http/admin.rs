@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `GET /v1/admin/machines` | `{"machines": [`[`Summary`](crate::view::Summary)`]}` |
 //! | `GET /v1/admin/machines/ID` | [`Detail`](crate::view::Detail): inventory, plan, runs, events, notes |
+//! | `GET /v1/admin/machines/ID/plan.svg` | its disks before and after the installation, drawn; also at `/machines/ID/plan.svg` |
 //! | `POST /v1/admin/machines/ID/allow` | body `{"consent": "blank"}` or `"wipe"`; 204 |
 //! | `GET /v1/admin/machines/ID/logs/RUN/NAME` | the log as text |
 //!
@@ -26,7 +27,7 @@ use super::Shared;
 use super::auth::Admin;
 use super::refusal::Refusal;
 use crate::db::{Trouble, events, machines as store, runs};
-use crate::view;
+use crate::{picture, view};
 
 /// Answer of `GET /v1/admin/machines`.
 #[derive(Serialize)]
@@ -55,6 +56,24 @@ pub async fn machine(
 ) -> Result<Json<view::Detail>, Refusal> {
     let detail = shared.db.call(move |db| Ok(view::detail(db, &store::find(db, &name)?)?)).await?;
     Ok(Json(detail))
+}
+
+/// The picture of one machine's disks.
+pub async fn picture(
+    _: Admin,
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+) -> Result<Response, Refusal> {
+    let (machine, detail) = shared
+        .db
+        .call(move |db| {
+            let machine = store::find(db, &name)?;
+            let detail = view::detail(db, &machine)?;
+            Ok::<_, Trouble>((machine, detail))
+        })
+        .await?;
+    let picture = picture::of(&shared.site, &machine, detail.plan.as_ref())?;
+    Ok(([(header::CONTENT_TYPE, "image/svg+xml; charset=utf-8")], picture).into_response())
 }
 
 /// Permits one installation.

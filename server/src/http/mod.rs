@@ -60,10 +60,12 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/logs/{run}/{name}", post(agent::logs))
         .route("/v1/admin/machines", get(admin::machines))
         .route("/v1/admin/machines/{machine}", get(admin::machine))
+        .route("/v1/admin/machines/{machine}/plan.svg", get(admin::picture))
         .route("/v1/admin/machines/{machine}/allow", post(admin::allow))
         .route("/v1/admin/machines/{machine}/logs/{run}/{name}", get(admin::log))
         .route("/", get(page::fleet))
         .route("/machines/{machine}", get(page::machine))
+        .route("/machines/{machine}/plan.svg", get(admin::picture))
         .fallback(async || {
             Refusal::new(StatusCode::NOT_FOUND, "no-such-page", "there is nothing at this address")
         })

@@ -11,13 +11,14 @@ use axum::response::Html;
 use super::Shared;
 use super::auth::Admin;
 use super::refusal::Refusal;
-use crate::db::machines as store;
+use crate::db::{Trouble, machines as store};
+use crate::picture;
 use crate::state::Stage;
 use crate::view::{self, Detail, Summary};
 
 const STYLE: &str = "body{font:16px/1.4 sans-serif;margin:1.5rem;color:#1b1b1b;background:#fff}\
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .7rem;border-bottom:1px solid #ccc;\
-vertical-align:top}th{font-weight:600}code,pre{font-size:.9em}pre{overflow:auto;background:#f4f4f4;padding:.7rem}\
+vertical-align:top}.akene-plan{max-width:100%;height:auto}th{font-weight:600}code,pre{font-size:.9em}pre{overflow:auto;background:#f4f4f4;padding:.7rem}\
 .confirmed{color:#146c2e}.failed{color:#a11}.installing,.installed{color:#8a5a00}.n{font-size:1.15em;font-weight:600}";
 
 /// Events shown on a page, newest last.
@@ -65,9 +66,17 @@ pub async fn machine(
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
 ) -> Result<Html<String>, Refusal> {
-    let detail = shared.db.call(move |db| Ok(view::detail(db, &store::find(db, &name)?)?)).await?;
+    let (machine, detail) = shared
+        .db
+        .call(move |db| {
+            let machine = store::find(db, &name)?;
+            let detail = view::detail(db, &machine)?;
+            Ok::<_, Trouble>((machine, detail))
+        })
+        .await?;
+    let picture = picture::of(&shared.site, &machine, detail.plan.as_ref())?;
     let busy = matches!(detail.summary.state, Stage::Enrolled | Stage::Installing | Stage::Installed);
-    Ok(page(&format!("Computer {}", detail.summary.asset), busy, &machine_body(&detail)))
+    Ok(page(&format!("Computer {}", detail.summary.asset), busy, &machine_body(&detail, &picture)))
 }
 
 fn fleet_body(site: &str, machines: &[Summary]) -> String {
@@ -96,7 +105,8 @@ fn fleet_body(site: &str, machines: &[Summary]) -> String {
     )
 }
 
-fn machine_body(detail: &Detail) -> String {
+/// `picture` is SVG, in which every text is escaped already.
+fn machine_body(detail: &Detail, picture: &str) -> String {
     let m = &detail.summary;
     let mut out = format!(
         "<p><a href=\"/\">All computers</a></p><h1>Computer {}</h1><p class={}><b>{}</b></p><p>{}</p>\
@@ -153,6 +163,10 @@ fn machine_body(detail: &Detail) -> String {
         detail.events.iter().filter_map(|e| Some(format!("{}  {}", e.at, told(&e.kind)?))).collect();
     let from = told.len().saturating_sub(SHOWN);
     out += &format!("<h2>Newest run</h2><pre>{}</pre>", Escaped(told[from..].join("\n")));
+    out += &format!(
+        "<h2>Disks</h2><p>As planned; also as a <a href=\"/machines/{}/plan.svg\">picture</a> of its own.</p>{picture}",
+        Escaped(m.asset)
+    );
     if let Some(plan) = &detail.plan {
         out += &format!("<h2>Plan</h2><pre>{}</pre>", Escaped(pretty(plan)));
     }
