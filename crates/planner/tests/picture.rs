@@ -4,8 +4,9 @@
 mod common;
 
 use akene_planner::render::{Style, svg, text};
-use akene_planner::{Issue, Issues, plan};
+use akene_planner::{Action, GroupPlan, Issue, Issues, Member, Plan, Role, plan};
 use akene_protocol::inventory::*;
+use akene_protocol::profile::Filesystem;
 use akene_protocol::{Bytes, Sha256};
 use common::{disk, machine, usual};
 
@@ -112,4 +113,61 @@ fn a_machine_that_cannot_be_installed_is_drawn_with_the_reason() {
     assert!(!picture.contains(">after<"));
     let nothing = svg(&machine(FirmwareKind::Bios, vec![]), Err(&issues));
     assert!(nothing.contains("This computer has no disk."));
+}
+
+/// Three disks with a `/home` over two of them.
+fn spanned() -> (Inventory, Plan) {
+    let disks = ["sda", "sdb", "sdc"].map(|name| disk(name, Bytes::gib(10)));
+    let mut inventory = machine(FirmwareKind::Bios, disks.to_vec());
+    inventory.volume_groups.push(VolumeGroup {
+        name: "old<vg>".into(),
+        uuid: "u".into(),
+        members: vec!["sdc1".into()],
+        complete: false,
+        logical: vec![LogicalVolume { name: "data".into(), size: Bytes::gib(3), content: None }],
+    });
+    let alone = machine(FirmwareKind::Bios, vec![disk("sda", Bytes::gib(10))]);
+    let mut plan = plan(&usual(), &alone).unwrap();
+    let home = Role::Volume("home".into());
+    plan.disks[0].partitions.retain(|p| p.purpose != home);
+    for name in ["sdb", "sdc"] {
+        let mut other = plan.disks[0].clone();
+        other.disk.name = name.into();
+        other.partitions.truncate(1);
+        other.partitions[0].purpose = Role::Physical("akene-home".into());
+        (other.partitions[0].size, other.partitions[0].filesystem) = (Bytes::gib(9), None);
+        plan.disks.push(other);
+    }
+    let member = |disk: &str| Member { disk: disk.into(), partition: 1 };
+    plan.groups.push(GroupPlan {
+        name: "akene-home".into(),
+        purpose: home,
+        action: Action::Create,
+        size: Bytes::gib(18),
+        filesystem: Some(Filesystem::Ext4),
+        label: Some("akene-home".into()),
+        mount: Some("/home".into()),
+        members: vec![member("sdb"), member("sdc")],
+        why: "no disk alone has room for 12 GiB".into(),
+    });
+    (inventory, plan)
+}
+
+#[test]
+fn a_group_is_shown_once_with_its_members() {
+    let (inventory, plan) = spanned();
+    let plain = text(&plan, &inventory, Style::default());
+    assert_eq!(plain.matches("LVM group akene-home").count(), 1, "{plain}");
+    assert!(plain.contains("sdb1 9 GiB") && plain.contains("sdc1 9 GiB"), "{plain}");
+    assert!(plain.contains("no disk alone has room for 12 GiB"), "{plain}");
+    let picture = svg(&inventory, Ok(&plan));
+    assert_eq!(
+        picture.matches(">/home (ext4, 18 GiB) over 2 partitions, LVM group akene-home<").count(),
+        1,
+        "{picture}"
+    );
+    // A group that is there and not in the plan is drawn too.
+    assert!(picture.contains("old&lt;vg&gt; (LVM group on sdc1, a part of it is missing)"), "{picture}");
+    assert!(picture.contains(">stays as it is<"), "{picture}");
+    println!("{plain}\n{picture}");
 }

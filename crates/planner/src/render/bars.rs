@@ -12,7 +12,8 @@ const INDENT: usize = 10;
 pub(super) fn bars(strip: &Strip, style: Style) -> String {
     let mut out = String::new();
     if !strip.before.is_empty() {
-        line(&mut out, &bar("before", &strip.before, style));
+        let title = if strip.after.is_some() { "before" } else { "now" };
+        line(&mut out, &bar(title, &strip.before, style));
     }
     if let Some(after) = &strip.after {
         line(&mut out, &bar("after", after, style));

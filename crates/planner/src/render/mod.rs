@@ -40,12 +40,13 @@ pub fn text(plan: &Plan, inventory: &Inventory, style: Style) -> String {
         out.push_str(&table_of(disk, style));
         line(&mut out, "");
     }
-    for (group, strip) in plan.groups.iter().zip(picture::planned_groups(plan, inventory)) {
+    // Each group once, whatever number of disks it lies on.
+    for strip in picture::groups(inventory, Some(plan)) {
         line(&mut out, &strip.title);
         line(&mut out, "");
         out.push_str(&bars::bars(&strip, style));
         line(&mut out, "");
-        out.push_str(&wrapped("  ", &clean(&format!("{}: {}", done(group.action), group.why)), style.width));
+        out.push_str(&wrapped("  ", &strip.fate, style.width));
         line(&mut out, "");
     }
     out.push_str(&destroyed(plan));

@@ -96,10 +96,14 @@ pub(super) fn groups(inventory: &Inventory, plan: Option<&Plan>) -> Vec<Strip> {
     for group in inventory.volume_groups.iter().filter(|g| !planned(&g.name)) {
         let before = logical(group, plan);
         let gone = !before.is_empty() && before.iter().all(|p| p.lost);
-        let incomplete = if group.complete { "" } else { ", of which a part is missing" };
+        let incomplete = if group.complete { "" } else { ", a part of it is missing" };
         strips.push(Strip {
-            title: clean(&format!("{} (LVM group on {})", group.name, words::list(&group.members))),
-            fate: format!("{}{incomplete}", if gone { "is taken apart" } else { "stays as it is" }),
+            title: clean(&format!(
+                "{} (LVM group on {}{incomplete})",
+                group.name,
+                words::list(&group.members)
+            )),
+            fate: if gone { "is taken apart" } else { "stays as it is" }.into(),
             before,
             after: None,
         });
@@ -108,7 +112,7 @@ pub(super) fn groups(inventory: &Inventory, plan: Option<&Plan>) -> Vec<Strip> {
 }
 
 /// The groups of a plan, in its order.
-pub(super) fn planned_groups(plan: &Plan, inventory: &Inventory) -> Vec<Strip> {
+fn planned_groups(plan: &Plan, inventory: &Inventory) -> Vec<Strip> {
     plan.groups.iter().map(|group| planned_group(plan, group, inventory)).collect()
 }
 

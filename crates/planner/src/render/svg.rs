@@ -109,8 +109,10 @@ fn spoken(strip: &Strip) -> String {
         let all: Vec<&str> = parts.iter().map(|p| p.detail.as_str()).filter(|d| !d.is_empty()).collect();
         if all.is_empty() { "nothing".to_owned() } else { all.join("; ") }
     };
+    let before =
+        if strip.before.is_empty() { String::new() } else { format!(" Before: {}.", list(&strip.before)) };
     let after = strip.after.as_ref().map(|after| format!(" After: {}.", list(after))).unwrap_or_default();
-    format!("{} {}. Before: {}.{after}", strip.title, strip.fate, list(&strip.before))
+    format!("{} {}.{before}{after}", strip.title, strip.fate)
 }
 
 fn class(paint: Paint) -> &'static str {
@@ -151,7 +153,9 @@ impl Drawing {
     fn strip(&mut self, strip: &Strip) {
         self.line("head", MARGIN, &cut(&strip.title, 90));
         self.line("faint", MARGIN, &cut(&strip.fate, COLUMNS));
-        self.bar(if strip.after.is_some() { "before" } else { "now" }, &strip.before);
+        if !strip.before.is_empty() {
+            self.bar(if strip.after.is_some() { "before" } else { "now" }, &strip.before);
+        }
         if let Some(after) = &strip.after {
             self.bar("after", after);
         }
