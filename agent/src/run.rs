@@ -15,9 +15,11 @@
 //! the stream is sealed: the installed system goes on with the next number.
 
 pub mod boot_files;
+pub mod left;
 pub mod live;
 pub mod machine;
 pub mod native;
+pub mod swap;
 #[cfg(test)]
 mod tests;
 

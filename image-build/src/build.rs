@@ -200,8 +200,8 @@ fn manifest(
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     let mut listed = Vec::new();
     for path in files::walk(staging)? {
-        let bytes = fs::read(staging.join(&path)).with_context(|| format!("reading {path}"))?;
-        listed.push(ImageFile { path, size: Bytes(bytes.len() as u64), sha256: Sha256::of(&bytes) });
+        let (sha256, size) = sum(&staging.join(&path))?;
+        listed.push(ImageFile { path, size: Bytes(size), sha256 });
     }
     Ok(ImageManifest {
         version: image::VERSION,
@@ -216,6 +216,12 @@ fn manifest(
     })
 }
 
+/// Sum and length of a file, whatever its size.
+fn sum(path: &Path) -> Result<(Sha256, u64)> {
+    let reading = || format!("reading {}", path.display());
+    Sha256::of_reader(fs::File::open(path).with_context(reading)?).with_context(reading)
+}
+
 /// Sums of all files of the medium but those a stamp changes, and the BIOS loader, into which xorriso
 /// writes where it lies.
 fn sums(tree: &Path) -> Result<()> {
@@ -225,8 +231,7 @@ fn sums(tree: &Path) -> Result<()> {
         if changes.contains(&path.as_str()) {
             continue;
         }
-        let bytes = fs::read(tree.join(&path)).with_context(|| format!("reading {path}"))?;
-        text.push_str(&format!("{}  {path}\n", Sha256::of(&bytes)));
+        text.push_str(&format!("{}  {path}\n", sum(&tree.join(&path))?.0));
     }
     files::write(&tree.join(stamp::SUMS), text)
 }

@@ -137,9 +137,10 @@ struct StampArgs {
     /// SHA-256 of a public key that must be in the server's chain
     #[arg(long = "pin", value_name = "SHA256")]
     pins: Vec<Sha256>,
-    /// Permission to enrol; `@FILE` reads it from a file
-    #[arg(long)]
-    token: Option<String>,
+    /// File with the permission to enrol, `-` for standard input: what stands on a command line is seen by
+    /// everybody on this computer
+    #[arg(long, value_name = "FILE", requires = "server")]
+    token_file: Option<PathBuf>,
     /// The key that signs the site's documents
     #[arg(long, value_name = "BASE64")]
     site_key: Option<PublicKey>,
@@ -284,12 +285,8 @@ fn make_stamp(args: StampArgs) -> Result<Stamp> {
     }
     let source = match (args.server, args.profile_url, args.bundle) {
         (Some(url), ..) => {
-            let token = args.token.context("enrolling at a server needs a --token")?;
-            let token = match token.strip_prefix('@') {
-                Some(path) => read_text(Path::new(path))?.trim().to_owned(),
-                None => token,
-            };
-            Some(Source::Server { url, tls, token: Secret::new(token) })
+            let file = args.token_file.context("enrolling at a server needs a token: give --token-file")?;
+            Some(Source::Server { url, tls, token: read_token(&file)? })
         }
         (None, Some(url), _) => Some(Source::Static { url, tls, consent }),
         (None, None, Some(_)) => Some(Source::Medium { consent }),
@@ -350,6 +347,23 @@ fn inspect_image(args: &Inspect) -> Result<()> {
         println!("{count} files are as they were built");
     }
     Ok(())
+}
+
+/// A token from a file, or from standard input.
+fn read_token(file: &Path) -> Result<Secret> {
+    let text = match file.to_str() {
+        Some("-") => {
+            std::io::read_to_string(std::io::stdin()).context("reading the token from standard input")?
+        }
+        _ => read_text(file)?,
+    };
+    match text.trim() {
+        "" => bail!("reading the token: there is nothing in {}", file.display()),
+        token if token.chars().any(char::is_whitespace) => {
+            bail!("reading the token: {} holds more than one word", file.display())
+        }
+        token => Ok(Secret::new(token)),
+    }
 }
 
 fn read_text(path: &Path) -> Result<String> {

@@ -19,7 +19,7 @@ pub fn describe(contents: &Contents, show_secrets: bool) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         // Writing to a string cannot fail.
-        writeln!(text, "{name:<14} {value}").ok();
+        writeln!(text, "{name:<14} {}", harmless(value)).ok();
     };
     line("built", &format!("{} by akene-image {}", manifest.built, manifest.akene));
     line("system", &format!("{:?} {} {}", manifest.distribution, manifest.suite, manifest.architecture));
@@ -34,6 +34,16 @@ pub fn describe(contents: &Contents, show_secrets: bool) -> String {
         Ok(stamp) => describe_stamp(stamp, show_secrets, &mut line),
     }
     text
+}
+
+/// A text of an image that may come from anybody, without what moves a terminal's cursor, colours it or
+/// turns the direction of writing.
+fn harmless(text: &str) -> String {
+    let turns =
+        |c: char| matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let shown =
+        |c: char| if c.is_control() || turns(c) { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
 }
 
 fn describe_stamp(stamp: &Stamp, show_secrets: bool, line: &mut dyn FnMut(&str, &str)) {
@@ -130,7 +140,18 @@ fn hash(file: &File, offset: u64, length: u64) -> Result<Sha256> {
             Ok(n)
         }
     }
-    let mut bytes = Vec::new();
-    At(file, offset).take(length).read_to_end(&mut bytes).context("reading the image")?;
-    Ok(Sha256::of(&bytes))
+    Ok(Sha256::of_reader(At(file, offset).take(length)).context("reading the image")?.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_strangers_image_reaches_the_terminal_as_a_command() {
+        assert_eq!(harmless("Saint-Brieuc, été"), "Saint-Brieuc, été");
+        let shown = harmless("a\u{1b}]0;title\u{7}\r\nserver x\u{9b}2J\u{202e}b\u{2028}c\u{7f}");
+        assert!(shown.chars().all(|c| !c.is_control() && c != '\u{202e}' && c != '\u{2028}'), "{shown:?}");
+        assert_eq!(shown, "a\\u{1b}]0;title\\u{7}\\r\\nserver x\\u{9b}2J\\u{202e}b\\u{2028}c\\u{7f}");
+    }
 }

@@ -80,6 +80,8 @@ impl Server {
             site: site.clone(),
         });
         let listener = listen(config.listen.or(settings.listen), &settings)?;
+        let connections = settings.limits.connections as usize;
+        let enrolment = usize::try_from(settings.limits.enrolment_bytes.0).unwrap_or(usize::MAX);
         let addr = listener.local_addr().context("asking for the address listened on")?;
         let handle = Handle::new();
         let thread = {
@@ -94,7 +96,7 @@ impl Server {
                     let mut server =
                         axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(Arc::new(tls)))
                             .context("taking over the listening socket")?
-                            .map(|tls| Opening::new(tls, HEADER_TIME))
+                            .map(|tls| Opening::new(tls, HEADER_TIME, connections))
                             .handle(handle);
                     let builder = server.http_builder();
                     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME);
@@ -104,7 +106,10 @@ impl Server {
                         .keep_alive_interval(HEADER_TIME)
                         .keep_alive_timeout(HEADER_TIME);
                     server
-                        .serve(http::router(shared).into_make_service_with_connect_info::<SocketAddr>())
+                        .serve(
+                            http::router(shared, enrolment)
+                                .into_make_service_with_connect_info::<SocketAddr>(),
+                        )
                         .await
                         .context("serving")
                 })

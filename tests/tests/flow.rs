@@ -341,6 +341,8 @@ fn run_on(rig: &Rig, tree: &Path) -> Failure {
         log,
         firmware: FirmwareKind::Bios,
         other_firmware: None,
+        sent: vec![],
+        swap: Default::default(),
     };
     let options = run::Options { plan_only: false, patience: rig.request().patience };
     let failure = run::pipeline(&mut machine, &reporter, options).unwrap_err();
@@ -416,6 +418,90 @@ fn removable_disks_and_the_install_medium_are_never_taken_even_where_everything_
     assert!(issue.next.contains("storage.disks.removable = true"), "{issue}");
     let after: Vec<_> = ["sda", "sdb", "sdc"].map(|d| digest(&file("dev").join(d)).unwrap()).into();
     assert_eq!(after, before, "a removable disk was written");
+}
+
+/// Calls `inside` with the node of the only partition of a disk image, and what the probe says of the disk.
+fn with_partition<T>(file: &Path, inside: impl FnOnce(&Path, &akene_protocol::Inventory) -> T) -> T {
+    let image = Image::attach(file, 512).unwrap();
+    let node = probe::disk::partition_path(image.path(), 1);
+    let facts = ProbeRoot { also: vec![image.path().to_owned()], ..ProbeRoot::default() };
+    let mut found = probe::inventory(&SystemRunner, &facts);
+    found.disks.retain(|d| Path::new(&d.path) == image.path());
+    let result = inside(&node, &found);
+    image.detach().unwrap();
+    result
+}
+
+/// What nobody could be told is kept on the boot partition of an earlier installation, if that is beyond
+/// doubt the right place, and the next run that is online tells it without writing to the disk.
+#[test]
+fn a_run_without_a_network_is_told_by_the_next_one() {
+    if !can_run() {
+        return;
+    }
+    let rig = Rig::new(&format!("{IDLE}\n[storage.disks]\nserial = \"NOPE\"\n"));
+    let stamp = rig.server().stamp().unwrap();
+    let file = rig.image();
+    File::create(&file).unwrap().set_len(6 << 30).unwrap();
+    SystemRunner.run(&Cmd::new("sfdisk").arg("--quiet").arg(&file).stdin("label: gpt\n,600MiB,L\n")).unwrap();
+
+    // An installed machine, as far as its boot partition tells.
+    let online = Online::on_host(None);
+    let web = Web::new(tls_of(&mut stamp.clone()), None, &online.resolver, true).unwrap();
+    let quiet = Reporter::for_new_run().unwrap();
+    let site = akene_agent::fetch::Site { stamp: &stamp, http: &web };
+    let nothing = tempfile::tempdir().unwrap();
+    let machine = probe::inventory(&SystemRunner, &ProbeRoot::recorded(nothing.path()));
+    let identity = site.identify(None, &machine, &quiet).unwrap();
+    with_partition(&file, |node, _| {
+        SystemRunner.run(&Cmd::new("mkfs.ext4").args(["-q", "-F", "-L", "AKENE_BOOT"]).arg(node)).unwrap();
+        let top = rig.dir.path().join("boot");
+        fs::create_dir_all(&top).unwrap();
+        SystemRunner.run(&Cmd::new("mount").arg(node).arg(&top)).unwrap();
+        fs::create_dir(top.join("akene")).unwrap();
+        fs::write(top.join("akene/identity.json"), serde_json::to_vec(&identity).unwrap()).unwrap();
+        fs::write(top.join("akene/stamp.img"), stamp.to_area().unwrap()).unwrap();
+        SystemRunner.run(&Cmd::new("umount").arg(&top)).unwrap();
+    });
+
+    // A run that never had a network.
+    let lonely = Reporter::for_new_run().unwrap();
+    lonely.start_courier().unwrap();
+    lonely.phase(akene_protocol::Phase::Network);
+    lonely
+        .failed(vec![Issue::new("no-address", "", "nobody hands out an address", "restart the box")], false);
+    let keep =
+        |stamp: &Stamp| with_partition(&file, |_, found| run::left::keep(found, stamp, &lonely).unwrap());
+    let before = digest(&file).unwrap();
+    let mut foreign = stamp.clone();
+    foreign.site_key = Rig::new(IDLE).server().stamp().unwrap().site_key;
+    assert!(!keep(&foreign), "it is another site's disk");
+    assert_eq!(digest(&file).unwrap(), before);
+    let set_state = |state: &str| {
+        let set = format!("set_super_value state {state}");
+        with_partition(&file, |node, _| {
+            SystemRunner.run(&Cmd::new("debugfs").args(["-w", "-R", &set]).arg(node)).unwrap();
+        });
+    };
+    set_state("0");
+    let dirty = digest(&file).unwrap();
+    assert!(!keep(&stamp), "it was not unmounted in order");
+    assert_eq!(digest(&file).unwrap(), dirty);
+    set_state("1");
+    assert!(keep(&stamp));
+    with_partition(&file, |node, _| {
+        SystemRunner.run(&Cmd::new("e2fsck").args(["-f", "-n"]).arg(node)).unwrap();
+    });
+
+    // The next one is online. It is refused for another reason, and the disk stays as it is.
+    let kept = digest(&file).unwrap();
+    let Outcome::Failed(failure) = native::run(&rig.request(), &SystemRunner).unwrap() else { panic!() };
+    assert_eq!(failure.phase, akene_protocol::Phase::Plan, "{failure:?}");
+    assert_eq!(digest(&file).unwrap(), kept, "reading wrote");
+    let known = rig.machine().to_string();
+    let run = lonely.run().to_string();
+    assert!(known.contains(&run), "the server does not know the run {run}: {known}");
+    assert!(known.contains("nobody hands out an address"), "{known}");
 }
 
 /// Where the partitions of an installed image are mounted.

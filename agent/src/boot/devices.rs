@@ -59,6 +59,11 @@ pub fn memory_bytes() -> u64 {
     parse_memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default()).unwrap_or(u64::MAX)
 }
 
+/// Whether the machine has so little memory that it swaps while it installs.
+pub fn little_memory() -> bool {
+    memory_bytes() <= SMALL_MEMORY
+}
+
 /// Reads `MemTotal` of `/proc/meminfo`.
 fn parse_memory(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;

@@ -75,10 +75,16 @@ impl Answer {
         }
         let issue = |code: &str, message: String, next: &str| Issue::new(code, url, message, next);
         Err(match (status, theirs) {
-            (429, theirs) => {
-                let why = theirs.map_or_else(|| "too many requests".to_owned(), |i| i.message);
-                issue("server-busy", format!("the server asks us to wait: {why}"), "wait; it is asked again")
+            (429 | 503, Some(theirs)) => {
+                let next = if theirs.next.is_empty() { "wait; it is asked again" } else { &theirs.next };
+                let why = format!("the server asks us to wait: {} [{}]", theirs.message, theirs.code);
+                issue("server-busy", why, next)
             }
+            (429, None) => issue(
+                "server-busy",
+                "the server asks us to wait: too many requests".to_owned(),
+                "wait; it is asked again",
+            ),
             (500.., theirs) => {
                 let why = theirs.map_or_else(String::new, |i| format!(": {}", i.message));
                 issue(

@@ -32,7 +32,7 @@ use jiff::Timestamp;
 
 use crate::report::Reporter;
 use http::{Http, Method, Request};
-pub use patience::{Patience, is_transient, patiently};
+pub use patience::{Patience, is_settling, is_transient, patiently};
 pub use server::{EventRoute, Server};
 
 /// Largest profile envelope that is read. Profiles carry files, but not films.

@@ -44,6 +44,19 @@ pub fn is_transient(issue: &Issue) -> bool {
     TRANSIENT.contains(&issue.code.as_str())
 }
 
+/// Codes of issues that heal within minutes where a mirror is just being updated, its index newer than its
+/// packages or the other way round, and never where it is damaged or lies. They are tried again a few times.
+const SETTLING: [&str; 2] = ["archive-hash", "package-hash"];
+
+/// How often in a row what may be a mirror in the middle of an update is asked again by one run.
+const SETTLING_ATTEMPTS: u32 = 3;
+
+/// Whether these issues may be those of a mirror in the middle of an update, besides what may pass anyway.
+pub fn is_settling(issues: &[Issue]) -> bool {
+    let settles = |issue: &Issue| SETTLING.contains(&issue.code.as_str());
+    issues.iter().any(settles) && issues.iter().all(|issue| settles(issue) || is_transient(issue))
+}
+
 /// Does `attempt` until it works, fails for good, or patience ends. `what` is for the screen: `asking the
 /// server`.
 pub fn patiently<T>(
@@ -54,13 +67,19 @@ pub fn patiently<T>(
 ) -> Result<T> {
     let mut pause = patience.first;
     let mut left = patience.attempts;
+    let mut settling = SETTLING_ATTEMPTS;
     loop {
         let error = match attempt() {
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
         left = left.saturating_sub(1);
-        let may_pass = crate::run::issues_of(&error).iter().all(is_transient);
+        let issues = crate::run::issues_of(&error);
+        if is_settling(&issues) {
+            settling -= 1;
+            left = left.min(settling);
+        }
+        let may_pass = issues.iter().all(is_transient) || is_settling(&issues);
         if left == 0 || !may_pass {
             return Err(error);
         }
@@ -69,5 +88,36 @@ pub fn patiently<T>(
         std::thread::sleep(jitter(pause));
         reporter.waiting("");
         pause = (pause * 2).min(patience.longest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use akene_protocol::RunId;
+    use akene_protocol::issue::Issues;
+
+    fn attempts(codes: &[&str]) -> u32 {
+        let reporter = Reporter::new(RunId([1; 8]), 1);
+        let patience = Patience { attempts: 6, first: Duration::ZERO, longest: Duration::ZERO };
+        let mut count = 0;
+        let result: Result<()> = patiently(patience, &reporter, "trying", || {
+            count += 1;
+            Err(Issues(codes.iter().map(|c| Issue::new(c, "", "no", "")).collect()).into())
+        });
+        assert!(result.is_err());
+        count
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_and_a_refusal_is_not() {
+        assert_eq!(attempts(&["server-silent"]), 6);
+        assert_eq!(attempts(&["token-refused"]), 1);
+        // A mirror in the middle of an update, bounded; with anything final beside it, not at all.
+        assert_eq!(attempts(&["package-hash"]), SETTLING_ATTEMPTS);
+        assert_eq!(attempts(&["archive-hash", "archive-unreachable"]), SETTLING_ATTEMPTS);
+        assert_eq!(attempts(&["archive-hash", "archive-signature"]), 1);
+        assert!(!is_settling(&[Issue::new("server-silent", "", "", "")]));
+        assert!(!is_settling(&[]));
     }
 }

@@ -121,6 +121,11 @@ impl Handle {
         answered.recv_timeout(limit).is_ok()
     }
 
+    /// How many events nobody has been told yet.
+    pub fn undelivered(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Whether so much is undelivered that one should say less.
     pub fn is_behind(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > BEHIND

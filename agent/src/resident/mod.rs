@@ -28,6 +28,7 @@ use crate::net::resolver::Resolver;
 use crate::report::courier::jitter;
 use crate::report::spool::Spool;
 use crate::run::boot_files;
+use crate::sys::clock;
 
 /// Settings of the resident agent, below the root.
 pub const CONFIG: &str = "etc/akene/agent.json";
@@ -121,9 +122,18 @@ impl Resident {
         let resolver = Resolver::from_resolv_conf(
             &fs::read_to_string(self.root.join("etc/resolv.conf")).unwrap_or_default(),
         );
-        let web = Web::new(&server.tls, self.config.proxy.as_deref(), &resolver, true)?;
+        let confirmed = self.clock_is_confirmed(Timestamp::now(), clock::is_synchronised());
+        let web = Web::new(&server.tls, self.config.proxy.as_deref(), &resolver, confirmed)?;
         self.tell(&web, &server.url)?;
         Ok(true)
+    }
+
+    /// Whether the clock may be trusted where a certificate is refused for its date. It is wrong for sure before
+    /// this system was installed, and may be where no time server has set it since the start.
+    fn clock_is_confirmed(&self, now: Timestamp, synchronised: bool) -> bool {
+        let installed = fs::metadata(self.root.join(CONFIG)).and_then(|m| m.modified()).ok();
+        let installed = installed.and_then(|time| Timestamp::try_from(time).ok());
+        synchronised && installed.is_none_or(|installed| now >= installed)
     }
 
     fn tell(&self, http: &dyn Http, url: &str) -> Result<()> {
@@ -413,6 +423,16 @@ mod tests {
         assert!(pauses(false).take(5).sum::<Duration>() < Duration::from_secs(180));
         assert_eq!(pauses(false).last(), Some(REFUSED_PAUSE));
         assert_eq!(pauses(true).last(), Some(LONGEST_PAUSE));
+    }
+
+    #[test]
+    fn a_clock_nobody_confirmed_or_before_the_installation_is_not_trusted() {
+        let (_root, resident) = system();
+        let now = Timestamp::now() + jiff::SignedDuration::from_secs(5);
+        assert!(resident.clock_is_confirmed(now, true));
+        assert!(!resident.clock_is_confirmed(now, false));
+        let dead_battery: Timestamp = "1980-01-01T00:00:00Z".parse().unwrap();
+        assert!(!resident.clock_is_confirmed(dead_battery, true));
     }
 
     #[test]

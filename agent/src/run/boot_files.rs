@@ -19,7 +19,10 @@ use crate::fetch::known;
 pub const EVENTS: &str = "akene/events";
 
 /// The installer's kernel, initrd and stamp, below the boot partition.
-pub const INSTALLER: [&str; 3] = ["akene/vmlinuz", "akene/initrd.img", "akene/stamp.img"];
+pub const INSTALLER: [&str; 3] = ["akene/vmlinuz", "akene/initrd.img", STAMP];
+
+/// The stamp among them: by it a boot partition is known to belong to a site.
+pub const STAMP: &str = "akene/stamp.img";
 
 /// By this file the menu of a medium knows that the disk holds a finished installation, and starts that when
 /// nobody chooses: a disc forgotten in the drive does not install again.
@@ -95,11 +98,8 @@ fn replace(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Resu
 }
 
 fn sum_of(path: &Path) -> Result<Sha256> {
-    use sha2::Digest;
-    let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let mut hash = sha2::Sha256::new();
-    std::io::copy(&mut file, &mut hash).with_context(|| format!("reading {}", path.display()))?;
-    Ok(Sha256(hash.finalize().into()))
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    Ok(Sha256::of_reader(file).with_context(|| format!("reading {}", path.display()))?.0)
 }
 
 #[cfg(test)]

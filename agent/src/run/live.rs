@@ -4,6 +4,8 @@
 //!
 //! - what may pass (no cable, no address, a silent server) is shown and tried again for as long as it takes,
 //!   or, where a whole system of ours waits on a disk, for [`LONG_ENOUGH`]: then the machine goes back to it;
+//! - an archive whose files do not fit together, as in the middle of an update, is asked again for a quarter of
+//!   an hour; after that it counts as a refusal;
 //! - a refusal stands on the screen for [`TIME_TO_READ`], then the machine restarts, which leads into the
 //!   system on its disk where the firmware starts that first;
 //! - no attempt touches a disk without a permission of its own: each has a run id of its own, and a grant
@@ -26,10 +28,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::machine::{Authority, Machine, Room};
-use super::{Done, Options, issues_of, pipeline};
+use super::{Done, Options, issues_of, left, pipeline};
 use crate::boot::{self, Console, LiveSystem, Mode};
 use crate::fetch::http::Web;
-use crate::fetch::{Patience, is_transient};
+use crate::fetch::{Patience, is_settling, is_transient};
 use crate::net::{self, Online};
 use crate::probe::{self, ProbeRoot};
 use crate::report::Reporter;
@@ -47,6 +49,11 @@ const LONG_ENOUGH: Duration = Duration::from_secs(30 * 60);
 
 /// Pause before the next attempt after what may pass.
 const PAUSE: Duration = Duration::from_secs(30);
+
+/// Pause before a mirror is asked again that may be in the middle of an update, and how often that is done.
+/// Each attempt reads the archive's indexes anew.
+const SETTLING: Duration = Duration::from_secs(3 * 60);
+const MOST_SETTLING: u32 = 4;
 
 /// How long the good news stands before the machine restarts.
 const GOOD_NEWS: Duration = Duration::from_secs(10);
@@ -71,6 +78,8 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
         url.clone_from(server);
     }
     let started = Instant::now();
+    let mut settling = MOST_SETTLING;
+    let mut kept = false;
     loop {
         let reporter = match new_reporter(&live) {
             Ok(reporter) => reporter,
@@ -84,10 +93,19 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
                 boot::restart();
             }
             Err(issues) if issues.iter().all(is_transient) => {
-                go_back(runner, &reporter, started);
+                // Once a start: what fails every half minute is always the same.
+                if !std::mem::replace(&mut kept, true) {
+                    keep_events(&live, runner, &reporter);
+                }
+                go_back(&live, runner, &reporter, started, issues);
                 wait(&reporter, PAUSE, "the next attempt begins");
             }
+            Err(issues) if settling > 0 && is_settling(&issues) => {
+                settling -= 1;
+                wait(&reporter, SETTLING, "the archive may be changing just now; the next attempt begins");
+            }
             Err(_) => {
+                keep_events(&live, runner, &reporter);
                 wait(&reporter, TIME_TO_READ, "this computer restarts");
                 boot::restart();
             }
@@ -147,8 +165,8 @@ fn connect(
                 return Ok(online);
             }
             Err(issue) if is_transient(&issue) => {
-                reporter.trouble(Some(issue));
-                go_back(runner, reporter, started);
+                reporter.trouble(Some(issue.clone()));
+                go_back(live, runner, reporter, started, vec![issue]);
                 wait(reporter, PAUSE / 3, "the next attempt begins");
             }
             Err(issue) => return Err(issue),
@@ -158,14 +176,36 @@ fn connect(
 
 /// Restarts a machine that has waited long enough and has a whole system of ours to go back to: GRUB's menu
 /// on its disk and that of a medium both start it when nobody chooses.
-fn go_back(runner: &dyn Runner, reporter: &Reporter, started: Instant) {
+fn go_back(
+    live: &LiveSystem,
+    runner: &dyn Runner,
+    reporter: &Reporter,
+    started: Instant,
+    issues: Vec<Issue>,
+) {
     if started.elapsed() < LONG_ENOUGH {
         return;
     }
     let found = probe::inventory(runner, &ProbeRoot::default());
     if has_whole_system(&found.disks) {
+        // The network phase has not failed so far, it has only waited.
+        reporter.failed(issues, false);
+        keep_events(live, runner, reporter);
         wait(reporter, PAUSE * 2, "nothing was changed; this computer goes back to its system");
         boot::restart();
+    }
+}
+
+/// Keeps what nobody could be told on the boot partition of an earlier installation, see [`left`]. What is only
+/// to look at a machine writes nothing.
+fn keep_events(live: &LiveSystem, runner: &dyn Runner, reporter: &Reporter) {
+    let (Ok(stamp), Mode::Install) = (&live.stamp, live.cmdline.mode) else { return };
+    let waits = reporter.courier().is_some_and(|courier| courier.undelivered() > 0);
+    let found = if waits { probe::inventory(runner, &ProbeRoot::default()) } else { return };
+    match left::keep(&found, stamp, reporter) {
+        Ok(true) => reporter.debug("what happened is kept on the disk, and sent when there is a network"),
+        Ok(false) => {}
+        Err(error) => reporter.debug(format!("keeping what happened on the disk: {error:#}")),
     }
 }
 
@@ -215,6 +255,8 @@ fn prepare<'a>(
         log: LOG.into(),
         firmware: FirmwareKind::Bios,
         other_firmware: None,
+        sent: vec![],
+        swap: Default::default(),
     })
 }
 

@@ -18,7 +18,8 @@ use akene_protocol::stamp::{Source, Stamp, Tls};
 use akene_protocol::{Bytes, Inventory, Issue, MachineId, Resolved};
 use anyhow::{Context, Result};
 
-use super::{Effects, Record, boot_files};
+use super::swap::TargetSwap;
+use super::{Effects, Record, boot_files, left};
 use crate::fetch::http::Http;
 use crate::fetch::{Allowed, EventRoute, Orders, Server, Site, known, medium};
 use crate::net::http::Access;
@@ -105,6 +106,10 @@ pub struct Machine<'a> {
     pub firmware: FirmwareKind,
     /// Firmware of the machine the disk is meant for, if that is another one.
     pub other_firmware: Option<FirmwareKind>,
+    /// Events of earlier runs that the server was sent by this one.
+    pub sent: Vec<left::Sent>,
+    /// What of the new disk is swapped to.
+    pub swap: TargetSwap,
 }
 
 /// Packages chosen.
@@ -218,6 +223,7 @@ impl Effects for Machine<'_> {
                     let route =
                         EventRoute { http: http.clone(), url: url.clone(), identity: identity.clone() };
                     courier.route(route);
+                    self.sent = left::send(inventory, &identity, &Server::new(&**http, url), self.reporter);
                 }
                 Ok(identity)
             }
@@ -312,7 +318,11 @@ impl Effects for Machine<'_> {
         let formatted = locked.partition(self.runner)?.format(self.runner, &mut |p| {
             reporter.progress(p.done as u64, Some(p.total as u64), Unit::Steps, &p.what);
         })?;
-        formatted.mount(&self.mount)
+        let mounted = formatted.mount(&self.mount)?;
+        if self.room == Room::Memory && crate::boot::devices::little_memory() {
+            self.swap.on(&mounted, self.runner, reporter);
+        }
+        Ok(mounted)
     }
 
     fn boot_dir(&self, mounted: &Mounted) -> PathBuf {
@@ -323,6 +333,9 @@ impl Effects for Machine<'_> {
         let boot = self.boot_dir(mounted);
         target::take_over(mounted, &self.consoles)?;
         boot_files::write_record(&boot, record)?;
+        if let Err(error) = left::strike_off(&boot.join(boot_files::EVENTS), &self.sent) {
+            self.reporter.debug(format!("striking off what the server has: {error:#}"));
+        }
         if let Some((root, stamp, manifest)) = &self.installer {
             self.reporter.info("putting the installer on the disk");
             boot_files::write_installer(&boot, root, stamp, manifest)?;
@@ -375,6 +388,7 @@ impl Effects for Machine<'_> {
     }
 
     fn release(&mut self, mounted: Mounted) -> Result<()> {
+        self.swap.off(self.runner, self.reporter);
         mounted.unmount()
     }
 }

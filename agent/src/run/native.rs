@@ -156,6 +156,8 @@ pub fn run(request: &Request, runner: &dyn Runner) -> Result<Outcome> {
         log,
         firmware: FirmwareKind::Bios,
         other_firmware: request.firmware,
+        sent: vec![],
+        swap: Default::default(),
     };
     let options = Options { plan_only: !request.yes, patience: request.patience };
     let result = pipeline(&mut machine, &reporter, options);
@@ -196,7 +198,8 @@ fn installer(request: &Request) -> Result<Option<(PathBuf, Stamp, ImageManifest)
 /// Reads a saved inventory.
 pub fn read_inventory(path: &Path) -> Result<Inventory> {
     let text = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("reading the inventory in {}", path.display()))
+    // An issue can be told apart by who reads it: it stays what it is.
+    Inventory::parse(&text).map_err(|issue| Issue { path: path.display().to_string(), ..issue }.into())
 }
 
 fn authority<'a>(request: &'a Request, online: &Online, reporter: &Reporter) -> Result<Authority<'a>> {

@@ -38,6 +38,17 @@ pub fn set_system_clock(to: Timestamp) -> Result<()> {
     clock_settime(ClockId::CLOCK_REALTIME, time).with_context(|| format!("setting the system clock to {to}"))
 }
 
+/// Whether anything (a time server) keeps the system clock right, as far as the kernel was told.
+#[expect(unsafe_code, reason = "no safe wrapper exists")]
+pub fn is_synchronised() -> bool {
+    // SAFETY: all zeros is a valid `timex`, in which no mode asks for a change; it outlives the call.
+    let state = unsafe {
+        let mut timex: nix::libc::timex = std::mem::zeroed();
+        nix::libc::adjtimex(&mut timex)
+    };
+    state != -1 && state != nix::libc::TIME_ERROR
+}
+
 /// Time since the kernel started, which no clock change disturbs.
 pub fn uptime() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use base64::Engine as _;
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use super::{Job, Watch};
@@ -44,7 +45,7 @@ pub(super) fn files(job: &Job<'_>, root: &mut Root, _: &mut dyn Watch) -> Result
 }
 
 /// Runs the profile's scripts inside the new system, in order.
-pub(super) fn scripts(job: &Job<'_>, _: &mut Root, watch: &mut dyn Watch) -> Result<()> {
+pub(super) fn scripts(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -> Result<()> {
     let scripts = &job.resolved.late_commands;
     if scripts.is_empty() {
         return Ok(());
@@ -53,14 +54,67 @@ pub(super) fn scripts(job: &Job<'_>, _: &mut Root, watch: &mut dyn Watch) -> Res
     let systemd = job.scratch("systemd");
     fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
     fs::create_dir_all(systemd.join("resolve")).with_context(|| format!("making {}", systemd.display()))?;
-    // The installed system's resolver is not running yet; where its resolv.conf leads, ours is shown.
-    if let Ok(resolv) = fs::read("/etc/resolv.conf") {
-        let path = systemd.join("resolve/stub-resolv.conf");
-        fs::write(&path, resolv).with_context(|| format!("writing {}", path.display()))?;
-    }
     let mounts =
         ChrootMounts::new(&job.layout.root).bind(&dir, "/run/akene-scripts").bind(&systemd, "/run/systemd");
-    let mut ours = Root::open(&dir)?;
+    let lent = Lent::names(root, &job.layout.root, &systemd, Path::new("/etc/resolv.conf"))?;
+    let ran = run_all(job, scripts, &dir, &mounts, watch);
+    if let Some(lent) = lent {
+        lent.take_back(root)?;
+    }
+    ran
+}
+
+/// Settings of the resolver, below the root.
+const RESOLV: &str = "etc/resolv.conf";
+
+/// A `resolv.conf` lent to the new system for as long as its scripts run.
+struct Lent {
+    text: Vec<u8>,
+    before: Option<Vec<u8>>,
+}
+
+impl Lent {
+    /// Lets scripts look names up. Nothing that would do it in the installed system runs yet, so the name
+    /// servers of the installation (`from`) are shown where a link to the resolver's file leads, below `systemd`;
+    /// where there is no `resolv.conf`, because NetworkManager writes it when it comes up, or one without a
+    /// server, one is lent.
+    fn names(root: &mut Root, top: &Path, systemd: &Path, from: &Path) -> Result<Option<Lent>> {
+        // A machine without name servers has none to lend.
+        let Ok(names) = fs::read(from) else { return Ok(None) };
+        for name in ["stub-resolv.conf", "resolv.conf"] {
+            let path = systemd.join("resolve").join(name);
+            fs::write(&path, &names).with_context(|| format!("writing {}", path.display()))?;
+        }
+        if top.join(RESOLV).is_symlink() {
+            return Ok(None);
+        }
+        let before = root.read(RESOLV)?;
+        if before.as_ref().is_some_and(|text| String::from_utf8_lossy(text).contains("nameserver")) {
+            return Ok(None);
+        }
+        let text = [b"# Lent by the installer for its scripts.\n", names.as_slice()].concat();
+        root.write(RESOLV, text.clone(), 0o644)?;
+        Ok(Some(Lent { text, before }))
+    }
+
+    /// Takes it back, unless a script wrote one of its own, which then is the profile's will.
+    fn take_back(self, root: &mut Root) -> Result<()> {
+        match self.before {
+            _ if root.read(RESOLV)? != Some(self.text) => Ok(()),
+            None => root.remove(RESOLV),
+            Some(before) => root.write(RESOLV, before, 0o644),
+        }
+    }
+}
+
+fn run_all(
+    job: &Job<'_>,
+    scripts: &[Script],
+    dir: &Path,
+    mounts: &ChrootMounts,
+    watch: &mut dyn Watch,
+) -> Result<()> {
+    let mut ours = Root::open(dir)?;
     for (number, script) in scripts.iter().enumerate() {
         let (name, cmd) = match script {
             Script::Line(line) => {
@@ -88,4 +142,52 @@ pub(super) fn scripts(job: &Job<'_>, _: &mut Root, watch: &mut dyn Watch) -> Res
         })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_have_name_servers_and_the_system_keeps_none_of_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let (top, systemd, from) =
+            (dir.path().join("root"), dir.path().join("systemd"), dir.path().join("resolv.conf"));
+        fs::create_dir_all(top.join("etc")).unwrap();
+        fs::create_dir_all(systemd.join("resolve")).unwrap();
+        fs::write(&from, "nameserver 192.0.2.1\n").unwrap();
+        let conf = top.join(RESOLV);
+        let mut root = Root::open(&top).unwrap();
+        let lend = |root: &mut Root| Lent::names(root, &top, &systemd, &from).unwrap();
+
+        // NetworkManager alone: nothing is there.
+        let lent = lend(&mut root).unwrap();
+        assert!(fs::read_to_string(&conf).unwrap().contains("nameserver 192.0.2.1"));
+        lent.take_back(&mut root).unwrap();
+        assert!(!conf.exists());
+
+        // One without a server comes back as it was.
+        fs::write(&conf, "search example.org\n").unwrap();
+        let lent = lend(&mut root).unwrap();
+        assert!(fs::read_to_string(&conf).unwrap().contains("nameserver 192.0.2.1"));
+        lent.take_back(&mut root).unwrap();
+        assert_eq!(fs::read_to_string(&conf).unwrap(), "search example.org\n");
+
+        // What a script writes stays.
+        let lent = lend(&mut root).unwrap();
+        fs::write(&conf, "nameserver 9.9.9.9\n").unwrap();
+        lent.take_back(&mut root).unwrap();
+        assert_eq!(fs::read_to_string(&conf).unwrap(), "nameserver 9.9.9.9\n");
+        assert!(lend(&mut root).is_none(), "it has one of its own");
+
+        // systemd-resolved: its link stays, and leads to ours while `/run/systemd` is covered.
+        fs::remove_file(&conf).unwrap();
+        std::os::unix::fs::symlink("../run/systemd/resolve/stub-resolv.conf", &conf).unwrap();
+        assert!(lend(&mut root).is_none());
+        assert!(conf.is_symlink());
+        assert_eq!(
+            fs::read_to_string(systemd.join("resolve/stub-resolv.conf")).unwrap(),
+            "nameserver 192.0.2.1\n"
+        );
+    }
 }

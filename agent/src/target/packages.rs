@@ -265,10 +265,18 @@ fn write_sources(job: &Job<'_>, root: &mut Root, first: bool) -> Result<()> {
     }
     root.remove("etc/apt/sources.list")?;
     if let Some(proxy) = job.resolved.network.proxy.as_deref().filter(|_| !first) {
-        let text = format!("Acquire::http::Proxy \"{proxy}\";\nAcquire::https::Proxy \"{proxy}\";\n");
-        root.write("etc/apt/apt.conf.d/80akene-proxy", text, 0o644)?;
+        let (text, mode) = proxy_settings(proxy);
+        root.write("etc/apt/apt.conf.d/80akene-proxy", text, mode)?;
     }
     Ok(())
+}
+
+/// What apt is told of a proxy, and the mode of that file. With a password in it nobody but root reads it: apt
+/// itself runs as root and hands its settings to the helpers it runs as `_apt`; somebody else who looks
+/// something up in apt's lists is warned of a file they cannot read, and served.
+fn proxy_settings(proxy: &str) -> (String, u32) {
+    let text = format!("Acquire::http::Proxy \"{proxy}\";\nAcquire::https::Proxy \"{proxy}\";\n");
+    (text, if proxy.contains('@') { 0o600 } else { 0o644 })
 }
 
 /// Debconf answers before the packages that ask: what follows from the settings, then the profile's own,

@@ -74,6 +74,16 @@ impl Sha256 {
     pub fn of(bytes: &[u8]) -> Self {
         Sha256(sha2::Sha256::digest(bytes).into())
     }
+
+    /// The sum of all that a reader gives, and how many bytes that were. Memory does not grow with it.
+    ///
+    /// # Errors
+    /// Those of the reader.
+    pub fn of_reader(mut reader: impl std::io::Read) -> std::io::Result<(Self, u64)> {
+        let mut hash = sha2::Sha256::new();
+        let length = std::io::copy(&mut reader, &mut hash)?;
+        Ok((Sha256(hash.finalize().into()), length))
+    }
 }
 
 impl fmt::Display for Sha256 {
@@ -197,6 +207,8 @@ mod tests {
         let sum = Sha256::of(b"");
         assert_eq!(sum.to_string(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(sum.to_string().parse(), Ok(sum));
+        let long = vec![7; 100_000];
+        assert_eq!(Sha256::of_reader(long.as_slice()).unwrap(), (Sha256::of(&long), 100_000));
         assert!("e3b0".parse::<Sha256>().unwrap_err().contains("64 hexadecimal digits"));
     }
 }

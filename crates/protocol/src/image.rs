@@ -79,19 +79,7 @@ pub struct ImageFile {
 impl ImageManifest {
     /// Reads the document; refuses a version this program does not know.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: u32,
-        }
-        let found: Versioned =
-            serde_json::from_slice(text).map_err(|e| format!("the image manifest cannot be read: {e}"))?;
-        if found.version != VERSION {
-            return Err(format!(
-                "the image manifest has version {}, this program reads version {VERSION}",
-                found.version
-            ));
-        }
-        serde_json::from_slice(text).map_err(|e| format!("the image manifest cannot be read: {e}"))
+        crate::versioned::parse(text, "image manifest", VERSION).map_err(|issue| issue.message)
     }
 }
 

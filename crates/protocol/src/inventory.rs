@@ -50,6 +50,16 @@ pub struct Inventory {
     pub notes: Vec<crate::issue::Issue>,
 }
 
+impl Inventory {
+    /// Reads the document; refuses a version this program does not know.
+    ///
+    /// # Errors
+    /// See [`crate::versioned::parse`].
+    pub fn parse(text: &[u8]) -> Result<Self, crate::issue::Issue> {
+        crate::versioned::parse(text, "inventory", VERSION)
+    }
+}
+
 /// The processor.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

@@ -33,6 +33,7 @@ pub mod rule;
 pub mod secret;
 pub mod size;
 pub mod stamp;
+pub mod versioned;
 
 pub use envelope::{Envelope, PublicKey};
 pub use event::{Event, EventKind, Phase, RunId};

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Sha256;
+use crate::issue::Issue;
 use crate::size::Bytes;
 
 /// The version of [`Lock`] this crate writes and reads.
@@ -22,6 +23,14 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// Reads the document; refuses a version this program does not know.
+    ///
+    /// # Errors
+    /// See [`crate::versioned::parse`].
+    pub fn parse(text: &[u8]) -> Result<Self, Issue> {
+        crate::versioned::parse(text, "lock", VERSION)
+    }
+
     /// Bytes to fetch.
     pub fn download_size(&self) -> Bytes {
         self.packages.iter().map(|p| p.size).sum()

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use akene_protocol::event::{self, Event, EventKind};
-use akene_protocol::{Issue, MachineId, RunId};
+use akene_protocol::{Bytes, Issue, MachineId, RunId};
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, Transaction, params};
@@ -124,13 +124,15 @@ pub fn of_run(db: &Transaction<'_>, run: RunId) -> Result<Vec<Event>> {
     bodies.map(|body| from_json(&body.context("reading events")?)).collect()
 }
 
-/// Keeps a log. The same name again replaces it: logs are sent whole.
+/// Keeps a log. The same name again replaces it: logs are sent whole. Of one machine at most `most` bytes
+/// are kept: logs of its other runs make way, the oldest first.
 pub fn keep_log(
     db: &Transaction<'_>,
     machine: MachineId,
     run: RunId,
     name: &str,
     text: &str,
+    most: Bytes,
 ) -> Result<(), Trouble> {
     let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
@@ -155,11 +157,52 @@ pub fn keep_log(
             "send them under fewer names",
         )));
     }
+    make_room(db, machine, run, name, Bytes(text.len() as u64), most)?;
     db.execute(
         "INSERT OR REPLACE INTO logs VALUES (?1, ?2, ?3, ?4)",
         params![run.to_string(), name, Timestamp::now().to_string(), text],
     )?;
     Ok(())
+}
+
+/// Deletes old logs of a machine until one more of this size fits.
+fn make_room(
+    db: &Transaction<'_>,
+    machine: MachineId,
+    run: RunId,
+    name: &str,
+    size: Bytes,
+    most: Bytes,
+) -> Result<(), Trouble> {
+    let mut query = db.prepare(
+        "SELECT l.run, l.name, length(CAST(l.text AS BLOB)) FROM logs l JOIN runs r ON r.id = l.run
+         WHERE r.machine = ?1 AND NOT (l.run = ?2 AND l.name = ?3) ORDER BY l.run = ?2, l.received",
+    )?;
+    let rows = query.query_map(params![machine.to_string(), run.to_string(), name], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?.unsigned_abs()))
+    })?;
+    let kept: Vec<(String, String, u64)> = rows.collect::<Result<_, _>>()?;
+    let mut total = size.0 + kept.iter().map(|(.., size)| size).sum::<u64>();
+    for (other, name, size) in kept {
+        if total <= most.0 {
+            break;
+        }
+        // Of the run itself nothing is given up: it is the one somebody reads.
+        if other == run.to_string() {
+            break;
+        }
+        db.execute("DELETE FROM logs WHERE run = ?1 AND name = ?2", params![other, name])?;
+        total -= size;
+    }
+    if total <= most.0 {
+        return Ok(());
+    }
+    Err(Trouble::Refused(Issue::new(
+        "too-much-log",
+        run.to_string(),
+        format!("the logs of this run would hold {}, and {most} are kept of one computer", Bytes(total)),
+        "send less, or raise `limits.log-bytes-per-machine` in site.toml",
+    )))
 }
 
 /// Names and sizes of the logs of a run.

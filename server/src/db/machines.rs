@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use akene_protocol::api::{Consent, Identity, Recognised};
 use akene_protocol::{AssetNumber, Inventory, Issue, MachineId, Secret, Sha256};
 use anyhow::{Context as _, Result, anyhow};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
 use super::{Trouble, from_json};
@@ -49,6 +49,10 @@ pub struct Enrolment<'a> {
     pub inventory: &'a Inventory,
     /// From where it asks.
     pub peer: &'a str,
+    /// Id of the token it shows.
+    pub token: &'a str,
+    /// New machines a token may make known within an hour.
+    pub most_new: u32,
 }
 
 /// Makes a machine known.
@@ -72,15 +76,25 @@ pub fn enrol(db: &Transaction<'_>, enrolment: &Enrolment<'_>) -> Result<(Identit
         Verdict::Ask(..) => (new_id()?, Recognised::Ask),
     };
     if recognised != Recognised::Same {
+        check_new(db, enrolment)?;
         let maybe = match &verdict {
             Verdict::Ask(other, _) => Some(other.to_string()),
             _ => None,
         };
         let name = if maybe.is_some() { "ask" } else { "new" };
         db.execute(
-            "INSERT INTO machines (id, serial, created, seen, peer, inventory, recognised, maybe)
-             SELECT ?1, coalesce(max(serial) + 1, ?2), ?3, ?3, ?4, ?5, ?6, ?7 FROM machines",
-            params![id.to_string(), FIRST_SERIAL, now, enrolment.peer, inventory, name, maybe],
+            "INSERT INTO machines (id, serial, created, seen, peer, inventory, recognised, maybe, token)
+             SELECT ?1, coalesce(max(serial) + 1, ?2), ?3, ?3, ?4, ?5, ?6, ?7, ?8 FROM machines",
+            params![
+                id.to_string(),
+                FIRST_SERIAL,
+                now,
+                enrolment.peer,
+                inventory,
+                name,
+                maybe,
+                enrolment.token
+            ],
         )?;
     }
     let asset = get(db, id)?.asset;
@@ -111,6 +125,27 @@ pub fn enrol(db: &Transaction<'_>, enrolment: &Enrolment<'_>) -> Result<(Identit
         params![id.to_string(), MAX_CREDENTIALS - 1],
     )?;
     Ok((Identity { machine: id, asset, credential }, recognised))
+}
+
+/// Whether the token may make another machine known. One that was recognised is not asked this: it adds
+/// nothing to the fleet.
+fn check_new(db: &Transaction<'_>, enrolment: &Enrolment<'_>) -> Result<(), Trouble> {
+    let since = Timestamp::now() - SignedDuration::from_hours(1);
+    let new: u32 = db.query_row(
+        "SELECT count(*) FROM machines WHERE token = ?1 AND created >= ?2",
+        params![enrolment.token, since.to_string()],
+        |row| row.get(0),
+    )?;
+    if new < enrolment.most_new {
+        return Ok(());
+    }
+    Err(Trouble::Refused(Issue::new(
+        "too-many-new-machines",
+        format!("token {}", enrolment.token),
+        format!("the token of this medium has made {new} new computers known within an hour"),
+        "wait for an hour, or raise `limits.new-machines-per-hour` in site.toml; if the computers are not \
+         yours, `akene-server token revoke` ends it",
+    )))
 }
 
 fn new_id() -> Result<MachineId> {

@@ -4,7 +4,8 @@ use anyhow::{Context as _, Result, ensure};
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Each step brings the tables one version further. Steps that were released are never edited.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE machines (
         id TEXT PRIMARY KEY,
         serial INTEGER NOT NULL UNIQUE,       -- of the asset number
@@ -91,7 +92,11 @@ const STEPS: &[&str] = &["
         machine TEXT,
         ms INTEGER NOT NULL
     ) STRICT;
-"];
+",
+    "
+    ALTER TABLE machines ADD COLUMN token TEXT;  -- id of the token it was made known with
+",
+];
 
 /// Brings the tables up to date.
 ///

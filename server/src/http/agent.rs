@@ -56,7 +56,7 @@ pub async fn time() -> Json<Time> {
 pub async fn enrol(State(shared): State<Arc<Shared>>, peer: Peer, body: Body) -> Answer<EnrolResponse> {
     let request: EnrolRequest = json(body)?;
     let tokens = shared.site.tokens()?;
-    if tokens.find(&request.token, Timestamp::now()).is_none() {
+    let Some(token) = tokens.find(&request.token, Timestamp::now()).map(|token| token.id.clone()) else {
         let issue = Issue::new(
             "token-refused",
             "",
@@ -64,7 +64,8 @@ pub async fn enrol(State(shared): State<Arc<Shared>>, peer: Peer, body: Body) ->
             "stamp the medium again with a token that counts: `akene-server token new` makes one",
         );
         return Err(shared.limiter.refuse(peer.0.ip(), issue).await);
-    }
+    };
+    let most_new = shared.site.config()?.limits.new_machines_per_hour;
     check_inventory(&request.inventory)?;
     let (identity, recognised) = shared
         .db
@@ -74,6 +75,8 @@ pub async fn enrol(State(shared): State<Arc<Shared>>, peer: Peer, body: Body) ->
                 known: request.known.as_ref(),
                 inventory: &request.inventory,
                 peer: &peer,
+                token: &token,
+                most_new,
             };
             machines::enrol(db, &enrolment)
         })
@@ -171,6 +174,7 @@ pub async fn logs(
     // What is no UTF-8 in a log is worth keeping all the same.
     let text = String::from_utf8_lossy(&body?).into_owned();
     let id = machine.id;
-    shared.db.call(move |db| event_store::keep_log(db, id, run, &name, &text)).await?;
+    let most = shared.site.config()?.limits.log_bytes_per_machine;
+    shared.db.call(move |db| event_store::keep_log(db, id, run, &name, &text, most)).await?;
     Ok((StatusCode::NO_CONTENT, Extension(Who(id))))
 }

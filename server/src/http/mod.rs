@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use akene_protocol::api::MAX_BODY;
-use akene_protocol::{MachineId, Sha256};
+use akene_protocol::{Issue, MachineId, Sha256};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -25,6 +25,7 @@ use axum::{Router, http};
 use ed25519_dalek::SigningKey;
 
 use crate::db::{Db, requests};
+use crate::opening::Crowd;
 use crate::site::Site;
 use limit::Limiter;
 use refusal::Refusal;
@@ -50,11 +51,12 @@ const REQUEST_TIME: Duration = Duration::from_secs(120);
 #[derive(Clone, Copy, Debug)]
 struct Who(MachineId);
 
-/// All routes.
-pub fn router(shared: Arc<Shared>) -> Router {
+/// All routes. An enrolment may hold that many bytes.
+pub fn router(shared: Arc<Shared>, enrolment_bytes: usize) -> Router {
     Router::new()
         .route("/v1/time", get(agent::time))
-        .route("/v1/enrol", post(agent::enrol))
+        // Nobody has proved anything yet when this comes: the inner of two limits counts.
+        .route("/v1/enrol", post(agent::enrol).layer(DefaultBodyLimit::max(enrolment_bytes)))
         .route("/v1/runs", post(agent::runs))
         .route("/v1/events", post(agent::events))
         .route("/v1/logs/{run}/{name}", post(agent::logs))
@@ -81,6 +83,23 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
+/// The answer to everything on a connection too many. It is written to no list: that would cost what the limit
+/// saves.
+fn crowded(version: http::Version) -> Response {
+    let issue = Issue::new(
+        "too-many-connections",
+        "",
+        "this server has as many connections as it may have",
+        "wait, it is asked again; if it stays like that, raise `limits.connections` in site.toml and restart the server",
+    );
+    let refusal = Refusal::of(StatusCode::SERVICE_UNAVAILABLE, issue);
+    let mut response = refusal.retry_after(Duration::from_secs(30)).into_response();
+    if version <= http::Version::HTTP_11 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
 /// Bounds every request in time, keeps it in the list, and says what browsers must know.
 async fn around(
     State(shared): State<Arc<Shared>>,
@@ -88,6 +107,9 @@ async fn around(
     request: Request,
     next: Next,
 ) -> Response {
+    if request.extensions().get::<Crowd>().is_some() {
+        return crowded(request.version());
+    }
     let start = Instant::now();
     let method = request.method().as_str().chars().take(16).collect();
     let path: String = request.uri().path().chars().take(200).collect();

@@ -86,6 +86,8 @@ impl From<Trouble> for Refusal {
                 let status = match issue.code.as_str() {
                     "run-of-another" => StatusCode::FORBIDDEN,
                     "machine-unknown" => StatusCode::NOT_FOUND,
+                    "too-many-new-machines" => StatusCode::TOO_MANY_REQUESTS,
+                    "too-much-log" => StatusCode::PAYLOAD_TOO_LARGE,
                     _ => StatusCode::BAD_REQUEST,
                 };
                 Refusal::of(status, issue)
@@ -130,8 +132,8 @@ impl From<BytesRejection> for Refusal {
                 Issue::new(
                     "body-too-large",
                     "",
-                    format!("the request holds more than {} bytes", akene_protocol::api::MAX_BODY),
-                    "send it in parts",
+                    "the request holds more than this server reads of its kind",
+                    "send less at a time; an inventory that is too large may be let in by `limits.enrolment-bytes` in site.toml",
                 ),
             ),
             _ => Refusal::bad("body-unreadable", "the request broke off", "send it again"),

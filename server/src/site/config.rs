@@ -6,7 +6,7 @@ use std::path::Path;
 
 use akene_protocol::api::Consent;
 use akene_protocol::rule::Rule;
-use akene_protocol::{Issue, profile};
+use akene_protocol::{Bytes, Issue, profile};
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
@@ -29,9 +29,38 @@ pub struct SiteConfig {
     /// Profiles a medium or a kernel command line may ask for; `*` stands for any. Default: any.
     #[serde(default = "any")]
     pub requestable_profiles: Vec<String>,
+    /// What one medium, one computer or everybody together may ask of this server at most.
+    #[serde(default)]
+    pub limits: Limits,
     /// Rules that choose a profile; the first that holds counts.
     #[serde(default)]
     pub profile_rules: Vec<ProfileRule>,
+}
+
+/// Bounds that keep a lost stick, a computer gone mad or a stranger from using the server up.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Limits {
+    /// New computers that media with the same token may make known within an hour. Default: 100.
+    pub new_machines_per_hour: u32,
+    /// Logs kept of one computer. The oldest make way for new ones. Default: 64 MiB.
+    pub log_bytes_per_machine: Bytes,
+    /// Connections at a time. Counts when the server starts. Default: 512.
+    pub connections: u32,
+    /// The largest enrolment that is read: nobody has proved anything yet when it comes. Counts when the
+    /// server starts. Default: 512 KiB.
+    pub enrolment_bytes: Bytes,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            new_machines_per_hour: 100,
+            log_bytes_per_machine: Bytes::mib(64),
+            connections: 512,
+            enrolment_bytes: Bytes(512 << 10),
+        }
+    }
 }
 
 fn any() -> Vec<String> {

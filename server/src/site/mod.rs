@@ -27,7 +27,7 @@ use akene_protocol::Stamp;
 use anyhow::{Context as _, Result, ensure};
 use ed25519_dalek::SigningKey;
 
-pub use config::{ProfileRule, SiteConfig, split_url};
+pub use config::{Limits, ProfileRule, SiteConfig, split_url};
 pub use profiles::{Checked, Chosen};
 
 use tokens::Tokens;
