@@ -261,6 +261,7 @@ impl InstallArgs {
             ntp: Vec::new(),
             proxy: self.proxy.clone(),
             profile: None,
+            language: Default::default(),
         })))
     }
 }

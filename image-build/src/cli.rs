@@ -10,7 +10,7 @@ use akene_protocol::api::Consent;
 use akene_protocol::profile::{Apt, Distribution, Pocket};
 use akene_protocol::resolve::Archive;
 use akene_protocol::stamp::{Source, StaticNetwork, Tls};
-use akene_protocol::{PublicKey, Secret, Sha256, Stamp};
+use akene_protocol::{Language, PublicKey, Secret, Sha256, Stamp};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
@@ -165,6 +165,9 @@ struct StampArgs {
     /// Profile to ask for, instead of the one the server's rules choose
     #[arg(long)]
     profile: Option<String>,
+    /// Language of menu and screen: en or fr
+    #[arg(long)]
+    language: Option<Language>,
 }
 
 #[derive(Args)]
@@ -314,6 +317,7 @@ fn make_stamp(args: StampArgs) -> Result<Stamp> {
             ntp: Vec::new(),
             proxy: None,
             profile: None,
+            language: Default::default(),
         },
         _ => bail!(
             "name the site with --site-dir DIR or --stamp FILE, or with --site-key and one of --server, \
@@ -336,6 +340,7 @@ fn make_stamp(args: StampArgs) -> Result<Stamp> {
     }
     stamp.proxy = args.proxy.or(stamp.proxy);
     stamp.profile = args.profile.or(stamp.profile);
+    stamp.language = args.language.unwrap_or(stamp.language);
     Ok(stamp)
 }
 

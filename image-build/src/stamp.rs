@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use akene_protocol::image::ImageManifest;
 use akene_protocol::stamp::{AREA_SIZE, StampError};
-use akene_protocol::{Bundle, Envelope, Stamp};
+use akene_protocol::{Bundle, Envelope, Language, Stamp};
 use anyhow::{Context, Result, bail};
 
 use crate::iso;
@@ -66,7 +66,7 @@ pub fn read(path: &Path) -> Result<Contents> {
 /// Nothing is written unless the image is one of ours, everything fits and the profile is signed by the site.
 pub fn write(path: &Path, stamp: &Stamp, profile: Option<&[u8]>) -> Result<()> {
     let area = stamp.to_area()?;
-    let environment = environment(Some(&stamp.site));
+    let environment = environment(Some(stamp));
     let text = profile_area(stamp, profile)?;
     let contents = read(path)?;
     let writing = || format!("writing the stamp into {}", path.display());
@@ -152,9 +152,13 @@ fn parse_area(bytes: &[u8]) -> Result<Result<Stamp, StampError>> {
 }
 
 /// The environment block for a medium of this site, or of none.
-pub fn environment(site: Option<&str>) -> String {
+pub fn environment(stamp: Option<&Stamp>) -> String {
+    titled(stamp.map(|stamp| (stamp.site.as_str(), stamp.language)))
+}
+
+fn titled(stamp: Option<(&str, Language)>) -> String {
     let mut text = "# GRUB Environment Block\n".to_owned();
-    if let Some(site) = site {
+    if let Some((site, language)) = stamp {
         // The firmware's console has no accents, and nothing of this may mean something to GRUB.
         let title: String = site
             .chars()
@@ -162,6 +166,9 @@ pub fn environment(site: Option<&str>) -> String {
             .take(MAX_TITLE)
             .collect();
         text.push_str(&format!("stamped=1\nsite={title}\n"));
+        if !language.is_default() {
+            text.push_str(&format!("language={}\n", language.tag()));
+        }
     }
     let fill = ENVIRONMENT_SIZE - text.len();
     text + &"#".repeat(fill)
@@ -172,12 +179,42 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_menu_has_every_title_in_both_languages() {
+        let menu = include_str!("grub.cfg");
+        let titles = |part: &str| -> Vec<(String, String)> {
+            let lines = part.lines().filter_map(|line| line.trim().strip_prefix("set t_"));
+            lines.filter_map(|l| l.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect()
+        };
+        let (english, rest) = menu.split_once("if [ \"$language\" = fr ]; then").unwrap();
+        let french = rest.split_once("\nfi\n").unwrap().0;
+        let (english, french) = (titles(english), titles(french));
+        assert!(english.len() >= 10, "{english:?}");
+        let names = |all: &[(String, String)]| all.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&english), names(&french));
+        for ((name, en), (_, fr)) in english.iter().zip(&french) {
+            assert!(fr.is_ascii() && fr != en, "{name}: the firmware's console has no accents");
+            assert!(
+                menu.contains(&format!("\"${{t_{name}}}")) || menu.contains(&format!("$t_{name}")),
+                "{name} is unused"
+            );
+        }
+        // Nothing a person reads is written into the menu itself.
+        for line in
+            menu.lines().map(str::trim).filter(|l| l.starts_with("menuentry ") || l.starts_with("echo "))
+        {
+            assert!(line.contains("$t_"), "{line}");
+        }
+    }
+
+    #[test]
     fn the_menus_block_has_its_size_and_holds_no_surprises() {
         assert_eq!(environment(None).len(), ENVIRONMENT_SIZE);
-        let text = environment(Some("Saint-Brieuc\nstamped=2 é$(x)"));
+        let text = titled(Some(("Saint-Brieuc\nstamped=2 é$(x)", Language::En)));
         assert_eq!(text.len(), ENVIRONMENT_SIZE);
         assert!(text.contains("\nstamped=1\nsite=Saint-Brieuc?stamped?2 ???x?\n#"), "{text}");
         assert_eq!(text.matches("stamped=").count(), 1);
-        assert_eq!(environment(Some(&"x".repeat(5000))).len(), ENVIRONMENT_SIZE);
+        let text = titled(Some((&"x".repeat(5000), Language::Fr)));
+        assert_eq!(text.len(), ENVIRONMENT_SIZE);
+        assert!(text.contains("\nlanguage=fr\n"), "{text}");
     }
 }

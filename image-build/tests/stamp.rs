@@ -74,7 +74,16 @@ fn key() -> SigningKey {
 
 fn site(name: &str, source: Source) -> Stamp {
     let site_key = PublicKey(key().verifying_key());
-    Stamp { site: name.into(), source, site_key, network: None, ntp: vec![], proxy: None, profile: None }
+    Stamp {
+        site: name.into(),
+        source,
+        site_key,
+        network: None,
+        ntp: vec![],
+        proxy: None,
+        profile: None,
+        language: Default::default(),
+    }
 }
 
 fn server() -> Source {

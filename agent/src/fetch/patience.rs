@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use akene_protocol::Issue;
+use akene_protocol::{Issue, Language};
 use anyhow::Result;
 
 use crate::report::Reporter;
 use crate::report::courier::jitter;
+use crate::report::words::Text;
 
 /// How long to go on.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +85,11 @@ pub fn patiently<T>(
             return Err(error);
         }
         reporter.debug(format!("{what}: {error:#}"));
-        reporter.waiting(&format!("{what}: no success yet, trying again ({left} attempts left)"));
+        let again = Text::TryingAgain.get(reporter.language());
+        reporter.waiting(&match reporter.language() {
+            Language::En => format!("{what}: {again} ({left} attempts left)"),
+            _ => format!("{again} ({left})"),
+        });
         std::thread::sleep(jitter(pause));
         reporter.waiting("");
         pause = (pause * 2).min(patience.longest);

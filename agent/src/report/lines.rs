@@ -3,11 +3,12 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use akene_protocol::Bytes;
 use akene_protocol::event::{Event, EventKind, Unit};
+use akene_protocol::{Bytes, Language};
 use anyhow::{Context, Result};
 
 use super::logfile::mark;
+use super::words::{self, Text};
 use super::{Listener, Message, Tick};
 
 /// At most one progress line in this time: a serial console at 9600 baud carries ten lines a second.
@@ -20,7 +21,7 @@ pub fn sentence(kind: &EventKind) -> String {
         EventKind::PhaseFinished { phase } => format!("    done [{phase}]"),
         EventKind::Progress { phase, done, total, unit, what } => {
             let tick = Tick { phase: *phase, done: *done, total: *total, unit: *unit, what: what.clone() };
-            format!("    {}", amount(&tick, None))
+            format!("    {}", amount(&tick, None, Language::En))
         }
         EventKind::Log { level, message } => format!("    {}{message}", mark(*level)),
         EventKind::Planned { plan } => match plan.get("destroys").and_then(|d| d.as_array()).map(Vec::len) {
@@ -40,8 +41,33 @@ pub fn sentence(kind: &EventKind) -> String {
     }
 }
 
+/// The same in the words of somebody who stands before the computer. What only an administrator needs stays
+/// English.
+fn sentence_in(language: Language, kind: &EventKind) -> String {
+    let text = |text: Text| text.get(language);
+    match kind {
+        _ if language == Language::En => sentence(kind),
+        EventKind::PhaseStarted { phase } => format!("==> {} [{phase}]", words::phase(*phase, language)),
+        EventKind::PhaseFinished { phase } => format!("    {} [{phase}]", text(Text::Done)),
+        EventKind::Failed { phase, issues, disks_changed } => {
+            let disks = if *disks_changed { Text::Changed } else { Text::Unchanged };
+            let mut out = format!("==> {} [{phase}] {}", text(Text::Failed), text(disks));
+            for issue in issues {
+                if let Some((what, next)) = words::reason(issue, language) {
+                    out.push_str(&format!("\n    {what}. {} {next}", text(Text::ToDo)));
+                }
+                out.push_str(&format!("\n    {issue}"));
+            }
+            out
+        }
+        EventKind::Installed => format!("==> {}", text(Text::Installed)),
+        other => sentence(other),
+    }
+}
+
 /// How far it is: `12% 35.1 MiB of 290 MiB, 3.2 MiB/s, 1 min 20 s left: libc6`.
-pub(super) fn amount(tick: &Tick, rate: Option<f64>) -> String {
+pub(super) fn amount(tick: &Tick, rate: Option<f64>, language: Language) -> String {
+    let words = |text: Text| text.get(language);
     let count = |n: u64| match tick.unit {
         Unit::Bytes => Bytes(n).to_string(),
         Unit::Packages | Unit::Steps => n.to_string(),
@@ -49,19 +75,20 @@ pub(super) fn amount(tick: &Tick, rate: Option<f64>) -> String {
     let mut text = match tick.total {
         Some(total) if total > 0 => {
             let percent = (tick.done.min(total) as f64 * 100.0 / total as f64).floor();
-            format!("{percent:3.0}% {} of {}", count(tick.done), count(total))
+            format!("{percent:3.0}% {} {} {}", count(tick.done), words(Text::Of), count(total))
         }
         _ => count(tick.done),
     };
     if tick.unit == Unit::Packages {
-        text.push_str(" packages");
+        text.push_str(&format!(" {}", words(Text::Packages)));
     }
     if let Some(rate) = rate.filter(|r| *r > 0.0) {
         if tick.unit == Unit::Bytes {
             text.push_str(&format!(", {}/s", Bytes(rate as u64)));
         }
         if let Some(total) = tick.total.filter(|t| *t > tick.done) {
-            text.push_str(&format!(", {} left", duration((total - tick.done) as f64 / rate)));
+            let left = duration((total - tick.done) as f64 / rate);
+            text.push_str(&format!(", {left} {}", words(Text::Left)));
         }
     }
     if !tick.what.is_empty() {
@@ -122,21 +149,31 @@ pub struct Lines<W: Write + Send> {
     last_waiting: Option<(Instant, String)>,
     speed: Speed,
     ending: &'static str,
+    language: Language,
 }
 
 impl<W: Write + Send> Lines<W> {
     /// Lines that end in a line feed: pipes, logs, terminals.
     pub fn new(out: W) -> Self {
-        Lines { out, last_progress: None, last_waiting: None, speed: Speed::default(), ending: "\n" }
+        Lines {
+            out,
+            last_progress: None,
+            last_waiting: None,
+            speed: Speed::default(),
+            ending: "\n",
+            language: Language::En,
+        }
     }
 
     /// Lines for a console that may be in raw mode, where a line feed alone makes stairs.
-    pub fn for_console(out: W) -> Self {
-        Lines { ending: "\r\n", ..Lines::new(out) }
+    pub fn for_console(out: W, language: Language) -> Self {
+        Lines { ending: "\r\n", language, ..Lines::new(out) }
     }
 
     fn write(&mut self, text: &str) -> Result<()> {
-        for line in text.lines() {
+        // Who reads a serial line in French has maybe no accents, but always letters.
+        let plain = (self.language != Language::En).then(|| words::ascii(text));
+        for line in plain.as_deref().unwrap_or(text).lines() {
             write!(self.out, "{line}{}", self.ending).context("writing to the console")?;
         }
         self.out.flush().context("writing to the console")
@@ -149,7 +186,7 @@ impl<W: Write + Send> Lines<W> {
             return Ok(());
         }
         self.last_progress = Some(now);
-        self.write(&format!("    {}", amount(tick, rate)))
+        self.write(&format!("    {}", amount(tick, rate, self.language)))
     }
 }
 
@@ -170,7 +207,7 @@ impl<W: Write + Send> Listener for Lines<W> {
                 if matches!(event.kind, EventKind::PhaseStarted { .. }) {
                     self.last_progress = None;
                 }
-                self.write(&sentence(&event.kind))
+                self.write(&sentence_in(self.language, &event.kind))
             }
             Message::Called(name) => self.write(&format!("    This computer: {name}")),
             Message::Waiting(text) => {
@@ -187,6 +224,10 @@ impl<W: Write + Send> Listener for Lines<W> {
                 Ok(())
             }
             Message::Trouble(Some(issue)) => {
+                if let Some((what, next)) = words::reason(issue, self.language) {
+                    let waiting = Text::Waiting.get(self.language);
+                    self.write(&format!("    {waiting} {what}. {} {next}", Text::ToDo.get(self.language)))?;
+                }
                 self.write(&format!("    {}{issue}", mark(akene_protocol::event::Level::Warning)))
             }
             Message::Trouble(None) | Message::Detail(_) | Message::Flush(_) => Ok(()),
@@ -219,12 +260,45 @@ mod tests {
     #[test]
     fn progress_says_how_much_how_fast_and_how_long() {
         assert_eq!(
-            amount(&tick(30 << 20, Some(120 << 20)), Some(1024.0 * 1024.0)),
+            amount(&tick(30 << 20, Some(120 << 20)), Some(1024.0 * 1024.0), Language::En),
             " 25% 30 MiB of 120 MiB, 1 MiB/s, 1 min 30 s left: libc6"
         );
-        assert_eq!(amount(&tick(30 << 20, None), None), "30 MiB: libc6");
-        assert_eq!(amount(&tick(5, Some(0)), None), "5 B: libc6");
+        assert_eq!(amount(&tick(30 << 20, None), None, Language::En), "30 MiB: libc6");
+        assert_eq!(amount(&tick(5, Some(0)), None, Language::En), "5 B: libc6");
         assert_eq!(duration(7500.0), "2 h 5 min");
+    }
+
+    #[test]
+    fn a_serial_line_speaks_french_in_ascii() {
+        let mut lines = Lines::for_console(Vec::new(), Language::Fr);
+        let event = |kind| {
+            let at = jiff::Timestamp::UNIX_EPOCH;
+            let run = akene_protocol::RunId([0; 8]);
+            Message::Event(Event {
+                version: akene_protocol::event::VERSION,
+                run,
+                seq: 1,
+                at,
+                uptime_ms: 0,
+                kind,
+            })
+        };
+        lines.message(&event(EventKind::PhaseStarted { phase: Phase::Network })).unwrap();
+        let issue = akene_protocol::Issue::new("no-cable", "", "every card is without a cable", "plug it in");
+        lines.message(&Message::Trouble(Some(issue))).unwrap();
+        lines.message(&Message::Tick(tick(30 << 20, Some(120 << 20)))).unwrap();
+        lines.message(&event(EventKind::Installed)).unwrap();
+        let text = String::from_utf8(lines.out).unwrap();
+        assert!(text.is_ascii(), "{text}");
+        for part in [
+            "==> Connexion au reseau [network]",
+            "EN ATTENTE : aucun cable reseau n'est branche. Que faire : branchez le cable",
+            "every card is without a cable",
+            "25% 30 MiB sur 120 MiB",
+            "Le systeme est installe.",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
     }
 
     #[test]

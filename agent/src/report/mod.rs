@@ -19,6 +19,7 @@ pub mod logfile;
 pub mod screen;
 pub mod spool;
 pub mod terminal;
+pub mod words;
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,7 +27,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use akene_protocol::event::{Event, EventKind, Level, Phase, RunId, Unit, VERSION};
-use akene_protocol::{AssetNumber, Issue, Secret};
+use akene_protocol::{AssetNumber, Issue, Language, Secret};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 
@@ -94,6 +95,7 @@ struct Inner {
     listeners: Vec<SyncSender<Message>>,
     courier: Option<courier::Handle>,
     hidden: Vec<String>,
+    language: Language,
     last_numbered: Option<Instant>,
     last_tick: Option<Instant>,
     failed: bool,
@@ -111,6 +113,7 @@ impl Reporter {
             listeners: Vec::new(),
             courier: None,
             hidden: Vec::new(),
+            language: Language::default(),
             last_numbered: None,
             last_tick: None,
             failed: false,
@@ -172,6 +175,16 @@ impl Reporter {
     /// The phase the run is in.
     pub fn current_phase(&self) -> Phase {
         self.lock().phase.unwrap_or(Phase::Boot)
+    }
+
+    /// From now on countdowns are shown in this language. Listeners have one of their own.
+    pub fn speak(&self, language: Language) {
+        self.lock().language = language;
+    }
+
+    /// The language of countdowns.
+    pub fn language(&self) -> Language {
+        self.lock().language
     }
 
     /// Replaces this secret wherever it appears from now on.
@@ -525,6 +538,58 @@ mod tests {
         assert!(all.len() >= 6, "{all:?}");
         assert!(all.iter().all(|m| !m.contains("hunter2")), "{all:?}");
         assert!(all.iter().any(|m| m.contains("[hidden]")));
+    }
+
+    /// The same for everybody who really listens: screen, serial line, log and JSON.
+    #[test]
+    fn a_planted_secret_is_on_no_screen_and_in_no_log() {
+        #[derive(Clone, Default)]
+        struct Shared(Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Shared {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().extend(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let [screen, log] = ["screen", "log"].map(|name| dir.path().join(name));
+        let (serial, json) = (Shared::default(), Shared::default());
+        for language in Language::ALL {
+            let reporter = Reporter::new(RunId([1; 8]), 1);
+            let device = std::fs::OpenOptions::new().create(true).append(true).open(&screen).unwrap();
+            reporter.listen("screen", screen::Screen::new(device, "Lannion", language)).unwrap();
+            reporter.listen("serial", lines::Lines::for_console(serial.clone(), language)).unwrap();
+            reporter.listen("json", lines::Json(json.clone())).unwrap();
+            reporter.listen("log", logfile::LogFile::open(&log).unwrap()).unwrap();
+            let secrets = ["token-of-the-medium", "credential-of-the-machine", "$6$salt$hash-of-a-password"];
+            secrets.iter().for_each(|secret| reporter.hide(&Secret::new(*secret)));
+            let said = secrets.join(" and ");
+            reporter.phase(Phase::Stage);
+            reporter.progress(1, Some(2), Unit::Bytes, &said);
+            reporter.info(&said);
+            reporter.warn(&said);
+            reporter.debug(&said);
+            reporter.waiting(&said);
+            reporter.trouble(Some(Issue::new("no-cable", &said, &said, &said)));
+            reporter.failed(vec![Issue::new("no-cable", &said, &said, &said)], false);
+            assert!(reporter.drain(Duration::from_secs(5)));
+        }
+        let file = |path| std::fs::read_to_string(path).unwrap();
+        let shared = |of: &Shared| String::from_utf8(of.0.lock().unwrap().clone()).unwrap();
+        for (place, text) in [
+            ("screen", file(&screen)),
+            ("log", file(&log)),
+            ("serial", shared(&serial)),
+            ("json", shared(&json)),
+        ] {
+            assert!(text.contains("[hidden]"), "nothing was said on the {place}: {text}");
+            for part in ["token-of", "credential-of", "hash-of"] {
+                assert!(!text.contains(part), "{part} is on the {place}");
+            }
+        }
     }
 
     #[test]

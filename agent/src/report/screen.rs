@@ -15,12 +15,13 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use akene_protocol::Issue;
 use akene_protocol::event::{Event, EventKind, Level, Phase};
+use akene_protocol::{Issue, Language};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
 use super::lines::{Speed, amount};
+use super::words::{self, Text};
 use super::{Listener, Message, Tick, digits};
 
 /// Widest line we write.
@@ -104,14 +105,15 @@ struct Page {
     failure: Option<(Phase, Vec<Issue>, bool)>,
     trouble: Option<Issue>,
     ended: Option<String>,
+    language: Language,
 }
 
 impl Screen {
-    /// Draws on a console device. `site` is the name in the stamp.
-    pub fn new(console: File, site: &str) -> Screen {
+    /// Draws on a console device. `site` is the name in the stamp, which also says in which language.
+    pub fn new(console: File, site: &str, language: Language) -> Screen {
         Screen {
             console: Console(Arc::new(Mutex::new(console))),
-            page: Page { site: site.to_owned(), ..Page::default() },
+            page: Page { site: site.to_owned(), language, ..Page::default() },
             bar: None,
             speed: Speed::default(),
         }
@@ -150,7 +152,7 @@ impl Screen {
         let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("#>-").tick_chars("|/-\\|"));
         bar.set_length(tick.total.unwrap_or(0));
-        bar.set_message(shorten(&amount(tick, rate), WIDTH - 4));
+        bar.set_message(shorten(&amount(tick, rate, self.page.language), WIDTH - 4));
         bar.set_position(tick.done);
         bar.tick();
         Ok(())
@@ -177,6 +179,8 @@ impl Screen {
                 self.page.current = None;
             }
             EventKind::Log { level: Level::Debug, .. } | EventKind::Planned { .. } => return Ok(()),
+            // What the rooms remark is English. It is in the log, and of no use to who does not read that.
+            EventKind::Log { .. } if self.page.language != Language::En => return Ok(()),
             EventKind::Log { message, .. } => {
                 self.page.remark = message.lines().next().unwrap_or_default().to_owned();
             }
@@ -184,10 +188,11 @@ impl Screen {
                 self.page.failure = Some((*phase, issues.clone(), *disks_changed));
             }
             EventKind::Installed => {
-                self.page.ended =
-                    Some("The system is installed. You can take the disc or stick out now.".into());
+                self.page.ended = Some(self.page.say(Text::Installed).into());
             }
-            EventKind::Confirmed { system, .. } => self.page.ended = Some(format!("{system} is running.")),
+            EventKind::Confirmed { system, .. } => {
+                self.page.ended = Some(format!("{system} {}", self.page.say(Text::Runs)));
+            }
         }
         self.redraw()
     }
@@ -216,12 +221,16 @@ impl Listener for Screen {
 }
 
 impl Page {
+    fn say(&self, text: Text) -> &'static str {
+        text.get(self.language)
+    }
+
     fn text(&self) -> String {
         let mut lines = vec![format!(" Akène  {}", self.site)];
         if !self.name.is_empty() {
             lines.push(String::new());
             lines.extend(digits::large(&self.name).iter().map(|l| format!("   {l}")));
-            lines.push(format!("   This computer is number {}", self.name));
+            lines.push(format!("   {} {}", self.say(Text::Number), self.name));
         }
         lines.push(String::new());
         match (&self.failure, &self.trouble) {
@@ -230,7 +239,7 @@ impl Page {
             }
             (None, Some(issue)) => {
                 let phase = self.current.unwrap_or(Phase::Network);
-                lines.push(format!("  WAITING while: {}", phase.title()));
+                lines.push(format!("  {} {}", self.say(Text::Waiting), words::phase(phase, self.language)));
                 self.explain(&mut lines, std::slice::from_ref(issue));
             }
             (None, None) => {
@@ -240,7 +249,7 @@ impl Page {
                         _ if self.done.contains(&phase) => '*',
                         _ => ' ',
                     };
-                    lines.push(format!("  [{mark}] {}", phase.title()));
+                    lines.push(format!("  [{mark}] {}", words::phase(phase, self.language)));
                 }
             }
         }
@@ -253,11 +262,9 @@ impl Page {
     }
 
     fn failure(&self, lines: &mut Vec<String>, phase: Phase, issues: &[Issue], disks_changed: bool) {
-        lines.push(format!("  STOPPED while: {}", phase.title()));
-        lines.push(match disks_changed {
-            true => "  Disks of this computer were changed.".into(),
-            false => "  Nothing on the disks of this computer was changed.".into(),
-        });
+        lines.push(format!("  {} {}", self.say(Text::Stopped), words::phase(phase, self.language)));
+        let disks = if disks_changed { Text::Changed } else { Text::Unchanged };
+        lines.push(format!("  {}", self.say(disks)));
         self.explain(lines, issues);
     }
 
@@ -266,17 +273,24 @@ impl Page {
         for issue in issues.iter().take(3) {
             lines.push(String::new());
             let about = if issue.path.is_empty() { String::new() } else { format!("{}: ", issue.path) };
-            wrap(&format!("What happened: {about}{}", issue.message), lines, 4);
+            let (happened, to_do) = (self.say(Text::Happened), self.say(Text::ToDo));
+            if let Some((what, next)) = words::reason(issue, self.language) {
+                wrap(&format!("{happened} {what}"), lines, 2);
+                wrap(&format!("{to_do} {next}"), lines, 3);
+                wrap(&format!("{} {about}{}", self.say(Text::Detail), issue.message), lines, 3);
+                continue;
+            }
+            wrap(&format!("{happened} {about}{}", issue.message), lines, 4);
             if !issue.next.is_empty() {
-                wrap(&format!("What to do: {}", issue.next), lines, 4);
+                wrap(&format!("{to_do} {}", issue.next), lines, 4);
             }
         }
         if issues.len() > 3 {
-            lines.push(format!("  and {} more", issues.len() - 3));
+            lines.push(format!("  {} {}", self.say(Text::More), issues.len() - 3));
         }
         let codes: Vec<&str> = issues.iter().take(3).map(|i| i.code.as_str()).collect();
         lines.push(String::new());
-        lines.push(format!("  On the phone, say: number {}, {}", self.name, codes.join(", ")));
+        lines.push(format!("  {} {}, {}", self.say(Text::Phone), self.name, codes.join(", ")));
     }
 }
 
@@ -322,7 +336,7 @@ mod tests {
 
     fn drawn(messages: &[Message]) -> (Screen, String) {
         let mut file = tempfile::tempfile().unwrap();
-        let mut screen = Screen::new(file.try_clone().unwrap(), "Lannion");
+        let mut screen = Screen::new(file.try_clone().unwrap(), "Lannion", Language::En);
         for message in messages {
             screen.message(message).unwrap();
         }
@@ -352,6 +366,27 @@ mod tests {
         assert!(page.text().lines().all(|l| l.chars().count() <= 80));
         assert!(page.text().contains("On the phone, say: number 123456-7, disk-too-small"));
         assert!(page.text().contains("Nothing on the disks"));
+    }
+
+    #[test]
+    fn the_page_speaks_french_and_keeps_the_words_for_the_phone() {
+        let issue = Issue::new("no-cable", "", "every card is without a cable", "plug it in");
+        let mut page = Page {
+            name: "1042-9".into(),
+            language: Language::Fr,
+            current: Some(Phase::Network),
+            ..Page::default()
+        };
+        assert!(page.text().contains("[>] Connexion au réseau"), "{}", page.text());
+        page.trouble = Some(issue.clone());
+        for part in ["EN ATTENTE : Connexion au réseau", "aucun câble réseau", "numéro 1042-9, no-cable"]
+        {
+            assert!(page.text().contains(part), "{part} is not in {}", page.text());
+        }
+        page.failure = Some((Phase::Plan, vec![issue; 3], false));
+        assert!(page.text().contains("Rien n'a été modifié"), "{}", page.text());
+        assert!(page.text().lines().count() <= 25, "{}", page.text());
+        assert!(page.text().lines().all(|l| l.chars().count() <= 80));
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl Terminal {
         let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
         self.bar.set_style(style.progress_chars("#>-"));
         self.bar.set_length(tick.total.unwrap_or(0));
-        self.bar.set_message(amount(tick, rate));
+        self.bar.set_message(amount(tick, rate, akene_protocol::Language::En));
         self.bar.set_position(tick.done);
     }
 }

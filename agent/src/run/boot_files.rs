@@ -146,6 +146,7 @@ mod tests {
             ntp: vec![],
             proxy: None,
             profile: None,
+            language: Default::default(),
         };
         let manifest = manifest(root.path());
         write_installer(boot.path(), root.path(), &stamp, &manifest).unwrap();

@@ -18,11 +18,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use akene_exec::Runner;
-use akene_protocol::Issue;
 use akene_protocol::event::Phase;
 use akene_protocol::inventory::{Disk, FirmwareKind, LooksLike};
 use akene_protocol::profile::Shutdown;
 use akene_protocol::stamp::{Source, Stamp, StampError, Tls};
+use akene_protocol::{Issue, Language};
 use anyhow::{Context, Result};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -38,6 +38,7 @@ use crate::report::Reporter;
 use crate::report::lines::Lines;
 use crate::report::logfile::LogFile;
 use crate::report::screen::Screen;
+use crate::report::words::Text;
 use crate::sys::block;
 
 /// How long a refusal stands before the machine restarts.
@@ -89,7 +90,7 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
             Ok(Done::Installed { shutdown, .. }) => end(&reporter, shutdown),
             Ok(Done::Planned { plan }) => {
                 reporter.info(akene_planner::render::destroyed(&plan));
-                wait(&reporter, TIME_TO_READ, "nothing was changed; this computer restarts");
+                wait(&reporter, TIME_TO_READ, Text::RestartsUnchanged);
                 boot::restart();
             }
             Err(issues) if issues.iter().all(is_transient) => {
@@ -98,15 +99,15 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
                     keep_events(&live, runner, &reporter);
                 }
                 go_back(&live, runner, &reporter, started, issues);
-                wait(&reporter, PAUSE, "the next attempt begins");
+                wait(&reporter, PAUSE, Text::NextAttempt);
             }
             Err(issues) if settling > 0 && is_settling(&issues) => {
                 settling -= 1;
-                wait(&reporter, SETTLING, "the archive may be changing just now; the next attempt begins");
+                wait(&reporter, SETTLING, Text::ArchiveChanges);
             }
             Err(_) => {
                 keep_events(&live, runner, &reporter);
-                wait(&reporter, TIME_TO_READ, "this computer restarts");
+                wait(&reporter, TIME_TO_READ, Text::Restarts);
                 boot::restart();
             }
         }
@@ -167,7 +168,7 @@ fn connect(
             Err(issue) if is_transient(&issue) => {
                 reporter.trouble(Some(issue.clone()));
                 go_back(live, runner, reporter, started, vec![issue]);
-                wait(reporter, PAUSE / 3, "the next attempt begins");
+                wait(reporter, PAUSE / 3, Text::NextAttempt);
             }
             Err(issue) => return Err(issue),
         }
@@ -191,7 +192,7 @@ fn go_back(
         // The network phase has not failed so far, it has only waited.
         reporter.failed(issues, false);
         keep_events(live, runner, reporter);
-        wait(reporter, PAUSE * 2, "nothing was changed; this computer goes back to its system");
+        wait(reporter, PAUSE * 2, Text::GoesBack);
         boot::restart();
     }
 }
@@ -284,12 +285,14 @@ fn new_reporter(live: &LiveSystem) -> Result<Reporter> {
     let reporter = Reporter::for_new_run()?;
     reporter.start_courier()?;
     let site = live.stamp.as_ref().map_or("", |stamp| stamp.site.as_str());
+    let language = live.stamp.as_ref().map_or(Language::default(), |stamp| stamp.language);
+    reporter.speak(language);
     for console in live.consoles.iter() {
         match writer(console) {
             Ok(device) if console.is_serial() => {
-                reporter.listen("serial console", Lines::for_console(device))?
+                reporter.listen("serial console", Lines::for_console(device, language))?
             }
-            Ok(device) => reporter.listen("screen", Screen::new(device, site))?,
+            Ok(device) => reporter.listen("screen", Screen::new(device, site, language))?,
             Err(error) => reporter.debug(format!("{}: {error:#}", console.path.display())),
         }
     }
@@ -311,13 +314,15 @@ fn writer(console: &Console) -> Result<fs::File> {
 }
 
 /// A visible countdown.
-fn wait(reporter: &Reporter, how_long: Duration, what: &str) {
+fn wait(reporter: &Reporter, how_long: Duration, what: Text) {
+    let language = reporter.language();
+    let (what, within) = (what.get(language), Text::In.get(language));
     for left in (1..=how_long.as_secs()).rev() {
         let shown = match left {
             0..120 => format!("{left} s"),
             _ => format!("{} min", left.div_ceil(60)),
         };
-        reporter.waiting(&format!("{what} in {shown}"));
+        reporter.waiting(&format!("{what} {within} {shown}"));
         std::thread::sleep(Duration::from_secs(1));
     }
     reporter.waiting("");
@@ -327,11 +332,11 @@ fn end(reporter: &Reporter, shutdown: Shutdown) -> ! {
     open_trays(reporter);
     match shutdown {
         Shutdown::Reboot => {
-            wait(reporter, GOOD_NEWS, "installed; this computer restarts");
+            wait(reporter, GOOD_NEWS, Text::InstalledRestarts);
             boot::restart()
         }
         Shutdown::Poweroff => {
-            wait(reporter, GOOD_NEWS, "installed; this computer switches itself off");
+            wait(reporter, GOOD_NEWS, Text::InstalledOff);
             boot::power_off()
         }
     }

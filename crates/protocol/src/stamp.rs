@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::envelope::PublicKey;
 use crate::ids::Sha256;
+use crate::language::Language;
 use crate::secret::Secret;
 
 /// Size of the stamp area on the medium, in bytes.
@@ -44,6 +45,9 @@ pub struct Stamp {
     /// Profile to ask for instead of the one the server's rules choose.
     #[serde(default)]
     pub profile: Option<String>,
+    /// Language of the menu and the screen. Without it: English.
+    #[serde(default, skip_serializing_if = "Language::is_default")]
+    pub language: Language,
 }
 
 /// Where profiles come from.
@@ -222,6 +226,7 @@ mod tests {
             ntp: vec![],
             proxy: None,
             profile: None,
+            language: Language::Fr,
         }
     }
 

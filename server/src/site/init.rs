@@ -6,7 +6,7 @@ use std::path::Path;
 use akene_protocol::api::Consent;
 use akene_protocol::profile::Distribution;
 use akene_protocol::stamp::{Source, Tls};
-use akene_protocol::{PublicKey, Secret, Stamp};
+use akene_protocol::{Language, PublicKey, Secret, Stamp};
 use anyhow::{Context as _, Result, bail, ensure};
 use rcgen::KeyPair;
 
@@ -163,6 +163,7 @@ fn fill(dir: &Path, host: &str, options: &Options) -> Result<()> {
         ntp: Vec::new(),
         proxy: None,
         profile: None,
+        language: Language::of_locale(&options.profile.locale),
     };
     Site::write_stamp(&dir.join("stamp.json"), &stamp)
 }

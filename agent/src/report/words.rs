@@ -1,0 +1,326 @@
+//! What a volunteer reads, in the languages of [`Language`].
+//!
+//! Texts are in tables that the compiler keeps complete: one line for each, in each language. Reasons for a
+//! refusal are found by their code; the two sentences a volunteer needs (what happened, what to do) are
+//! here, and the numbers and names stay in the English message beside them, for the phone.
+//!
+//! French is written with the letters of code page 437 alone: every Linux console has them in its built-in font,
+//! so no font has to be loaded. A serial line gets [`ascii`].
+
+use akene_protocol::event::Phase;
+use akene_protocol::{Issue, Language};
+
+macro_rules! texts {
+    ($($(#[$doc:meta])* $name:ident: $en:literal, $fr:literal;)*) => {
+        /// A text that stands by itself.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Text { $($(#[$doc])* $name,)* }
+
+        impl Text {
+            /// All there are.
+            pub const ALL: &[Text] = &[$(Text::$name,)*];
+
+            /// The text in a language.
+            pub fn get(self, language: Language) -> &'static str {
+                match (self, language) {
+                    $((Text::$name, Language::En) => $en, (Text::$name, Language::Fr) => $fr,)*
+                }
+            }
+        }
+    };
+}
+
+texts! {
+    /// Before the computer's number, below the large digits.
+    Number: "This computer is number", "Cet ordinateur porte le numéro";
+    /// Before the phase that waits.
+    Waiting: "WAITING while:", "EN ATTENTE :";
+    /// Before the phase in which it ended.
+    Stopped: "STOPPED while:", "ARRET :";
+    /// Disks were changed before it ended.
+    Changed: "Disks of this computer were changed.", "Les disques de cet ordinateur ont été modifiés.";
+    /// No disk was changed.
+    Unchanged: "Nothing on the disks of this computer was changed.",
+        "Rien n'a été modifié sur les disques de cet ordinateur.";
+    /// Before what happened.
+    Happened: "What happened:", "Ce qui se passe :";
+    /// Before what to do.
+    ToDo: "What to do:", "Que faire :";
+    /// Before the English message, where the sentence is a translation.
+    Detail: "Detail:", "Détail (en anglais) :";
+    /// Before the number of reasons that do not fit.
+    More: "more:", "autres raisons :";
+    /// Before what is to be read out.
+    Phone: "On the phone, say: number", "Au téléphone, dites : numéro";
+    /// The end.
+    Installed: "The system is installed. You can take the disc or stick out now.",
+        "Le système est installé. Vous pouvez retirer le disque ou la clé.";
+    /// The installed system has reported.
+    Runs: "is running.", "fonctionne.";
+    /// Between the amount done and the whole.
+    Of: "of", "sur";
+    /// After the time left.
+    Left: "left", "restantes";
+    /// After a number of packages.
+    Packages: "packages", "paquets";
+    /// Between what comes and the countdown.
+    In: "in", "dans";
+    /// What comes: another attempt.
+    NextAttempt: "the next attempt begins", "nouvel essai";
+    /// What comes: another attempt, a mirror may be in the middle of an update.
+    ArchiveChanges: "the archive may be changing just now; the next attempt begins",
+        "le serveur de paquets est peut-être en cours de mise à jour ; nouvel essai";
+    /// What comes: a restart after a look.
+    RestartsUnchanged: "nothing was changed; this computer restarts",
+        "rien n'a été modifié ; cet ordinateur redémarre";
+    /// What comes: a restart after a refusal.
+    Restarts: "this computer restarts", "cet ordinateur redémarre";
+    /// What comes: the system that is there.
+    GoesBack: "nothing was changed; this computer goes back to its system",
+        "rien n'a été modifié ; cet ordinateur retourne à son système";
+    /// What comes: the new system.
+    InstalledRestarts: "installed; this computer restarts", "installation finie ; cet ordinateur redémarre";
+    /// What comes: the end.
+    InstalledOff: "installed; this computer switches itself off",
+        "installation finie ; cet ordinateur s'éteint";
+    /// Something did not work and is tried again.
+    TryingAgain: "no success yet, trying again", "pas encore de réponse, nouvel essai";
+    /// A serial line's mark of a failure.
+    Failed: "FAILED", "ECHEC";
+    /// A phase has ended.
+    Done: "done", "fait";
+}
+
+/// What a phase does.
+pub fn phase(phase: Phase, language: Language) -> &'static str {
+    if language == Language::En {
+        return phase.title();
+    }
+    match phase {
+        Phase::Boot => "Démarrage",
+        Phase::Network => "Connexion au réseau",
+        Phase::Probe => "Examen de cet ordinateur",
+        Phase::Profile => "Demande au serveur : quoi installer",
+        Phase::Plan => "Répartition des disques",
+        Phase::Consent => "Vérification de l'autorisation",
+        Phase::Stage => "Téléchargement",
+        Phase::Commit => "Préparation des disques",
+        Phase::Install => "Installation",
+        Phase::Configure => "Réglages",
+        Phase::Restart => "Redémarrage",
+        Phase::Confirm => "Compte rendu au serveur",
+    }
+}
+
+/// What happened and what to do, in French, by code.
+const FRENCH: &[(&str, &str, &str)] = &[
+    (
+        "no-network-card",
+        "aucune carte réseau n'a été trouvée, ou elle n'est pas connue",
+        "branchez un adaptateur réseau USB, ou appelez l'administrateur",
+    ),
+    (
+        "no-cable",
+        "aucun câble réseau n'est branché",
+        "branchez le câble aux deux bouts ; sinon, essayez une autre prise",
+    ),
+    (
+        "no-address",
+        "le câble est branché, mais le réseau ne donne pas d'adresse",
+        "éteignez et rallumez la box, puis attendez ; sinon, essayez une autre prise",
+    ),
+    (
+        "portal",
+        "le réseau demande une connexion par une page web, ou un proxy bloque le passage",
+        "identifiez-vous sur ce réseau avec un autre appareil, ou utilisez une autre connexion",
+    ),
+    (
+        "name-not-found",
+        "le réseau fonctionne, mais le nom du serveur est introuvable",
+        "redémarrez la box ; si rien ne change, appelez l'administrateur",
+    ),
+    (
+        "server-silent",
+        "le réseau fonctionne, mais le serveur ne répond pas",
+        "attendez quelques minutes ; si rien ne change, appelez l'administrateur",
+    ),
+    (
+        "certificate-wrong",
+        "un autre ordinateur répond à la place du serveur",
+        "appelez l'administrateur ; un filtre (école, entreprise) doit laisser passer le serveur",
+    ),
+    (
+        "certificate-expired",
+        "le certificat du serveur n'est plus valable",
+        "appelez l'administrateur, qui doit le renouveler",
+    ),
+    (
+        "clock-wrong",
+        "l'horloge de cet ordinateur est fausse",
+        "réglez la date et l'heure dans le BIOS, puis redémarrez ; la pile est sans doute vide",
+    ),
+    (
+        "token-refused",
+        "le serveur n'accepte plus ce disque ou cette clé",
+        "appelez l'administrateur : il faut préparer un nouveau disque",
+    ),
+    (
+        "stamp-wrong",
+        "les réglages de ce disque ou de cette clé sont faux",
+        "appelez l'administrateur : il faut le préparer à nouveau",
+    ),
+    ("stamp-damaged", "ce disque ou cette clé est abîmé", "faites une nouvelle copie du disque ou de la clé"),
+    (
+        "unstamped",
+        "ce disque ou cette clé n'appartient à aucune association",
+        "appelez l'administrateur : il faut le préparer",
+    ),
+    (
+        "credential-refused",
+        "le serveur ne reconnaît plus cet ordinateur",
+        "redémarrez à partir du disque ou de la clé",
+    ),
+    ("server-busy", "le serveur a trop de travail", "attendez ; un nouvel essai suit"),
+    ("server-error", "le serveur a une panne", "attendez ; si rien ne change, appelez l'administrateur"),
+    (
+        "consent-needed",
+        "il y a quelque chose sur le disque, et rien ne permet de l'effacer",
+        "sauvez ce qui doit l'être, puis appelez l'administrateur, qui peut l'autoriser",
+    ),
+    ("no-consent", "l'installation n'est pas autorisée", "appelez l'administrateur"),
+    ("no-grant", "le serveur n'a pas autorisé l'installation", "appelez l'administrateur"),
+    (
+        "not-allowed",
+        "cet ordinateur attend l'accord de l'administrateur",
+        "appelez l'administrateur et donnez le numéro",
+    ),
+    (
+        "already-installed",
+        "cet ordinateur est déjà installé",
+        "retirez le disque ou la clé et redémarrez ; pour réinstaller, appelez l'administrateur",
+    ),
+    ("failed-too-often", "l'installation a échoué plusieurs fois de suite", "appelez l'administrateur"),
+    (
+        "no-disk",
+        "cet ordinateur n'a pas de disque",
+        "vérifiez les câbles du disque, ou appelez l'administrateur",
+    ),
+    ("only-removable-disks", "il n'y a que des disques amovibles", "vérifiez les câbles du disque interne"),
+    ("no-usable-disk", "aucun disque de cet ordinateur ne convient", "appelez l'administrateur"),
+    (
+        "disk-too-small",
+        "le disque est trop petit",
+        "mettez un plus grand disque, ou appelez l'administrateur",
+    ),
+    (
+        "package-unreachable",
+        "le serveur de paquets ne répond pas",
+        "attendez ; si rien ne change, appelez l'administrateur",
+    ),
+    (
+        "archive-unreachable",
+        "le serveur de paquets ne répond pas",
+        "attendez ; si rien ne change, appelez l'administrateur",
+    ),
+    (
+        "package-hash",
+        "un fichier téléchargé est abîmé",
+        "attendez ; si rien ne change, appelez l'administrateur",
+    ),
+    (
+        "archive-hash",
+        "le serveur de paquets change en ce moment",
+        "attendez ; si rien ne change, appelez l'administrateur",
+    ),
+];
+
+/// What happened and what to do, where there are words for it in this language. English messages need none.
+pub fn reason(issue: &Issue, language: Language) -> Option<(&'static str, &'static str)> {
+    match language {
+        Language::En => None,
+        Language::Fr => {
+            FRENCH.iter().find(|(code, ..)| *code == issue.code).map(|(_, what, next)| (*what, *next))
+        }
+    }
+}
+
+/// The same without accents, for lines that carry no others.
+pub fn ascii(text: &str) -> String {
+    let plain = |c: char| match c {
+        'à' | 'â' | 'ä' => 'a',
+        'é' | 'è' | 'ê' | 'ë' => 'e',
+        'î' | 'ï' => 'i',
+        'ô' | 'ö' => 'o',
+        'ù' | 'û' | 'ü' => 'u',
+        'ç' => 'c',
+        'É' | 'È' | 'Ê' => 'E',
+        'À' => 'A',
+        'Ç' => 'C',
+        c if c.is_ascii() => c,
+        _ => '?',
+    };
+    text.chars().map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The letters beyond ASCII that code page 437 has and French uses.
+    const CP437: &str = "çéâàêëèïîÉôûùÇ";
+
+    fn french() -> Vec<&'static str> {
+        let texts = Text::ALL.iter().map(|text| text.get(Language::Fr));
+        let phases = Phase::ALL.into_iter().map(|p| phase(p, Language::Fr));
+        texts.chain(phases).chain(FRENCH.iter().flat_map(|(_, what, next)| [*what, *next])).collect()
+    }
+
+    #[test]
+    fn every_text_is_there_in_both_languages() {
+        for text in Text::ALL {
+            let [en, fr] = Language::ALL.map(|language| text.get(language));
+            assert!(!en.is_empty() && !fr.is_empty() && en != fr && en.is_ascii(), "{text:?}");
+        }
+        for p in Phase::ALL {
+            assert_eq!(phase(p, Language::En), p.title());
+            assert_ne!(phase(p, Language::Fr), p.title(), "{p}");
+        }
+        let mut codes: Vec<&str> = FRENCH.iter().map(|(code, ..)| *code).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), FRENCH.len(), "a code stands twice");
+    }
+
+    /// Every code the network diagnosis can give, read from its sources.
+    #[test]
+    fn every_diagnosis_of_the_network_has_its_french_words() {
+        let sources = [
+            include_str!("../net/diagnose.rs"),
+            include_str!("../net/online.rs"),
+            include_str!("../net/bring_up.rs"),
+            include_str!("../net/http.rs"),
+        ];
+        let mut found = 0;
+        for source in sources {
+            let code = source.split("#[cfg(test)]").next().unwrap();
+            for rest in code.split("Issue::new(").skip(1) {
+                let Some(name) = rest.trim_start().strip_prefix('"').and_then(|r| r.split('"').next()) else {
+                    continue;
+                };
+                found += 1;
+                let issue = Issue::new(name, "", "", "");
+                assert!(reason(&issue, Language::Fr).is_some(), "`{name}` has no French words");
+            }
+        }
+        assert!(found >= 10, "only {found} diagnoses were found in the sources");
+    }
+
+    #[test]
+    fn french_needs_no_font_and_a_serial_line_gets_plain_letters() {
+        for text in french() {
+            assert!(text.chars().all(|c| c.is_ascii() || CP437.contains(c)), "{text}");
+            assert!(ascii(text).is_ascii() && !ascii(text).contains('?'), "{text}");
+        }
+        assert_eq!(ascii("Préparation ☃"), "Preparation ?");
+    }
+}
