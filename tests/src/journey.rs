@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::mirror::Mirror;
-use crate::site::{Site, program};
+use crate::site::{Site, program, small_server, with_password};
 use crate::vm::{Firmware, HOST, Machine, Medium, Vm};
 
 /// A finished image and the netboot pair of the same build.
@@ -157,8 +157,10 @@ impl Journey {
     }
 
     /// Shuts the installed system down in order, so that its disk can be judged.
-    pub fn shut_down(mut self) -> Result<()> {
-        self.vm.switch_off(Duration::from_secs(600))
+    /// Gives back the site, which goes on.
+    pub fn shut_down(mut self) -> Result<Site> {
+        self.vm.switch_off(Duration::from_secs(600))?;
+        Ok(self.site)
     }
 }
 
@@ -172,7 +174,7 @@ pub fn machine_with_disk(firmware: Firmware, dir: &Path, gibibytes: u64) -> Resu
 
 /// A site for virtual machines with the profile of a small server.
 pub fn site_for_machines(mirror: &Mirror, dir: &Path) -> Result<Site> {
-    let mut site = Site::new(dir, HOST, &crate::site::small_server(mirror, HOST))?;
+    let mut site = Site::new(dir, HOST, &with_password(&small_server(mirror, HOST)))?;
     site.start()?;
     Ok(site)
 }

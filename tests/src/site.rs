@@ -14,6 +14,16 @@ use crate::mirror::Mirror;
 pub const SSH_KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIxssCYDv32A0pS1MfCqVLWZbrWx2V5F1//sW9zGGlcc test@example.org";
 
+/// The hash of the first user's password, where a profile has one: see [`with_password`].
+pub const PASSWORD_HASH: &str =
+    "$6$akenetest$SUGDn3qaXpxM9CXTTJiB8XL867eMbPOfbL0Qrt/CNd5OjjP98CIwqovtK15EYjOqJQblpKkkrhIEaTP9W3pfV.";
+
+/// A profile whose first user has a password too.
+pub fn with_password(profile: &str) -> String {
+    let user = format!("username = \"{USER}\"");
+    profile.replace(&user, &format!("{user}\npassword = \"{PASSWORD_HASH}\""))
+}
+
 /// Login name of the first user.
 pub const USER: &str = "vera";
 
@@ -166,6 +176,27 @@ impl Site {
     /// What the server wrote.
     pub fn log_text(&self) -> String {
         format!("the server wrote:\n{}", std::fs::read_to_string(self.log()).unwrap_or_default())
+    }
+
+    /// The log of a machine's newest run (as `show --json` gives it), fetched as a browser does.
+    pub fn install_log(&self, machine: &Value) -> Result<String> {
+        let id = machine["machine"].as_str().context("the machine has no id")?;
+        let run = machine["run"].as_str().context("the machine has no run")?;
+        let token = std::fs::read_to_string(self.dir.join("secrets/admin-token"))
+            .context("reading the administrator's token")?;
+        let ca = std::fs::read(self.dir.join("secrets/ca.pem")).context("reading the authority")?;
+        // Whoever was first has installed it.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let client = reqwest::blocking::Client::builder()
+            .tls_certs_only([reqwest::Certificate::from_pem(&ca).context("reading the authority")?])
+            .danger_accept_invalid_hostnames(true)
+            .no_proxy()
+            .build()
+            .context("preparing HTTP")?;
+        let url = format!("https://{}/v1/admin/machines/{id}/logs/{run}/install.log", self.address);
+        let answer =
+            client.get(&url).bearer_auth(token.trim()).send().with_context(|| format!("asking {url}"))?;
+        answer.error_for_status().and_then(|a| a.text()).with_context(|| format!("asking {url}"))
     }
 
     /// All machines, as the server's own command line lists them.

@@ -7,7 +7,8 @@ use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_tests::checks::{self, Expected};
 use akene_tests::mirror::Mirror;
 use akene_tests::native::{Orders, install, possible};
-use akene_tests::site::{SSH_KEY, Site, USER, outward_address, small_server};
+use akene_tests::secrets::Secrets;
+use akene_tests::site::{SSH_KEY, Site, USER, outward_address, small_server, with_password};
 use akene_tests::vm::{self, Firmware, Machine};
 
 #[test]
@@ -20,7 +21,7 @@ fn installs_confirms_and_leaves_the_host_clean() {
     // The machine and this host must both reach the server by one name.
     let host = outward_address();
     let name = host.clone().unwrap_or_else(|| "127.0.0.1".into());
-    let mut site = Site::new(dir.path(), &name, &small_server(&mirror, "127.0.0.1")).unwrap();
+    let mut site = Site::new(dir.path(), &name, &with_password(&small_server(&mirror, "127.0.0.1"))).unwrap();
     site.start().unwrap();
 
     let image = dir.path().join("disk.img");
@@ -35,13 +36,17 @@ fn installs_confirms_and_leaves_the_host_clean() {
     let state = site.wait_for("installed", Duration::from_secs(30), || true).unwrap();
     assert_ne!(state["state"], "confirmed");
 
-    let token = site.token().unwrap();
-    assert!(!outcome.log.contains(&token) && !outcome.text.contains(&token), "the token is in the log");
+    let secrets = Secrets::of(&site, &image).unwrap();
+    secrets.not_in("the log", &outcome.log).unwrap();
+    let events = outcome.events.iter().map(ToString::to_string).collect::<String>();
+    secrets.not_in("the output", &format!("{}{events}", outcome.text)).unwrap();
+    secrets.not_shown_by(&site).unwrap();
+    secrets.not_told_to_the_kernel(&image).unwrap();
     let expected = Expected {
         user: USER.into(),
         ssh_key: SSH_KEY.into(),
         packages: ["openssh-server", "sudo", "less", "grub-common"].map(String::from).into(),
-        secrets: vec![token],
+        secrets: secrets.texts(),
         fresh: true,
     };
     checks::installed(&image, &expected).unwrap();
@@ -58,6 +63,7 @@ fn installs_confirms_and_leaves_the_host_clean() {
     let confirmed = site.wait_for("confirmed", limit, || vm.is_on());
     confirmed.unwrap_or_else(|e| panic!("{e:#}\n{}", vm.console.text()));
     println!("confirmed {:.0} s after it was switched on", vm.started.elapsed().as_secs_f64());
+    secrets.not_in("the serial console", vm.console.text()).unwrap();
     vm.switch_off(Duration::from_secs(600)).unwrap();
     checks::installed(&image, &Expected { fresh: false, ..expected }).unwrap();
 }

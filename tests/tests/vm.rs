@@ -10,6 +10,7 @@ use akene_tests::checks::{self, Expected};
 use akene_tests::image::digest;
 use akene_tests::journey::{self, Journey, Put};
 use akene_tests::mirror::Mirror;
+use akene_tests::secrets::Secrets;
 use akene_tests::site::{SSH_KEY, Site, USER, small_server};
 use akene_tests::vm::{self, Accelerator, Firmware, HOST, Machine};
 
@@ -24,12 +25,12 @@ fn possible() -> bool {
     missing.is_none()
 }
 
-fn expected(site: &Site) -> Expected {
+fn expected(secrets: &Secrets) -> Expected {
     Expected {
         user: USER.into(),
         ssh_key: SSH_KEY.into(),
         packages: ["openssh-server", "sudo", "less", "grub-common"].map(String::from).into(),
-        secrets: vec![site.token().unwrap()],
+        secrets: secrets.texts(),
         fresh: false,
     }
 }
@@ -43,13 +44,17 @@ fn whole_way(firmware: Firmware, put: Put) {
     let built = journey::image_of_this_run(&mirror).unwrap();
     println!("running under {:?}", Accelerator::find(&built.kernel()));
     let site = journey::site_for_machines(&mirror, dir.path()).unwrap();
-    let expected = expected(&site);
     let (machine, disk) = journey::machine_with_disk(firmware, dir.path(), 8).unwrap();
     let mut journey = Journey::begin(site, &built.iso(), put, machine, dir.path()).unwrap();
     let figures = journey.complete().unwrap();
     println!("{firmware:?} from a {put:?}: {figures:?}");
-    journey.shut_down().unwrap();
-    checks::installed(&disk, &expected).unwrap();
+    let console = journey.vm.console.text().to_owned();
+    let site = journey.shut_down().unwrap();
+    let secrets = Secrets::of(&site, &disk).unwrap();
+    secrets.not_in("the serial console", &console).unwrap();
+    secrets.not_shown_by(&site).unwrap();
+    secrets.not_told_to_the_kernel(&disk).unwrap();
+    checks::installed(&disk, &expected(&secrets)).unwrap();
 }
 
 #[test]

@@ -47,6 +47,7 @@ fn stamp(source: Source) -> Stamp {
         ntp: vec![],
         proxy: None,
         profile: None,
+        language: Default::default(),
     }
 }
 
@@ -255,5 +256,75 @@ fn permission_covers_no_more_than_it_says() {
     ] {
         let result = Permission::given(given, "the test").allows(&plan(needs));
         assert_eq!(result.as_ref().err().map(|i| i.code.as_str()), expected, "{given:?} {needs:?}");
+    }
+}
+
+/// Whatever holds a secret may end up in somebody's `{:?}`.
+#[test]
+fn nothing_shows_a_secret_when_it_is_printed_for_a_developer() {
+    use akene_protocol::api::{EnrolRequest, EnrolResponse, Recognised, RunResponse};
+    use base64::Engine as _;
+    let hash = "$6$salt$planted-password-hash";
+    let text = format!(
+        "[identity]\nusername = \"vera\"\npassword = \"{hash}\"\n[[users]]\nname = \"paul\"\npassword = \"{hash}\"\n\
+         [apt]\ndistribution = \"debian\"\nsuite = \"bookworm\"\n"
+    );
+    let profile = akene_protocol::profile::parse_layer(&text, "p.toml").unwrap();
+    let bundle = Bundle {
+        site: "s".into(),
+        name: "p".into(),
+        revision: "1".into(),
+        classes: vec![("c".into(), profile.clone())],
+        profile,
+    };
+    let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+    let envelope = Envelope::sign(&bundle, &key);
+    let identity = Identity {
+        machine: MachineId([1; 16]),
+        asset: akene_protocol::AssetNumber::new(7),
+        credential: akene_protocol::Secret::new("planted-credential"),
+    };
+    let source = Source::Server {
+        url: "https://s".into(),
+        tls: Default::default(),
+        token: akene_protocol::Secret::new("planted-token"),
+    };
+    let stamp = Stamp {
+        site: "s".into(),
+        source,
+        site_key: PublicKey(key.verifying_key()),
+        network: None,
+        ntp: vec![],
+        proxy: None,
+        profile: None,
+        language: Default::default(),
+    };
+    let empty = tempfile::tempdir().unwrap();
+    let root = crate::probe::ProbeRoot::recorded(empty.path());
+    let inventory = crate::probe::inventory(&akene_exec::RecordingRunner::default(), &root);
+    let resolved = akene_protocol::resolve::resolve(&bundle, &inventory, Some(identity.asset)).unwrap();
+    let orders = Orders {
+        bundle: bundle.clone(),
+        envelope: Some(envelope.clone()),
+        permission: Ok(Permission::given(Consent::Blank, "a test")),
+    };
+    let enrol = EnrolRequest {
+        token: akene_protocol::Secret::new("planted-token"),
+        known: Some(identity.clone()),
+        inventory,
+    };
+    let answer = EnrolResponse { identity: identity.clone(), recognised: Recognised::New };
+    let run = RunResponse { profile: envelope.clone(), grant: None, refusal: None };
+    let mut request = Request::new(Method::Post, "https://s/v1/runs", 1);
+    request.authorization = Some(identity.bearer());
+    let done = crate::run::Done::Installed { identity: identity.clone(), shutdown: resolved.shutdown };
+    let shown = format!(
+        "{stamp:#?} {identity:#?} {bundle:#?} {envelope:#?} {orders:#?} {resolved:#?} {enrol:#?} {answer:#?} {run:#?} \
+         {request:#?} {done:#?}"
+    );
+    assert!(shown.contains("[hidden]") && shown.contains("vera"));
+    let encoded = base64::engine::general_purpose::STANDARD.encode(serde_json::to_vec(&bundle).unwrap());
+    for secret in [hash, "planted-credential", "planted-token", &encoded[40..80]] {
+        assert!(!shown.contains(secret), "`{secret}` is shown");
     }
 }

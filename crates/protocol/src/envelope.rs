@@ -50,7 +50,7 @@ pub enum EnvelopeError {
 }
 
 /// A signed document in transit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Envelope {
     /// Media type of the payload.
@@ -59,6 +59,17 @@ pub struct Envelope {
     pub payload: String,
     /// Signatures; one that fits is enough.
     pub signatures: Vec<EnvelopeSignature>,
+}
+
+impl fmt::Debug for Envelope {
+    /// Without the payload: a profile holds password hashes, and base64 hides nothing.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Envelope")
+            .field("payload_type", &self.payload_type)
+            .field("payload", &format_args!("[{} characters]", self.payload.len()))
+            .field("signatures", &self.signatures)
+            .finish()
+    }
 }
 
 /// A signature in an [`Envelope`].

@@ -127,7 +127,8 @@ pub struct IdentityWish {
     /// Host name; `${asset}` is the machine's asset number without the hyphen. Default: `akene-${asset}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
-    /// Login name of the first user, who may use sudo.
+    /// Login name of the first user, who may use sudo. Where they have no `password`, sudo asks for none
+    /// (`NOPASSWD`): nobody could answer, and whoever holds their SSH key is root.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
     /// Full name of the first user.
@@ -153,7 +154,7 @@ pub struct User {
     /// Groups besides the user's own; those that do not exist are skipped with a warning.
     #[serde(default)]
     pub groups: Vec<String>,
-    /// Whether they may use sudo. Default: `false`.
+    /// Whether they may use sudo. Where they have no `password`, sudo asks for none (`NOPASSWD`). Default: `false`.
     #[serde(default)]
     pub sudo: bool,
     /// Login shell. Default: `/bin/bash`.

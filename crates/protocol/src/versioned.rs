@@ -43,7 +43,6 @@ pub fn parse<T: DeserializeOwned>(text: &[u8], what: &str, version: u32) -> Resu
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::inventory::{self, Inventory};
     use crate::lock::Lock;
 

@@ -8,10 +8,11 @@ use akene_protocol::api::Consent;
 use akene_protocol::rule::Rule;
 use akene_protocol::{Bytes, Issue, profile};
 use anyhow::{Context as _, Result};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// What the administrator decides about the site as a whole.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct SiteConfig {
     /// Name of the site, shown on every screen.
@@ -20,6 +21,7 @@ pub struct SiteConfig {
     pub url: String,
     /// Address to listen on. Default: every address, at the port of `url`.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub listen: Option<SocketAddr>,
     /// Profile for machines that no rule chooses.
     pub default_profile: String,
@@ -38,7 +40,7 @@ pub struct SiteConfig {
 }
 
 /// Bounds that keep a lost stick, a computer gone mad or a stranger from using the server up.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Limits {
     /// New computers that media with the same token may make known within an hour. Default: 100.
@@ -68,7 +70,7 @@ fn any() -> Vec<String> {
 }
 
 /// Chooses a profile for the machines a rule holds for.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ProfileRule {
     /// The rule.

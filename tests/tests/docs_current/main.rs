@@ -107,12 +107,14 @@ fn facts() -> String {
 fn the_reference_is_current() {
     let sections = reference::sections(&schema::<Layer>());
     let (top, tables) = sections.split_at(1);
+    let site = reference::sections(&schema::<akene_server::site::SiteConfig>());
     let text = format!(
         include_str!("profile-reference.md.in"),
         top = reference::markdown(top, 3).trim_end(),
         tables = reference::markdown(tables, 3).trim_end(),
         volumes = default_volumes().trim_end(),
         facts = facts().trim_end(),
+        site = reference::markdown(&site, 3).trim_end(),
         example = example().trim_end(),
     );
     current(&docs().join("profile-reference.md"), &text);
