@@ -277,7 +277,10 @@ impl Page {
             if let Some((what, next)) = words::reason(issue, self.language) {
                 wrap(&format!("{happened} {what}"), lines, 2);
                 wrap(&format!("{to_do} {next}"), lines, 3);
-                wrap(&format!("{} {about}{}", self.say(Text::Detail), issue.message), lines, 3);
+                // The numbers are for the phone; where several reasons have to fit, they are in the fleet.
+                if issues.len() == 1 {
+                    wrap(&format!("{} {about}{}", self.say(Text::Detail), issue.message), lines, 3);
+                }
                 continue;
             }
             wrap(&format!("{happened} {about}{}", issue.message), lines, 4);
