@@ -74,6 +74,9 @@ pub struct PlanArgs {
     /// Also draw the disks before and after into this file, as SVG; where nothing can be planned, as they are.
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
+    /// Also every entry of each table and every command that would be run, in order.
+    #[arg(long, conflicts_with = "json")]
+    pub steps: bool,
     /// How much may be destroyed.
     #[arg(long, value_enum, default_value = "wipe")]
     pub consent: ConsentArg,

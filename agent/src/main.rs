@@ -72,7 +72,14 @@ fn show_plan(args: &PlanArgs) -> Result<ExitCode> {
     let plan = plan?;
     match args.json {
         true => println!("{}", serde_json::to_string_pretty(&plan).context("writing the plan as JSON")?),
-        false => print!("{}", akene_planner::render::text(&plan, &inventory, style())),
+        false => {
+            print!("{}", akene_planner::render::text(&plan, &inventory, style()));
+            if args.steps {
+                // Identifiers follow from the machine's own, which it has only when it is installed.
+                let machine = akene_protocol::MachineId([0; 16]);
+                show_steps(&akene_agent::storage::steps(&plan, machine)?);
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -91,15 +98,27 @@ fn style() -> Style {
     }
 }
 
+/// What would be done to the disks, in order.
+fn show_steps(steps: &[String]) {
+    println!("\nwhat would be done to the disks, in this order:");
+    steps.iter().for_each(|step| println!("  {step}"));
+}
+
 fn show_done(done: &Done) -> ExitCode {
     match done {
         Done::Installed { identity, .. } => {
             eprintln!("installed; the machine's number is {}", identity.asset)
         }
-        Done::Planned { plan } => eprintln!(
-            "nothing was written. {}\nto carry the plan out, add --yes",
-            akene_planner::render::destroyed(plan)
-        ),
+        Done::Planned { plan, machine } => {
+            match akene_agent::storage::steps(plan, *machine) {
+                Ok(steps) => show_steps(&steps),
+                Err(error) => eprintln!("the steps cannot be told: {error:#}"),
+            }
+            eprintln!(
+                "nothing was written. {}\nto carry the plan out, add --yes",
+                akene_planner::render::destroyed(plan)
+            )
+        }
     }
     ExitCode::SUCCESS
 }

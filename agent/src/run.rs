@@ -77,7 +77,7 @@ pub trait Effects {
     /// Learns what to do.
     fn orders(&mut self, identity: &Identity, inventory: &Inventory) -> Result<Orders>;
     /// Verifies the archives' metadata and chooses every package.
-    fn solve(&mut self, resolved: &Resolved) -> Result<Self::Solved>;
+    fn solve(&mut self, resolved: &Resolved, plan: &Plan) -> Result<Self::Solved>;
     /// The packages chosen.
     fn packages<'a>(&self, solved: &'a Self::Solved) -> &'a Lock;
     /// How much can be staged before the disks are written, in memory or elsewhere.
@@ -131,6 +131,8 @@ pub enum Done {
     Planned {
         /// The plan.
         plan: Box<Plan>,
+        /// The machine it is for.
+        machine: MachineId,
     },
 }
 
@@ -228,7 +230,7 @@ fn steps<E: Effects>(
 
     reporter.phase(Phase::Consent);
     if options.plan_only {
-        return Ok(Done::Planned { plan: Box::new(plan) });
+        return Ok(Done::Planned { plan: Box::new(plan), machine: identity.machine });
     }
     let refused = Issue::new("internal", "", "the permission was used already", "");
     let permission = std::mem::replace(&mut orders.permission, Err(refused))?;
@@ -237,7 +239,8 @@ fn steps<E: Effects>(
     reporter.info(format!("{by} permits it"));
 
     reporter.phase(Phase::Stage);
-    let solved = patiently(patience, reporter, "reading the package archives", || effects.solve(&resolved))?;
+    let solved =
+        patiently(patience, reporter, "reading the package archives", || effects.solve(&resolved, &plan))?;
     let lock = effects.packages(&solved).clone();
     let size = lock.download_size();
     reporter.info(format!("{} packages, {size} to fetch", lock.packages.len()));

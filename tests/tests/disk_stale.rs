@@ -25,6 +25,9 @@ fn recognised(device: &Path, start: u64, size: u64) -> String {
     }
 }
 
+/// Bytes at places.
+type Marks = Vec<(u64, Vec<u8>)>;
+
 /// Writes marks at places of a stretch of a device, both counted in bytes.
 fn put(device: &Path, start: u64, marks: &[(u64, Vec<u8>)]) {
     let file = OpenOptions::new().write(true).open(device).unwrap();
@@ -57,7 +60,7 @@ fn crc64(bytes: &[u8]) -> u64 {
 }
 
 /// Everything a stretch of this size can be a member of, with the name blkid has for it.
-fn members(size: u64) -> Vec<(&'static str, Vec<(u64, Vec<u8>)>)> {
+fn members(size: u64) -> Vec<(&'static str, Marks)> {
     let at_64k = (size & !0xffff) - 0x1_0000;
     let md09 = words(&[(0, 0xa92b_4efc), (4, 0), (8, 90), (20, 7)], 4096);
     let zfs: Vec<_> = [0, 256 << 10, (size & !0x3_ffff) - (512 << 10), (size & !0x3_ffff) - (256 << 10)]

@@ -432,38 +432,3 @@ fn a_busy_target_is_told_and_a_dropped_one_is_unmounted() {
     assert!(!mounts.contains(root.to_str().unwrap()), "{mounts}");
     image.detach().unwrap();
 }
-
-/// A namespace made while the new system is mounted, as that of a service the host starts just then, holds a
-/// copy of its mounts. The filesystem lives on in it; what was written must be on the disk all the same.
-#[test]
-fn what_another_namespace_still_has_mounted_is_written_out_and_told() {
-    if !can_run() {
-        return;
-    }
-    akene_exec::own_mounts().unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("disk.img");
-    let image = Image::create(&file, SIZE, 512).unwrap();
-    let root = dir.path().join("root");
-    let plan = plan_for(&image, TableKind::Gpt, 512, gpt_layout());
-    let home = plan.disks[0].partitions.iter().find(|p| p.mount.as_deref() == Some("/home")).unwrap();
-    let home = format!("{}?offset={}", file.display(), home.start.0);
-    let mounted = carry_out(plan, &root);
-    std::fs::write(root.join("home/letter"), "dear ".repeat(10_000)).unwrap();
-
-    let (ready, is_ready) = std::sync::mpsc::channel();
-    let (end, ended) = std::sync::mpsc::channel::<()>();
-    let other = std::thread::spawn(move || {
-        akene_exec::own_mounts().unwrap();
-        ready.send(()).unwrap();
-        ended.recv().ok();
-    });
-    is_ready.recv().unwrap();
-    mounted.unmount().unwrap();
-    let found = run("debugfs", &["-R", "cat /letter", &home]);
-    assert!(found.trim() == "dear ".repeat(10_000).trim(), "{} bytes are on the disk", found.len());
-    let error = image.detach().unwrap_err();
-    assert!(error.to_string().contains("still uses it"), "{error:#}");
-    drop(end);
-    other.join().unwrap();
-}

@@ -134,7 +134,7 @@ fn install(
     let apt = AptRoot::create(&dir.join("apt"), &settings).unwrap();
     apt.update(runner, &mut |_| {}).unwrap();
     lap("package lists");
-    let choice = target::choose(&apt, runner, &resolved, firmware).unwrap();
+    let choice = target::choose(&apt, runner, &resolved, &plan, firmware).unwrap();
     lap("solving");
     let debs = dir.join("debs");
     // A second test of this program may have installed it already.

@@ -101,7 +101,7 @@ fn smart(runner: &dyn Runner, path: &str) -> Grade {
         Ok(output) => read(&output.stdout),
         Err(e) => match e.downcast_ref::<ExecError>() {
             // Its exit code says what is wrong with the disk; so does what it printed, and better.
-            Some(ExecError { code: Some(_), stdout, .. }) => read(stdout),
+            Some(ExecError { code: Some(_), output, .. }) => read(&output.stdout),
             Some(ExecError { how, .. }) => Grade::unknown(format!("smartctl {how}")),
             None => Grade::unknown(format!("{e:#}")),
         },

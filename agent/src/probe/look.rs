@@ -33,6 +33,8 @@ pub(super) fn from_outside(content: &Content) -> Option<LooksLike> {
         ("swap", _) => Some(LooksLike::Swap),
         ("iso9660", Some(MEDIUM_LABEL)) => Some(LooksLike::AkeneMedium),
         ("ext4", Some(BOOT_LABEL)) => Some(LooksLike::AkeneBoot { unfinished: false }),
+        ("hfsplus" | "hfs" | "apfs", _) => Some(LooksLike::OtherSystem { name: "macOS".into() }),
+        ("ufs", _) => Some(LooksLike::OtherSystem { name: "BSD".into() }),
         _ => None,
     }
 }
@@ -40,23 +42,13 @@ pub(super) fn from_outside(content: &Content) -> Option<LooksLike> {
 /// Mounts a filesystem where its kind is known to be safe, and fills in what is seen. An error means that
 /// nothing could be seen, because it is damaged or the disk does not answer.
 pub(super) fn from_inside(content: &mut Content, device: &Path) -> Result<()> {
-    let (driver, options) = match content.kind.as_str() {
-        // The driver of ext4 takes all three.
-        "ext2" | "ext3" | "ext4" => ("ext4", "noload"),
-        "xfs" => ("xfs", "norecovery,nouuid"),
-        "btrfs" => ("btrfs", "rescue=nologreplay"),
-        "vfat" => ("vfat", ""),
-        "exfat" => ("exfat", ""),
-        "ntfs" => ("ntfs3", ""),
-        "iso9660" => ("iso9660", ""),
-        _ => return Ok(()),
-    };
+    let Some((driver, options)) = driver(&content.kind) else { return Ok(()) };
     let (sender, receiver) = channel();
-    let (device, driver, options) = (device.to_owned(), driver.to_owned(), options.to_owned());
+    let device = device.to_owned();
     let is_boot = matches!(content.looks_like, Some(LooksLike::AkeneBoot { .. }));
     let kind = content.kind.clone();
     std::thread::spawn(move || {
-        let seen = look(&device, &driver, &options, |top| {
+        let seen = look(&device, driver, options, |top| {
             let used = nix::sys::statvfs::statvfs(top)
                 .map(|s| Bytes((s.blocks() - s.blocks_free()) * s.fragment_size()))
                 .ok();
@@ -82,6 +74,24 @@ pub(super) fn from_inside(content: &mut Content, device: &Path) -> Result<()> {
         Err(e) if e.downcast_ref() == Some(&Errno::ENODEV) => Ok(()),
         Err(e) => Err(e),
     }
+}
+
+/// The driver and the options to look at a kind of filesystem with. `None`: it is not looked into.
+fn driver(kind: &str) -> Option<(&'static str, &'static str)> {
+    Some(match kind {
+        // The driver of ext4 takes all three.
+        "ext2" | "ext3" | "ext4" => ("ext4", "noload"),
+        "xfs" => ("xfs", "norecovery,nouuid"),
+        "btrfs" => ("btrfs", "rescue=nologreplay"),
+        "vfat" => ("vfat", ""),
+        "exfat" => ("exfat", ""),
+        "ntfs" => ("ntfs3", ""),
+        "iso9660" => ("iso9660", ""),
+        "hfsplus" => ("hfsplus", ""),
+        // BSD since 2003; older ones say so by an error, and are known by their kind.
+        "ufs" => ("ufs", "ufstype=ufs2"),
+        _ => return None,
+    })
 }
 
 /// Mounts in a namespace of this thread, and lets `see` look.
@@ -144,22 +154,102 @@ fn recognise(top: &Path, kind: &str) -> Option<LooksLike> {
     if has("Windows/System32") || (has("bootmgr") && has("Boot/BCD")) || has("ntldr") {
         return Some(LooksLike::Windows);
     }
-    // Ubuntu on btrfs has its root in a subvolume.
+    // Ubuntu on btrfs has its root in a subvolume, and the homes in another one.
     for root in [top.to_owned(), top.join("@")] {
         let release = ["etc/os-release", "usr/lib/os-release"].iter().find_map(|f| text(&root.join(f)));
         if release.is_some() || (root.join("etc/fstab").exists() && root.join("usr/bin").is_dir()) {
             let name = release.as_deref().and_then(pretty_name);
+            let homes = [root.join("home"), top.join("@home")];
             return Some(LooksLike::LinuxRoot {
                 name,
-                home_inside: has_people(&root.join("home")),
-                home_used: None,
+                home_inside: homes.iter().any(|dir| lived_in(dir)),
+                home_used: used_below(&homes),
             });
         }
+    }
+    if let Some(name) = other_system(top) {
+        return Some(LooksLike::OtherSystem { name: name.to_owned() });
     }
     if kind == "vfat" && has("EFI") {
         return Some(LooksLike::Esp);
     }
+    // A root whose system was being removed when the power went: its homes are all that tells what it was.
+    let home = top.join("home");
+    if lived_in(&home) && !has_people(top) {
+        return Some(LooksLike::LinuxRoot { name: None, home_inside: true, home_used: used_below(&[home]) });
+    }
     (has_people(top) || has_people(&top.join("@home"))).then_some(LooksLike::Home)
+}
+
+/// Whether a `/home` holds anything of anybody. What is in it is kept, so that an empty directory too many does
+/// less harm than a person's only file too few.
+fn lived_in(home: &Path) -> bool {
+    let own = |path: &Path| path.symlink_metadata().is_ok_and(|m| m.is_dir());
+    let entries = if own(home) { super::root::names(home) } else { Vec::new() };
+    entries.iter().filter(|name| *name != "lost+found").any(|name| {
+        let entry = home.join(name);
+        !own(&entry) || !super::root::names(&entry).is_empty()
+    })
+}
+
+/// How long the homes in an old root may be counted.
+const COUNTING: Duration = Duration::from_secs(15);
+
+/// Bytes used below directories. `None` where that cannot be told in time.
+fn used_below(dirs: &[PathBuf]) -> Option<Bytes> {
+    use std::os::unix::fs::MetadataExt;
+    let deadline = std::time::Instant::now() + COUNTING;
+    let mut total = 0;
+    let mut open: Vec<PathBuf> = dirs.to_vec();
+    while let Some(dir) = open.pop() {
+        // Links are counted and not followed.
+        let Ok(meta) = dir.symlink_metadata() else { continue };
+        total += meta.blocks() * 512;
+        if !meta.is_dir() {
+            continue;
+        }
+        for entry in std::fs::read_dir(&dir).ok()? {
+            let entry = entry.ok()?;
+            match entry.file_type().ok()?.is_dir() {
+                true => open.push(entry.path()),
+                false => total += entry.metadata().ok()?.blocks() * 512,
+            }
+        }
+        if std::time::Instant::now() > deadline {
+            return None;
+        }
+    }
+    Some(Bytes(total))
+}
+
+/// Systems that are neither Linux nor Windows, by what lies at their top.
+fn other_system(top: &Path) -> Option<&'static str> {
+    const SYSTEMS: [(&str, &[&str]); 5] = [
+        ("macOS", &["System/Library/CoreServices", "Library"]),
+        ("FreeBSD", &["bin/freebsd-version"]),
+        ("OpenBSD", &["bsd", "usr/bin"]),
+        ("NetBSD", &["netbsd", "usr/bin"]),
+        ("ChromeOS", &["opt/google/cros-containers"]),
+    ];
+    let found =
+        SYSTEMS.iter().find(|(_, signs)| signs.iter().all(|s| top.join(s).symlink_metadata().is_ok()));
+    found.map(|(name, _)| *name)
+}
+
+/// Whether the homes of a filesystem lie in a plain directory `/home` of it, so that they stay when all the rest
+/// is removed.
+pub(crate) fn has_plain_homes(device: &Path, kind: &str) -> Result<bool> {
+    let (driver, options) =
+        driver(kind).with_context(|| format!("looking at a filesystem of kind {kind}"))?;
+    let device = device.to_owned();
+    let seen = std::thread::spawn(move || {
+        look(&device, driver, options, |top| {
+            let plain = top.join("home").symlink_metadata().is_ok_and(|m| m.is_dir());
+            let subvolumes = ["@", "@home"].iter().any(|name| top.join(name).symlink_metadata().is_ok());
+            plain && !subvolumes
+        })
+    });
+    seen.join().map_err(|_| anyhow::anyhow!("looking at a filesystem ended badly"))?
 }
 
 /// Finds a path without regard to case, as FAT and NTFS do.

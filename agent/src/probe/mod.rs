@@ -12,7 +12,8 @@ pub mod disk;
 mod display;
 mod garbage;
 mod health;
-mod look;
+pub(crate) mod look;
+pub(crate) mod lvm;
 mod nic;
 mod notes;
 mod root;
@@ -50,6 +51,7 @@ pub fn inventory(runner: &dyn Runner, root: &ProbeRoot) -> Inventory {
             Err(e) => problems.push(trouble(&name, &e)),
         }
     }
+    let volume_groups = lvm::groups(runner, root, &disks, &mut problems);
     let mut notes = notes::list(root, &disks);
     notes.append(&mut problems);
     Inventory {
@@ -63,7 +65,7 @@ pub fn inventory(runner: &dyn Runner, root: &ProbeRoot) -> Inventory {
         displays: display::list(root),
         batteries: battery::list(root),
         disks,
-        volume_groups: Vec::new(),
+        volume_groups,
         notes,
     }
 }
@@ -93,7 +95,8 @@ fn look_at(disk: &mut Disk, runner: &dyn Runner, root: &ProbeRoot) -> Vec<Issue>
     let mut problems = Vec::new();
     let path = Path::new(&disk.path).to_owned();
     let table = read_table(&path, disk.size.0, disk.logical_sector);
-    let whole = table.and_then(|table| Ok((table, content_of(runner, root, &path, &mut problems)?)));
+    let whole =
+        table.and_then(|table| Ok((table, content_of(runner, root, &path, &disk.path, &mut problems)?)));
     let (table, whole) = match whole {
         Ok(found) => found,
         Err(e) => {
@@ -124,7 +127,7 @@ fn look_at(disk: &mut Disk, runner: &dyn Runner, root: &ProbeRoot) -> Vec<Issue>
         };
         let node = disk::partition_path(&path, partition.number);
         let found = match known.iter().find(same) {
-            Some(_) => content_of(runner, root, &node, &mut problems),
+            Some(_) => content_of(runner, root, &node, &node.to_string_lossy(), &mut problems),
             // The kernel has no parser for the table, or refuses it. blkid can look at a place of the disk.
             None => content::at(runner, &path, partition.start.0, partition.size.0)
                 .map(|found| found.map(|c| Content { looks_like: look::from_outside(&c), ..c })),
@@ -189,6 +192,7 @@ fn content_of(
     runner: &dyn Runner,
     root: &ProbeRoot,
     device: &Path,
+    shown: &str,
     problems: &mut Vec<Issue>,
 ) -> Result<Option<Content>> {
     let mut content = content::of(runner, device)?;
@@ -198,7 +202,7 @@ fn content_of(
         if let Err(e) = seen {
             problems.push(Issue::new(
                 "not-looked-at",
-                device.to_string_lossy(),
+                shown,
                 format!("its {} cannot be looked at: {e:#}", content.kind),
                 "nothing, if it is not needed: it is left alone unless wiping is permitted",
             ));

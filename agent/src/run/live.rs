@@ -88,7 +88,7 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
         };
         match attempt(&live, runner, &reporter, started) {
             Ok(Done::Installed { shutdown, .. }) => end(&reporter, shutdown),
-            Ok(Done::Planned { plan }) => {
+            Ok(Done::Planned { plan, .. }) => {
                 reporter.info(akene_planner::render::destroyed(&plan));
                 wait(&reporter, TIME_TO_READ, Text::RestartsUnchanged);
                 boot::restart();

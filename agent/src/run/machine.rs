@@ -32,7 +32,7 @@ use crate::storage::{Locked, Mounted, Planned};
 use crate::target::{self, Choice, Job, Resident, Watch};
 
 /// Where packages lie that are staged on the new root.
-const ON_TARGET: &str = ".akene-stage";
+const ON_TARGET: &str = target::STAGE;
 
 /// The log of the installation, in the installed system.
 const LOG: &str = "var/log/akene/install.log";
@@ -249,7 +249,7 @@ impl Effects for Machine<'_> {
         }
     }
 
-    fn solve(&mut self, resolved: &Resolved) -> Result<Solved> {
+    fn solve(&mut self, resolved: &Resolved, plan: &Plan) -> Result<Solved> {
         let dir = self.scratch.join("apt");
         if dir.exists() {
             // A first attempt met a mirror that did not answer.
@@ -265,7 +265,7 @@ impl Effects for Machine<'_> {
         apt.update(self.runner, &mut |p| {
             reporter.progress(p.done, Some(p.total), Unit::Steps, &p.what);
         })?;
-        let choice = target::choose(&apt, self.runner, resolved, self.firmware)?;
+        let choice = target::choose(&apt, self.runner, resolved, plan, self.firmware)?;
         Ok(Solved { apt, choice })
     }
 

@@ -114,7 +114,7 @@ impl Effects for World {
         };
         Ok(Orders { bundle, envelope: Some(envelope), permission })
     }
-    fn solve(&mut self, _: &Resolved) -> Result<Lock> {
+    fn solve(&mut self, _: &Resolved, _: &Plan) -> Result<Lock> {
         self.step("solve")?;
         let package = LockedPackage {
             name: "a".into(),

@@ -3,10 +3,12 @@
 //! The planner gives no other plans. This is the second look by somebody who does not trust it, or
 //! who was handed a plan from a file: a mistake here costs somebody's data.
 
-use akene_planner::{Action, DiskPlan, Plan, Role};
+use akene_planner::{Action, DiskPlan, GroupPlan, Plan, Role};
 use akene_protocol::inventory::TableKind;
 use akene_protocol::issue::Issue;
 use anyhow::{Result, bail};
+
+use super::group;
 
 /// Refuses a plan that cannot be carried out.
 pub(super) fn plan(plan: &Plan) -> Result<()> {
@@ -26,12 +28,89 @@ pub(super) fn plan(plan: &Plan) -> Result<()> {
     }
     let all = || plan.disks.iter().flat_map(|d| &d.partitions).filter(|p| p.action != Action::Delete);
     for wanted in [Role::Root, Role::Boot] {
-        let count = all().filter(|p| p.purpose == wanted).count();
+        let count = all().filter(|p| p.purpose == wanted).count()
+            + plan.groups.iter().filter(|g| g.purpose == wanted).count();
         if count != 1 {
             bail!(wrong("", format!("it has {count} partitions for {wanted:?}, not one")));
         }
     }
-    Ok(())
+    if !plan.disks[0].partitions.iter().any(|p| p.purpose == Role::Boot && p.action != Action::Delete) {
+        bail!(wrong(
+            &plan.disks[0].disk.name,
+            "its first disk is not the one with the boot partition".into()
+        ));
+    }
+    for (i, group) in plan.groups.iter().enumerate() {
+        let twice = plan.groups[..i].iter().any(|g| g.name == group.name);
+        let problem = twice.then(|| "it is in it twice".to_owned()).or_else(|| problem_of_group(plan, group));
+        if let Some(problem) = problem {
+            bail!(wrong(&group.name, problem));
+        }
+    }
+    let stray = all().find_map(|p| match &p.purpose {
+        Role::Physical(name) if !plan.groups.iter().any(|g| g.name == *name) => Some(name),
+        _ => None,
+    });
+    match stray {
+        Some(name) => {
+            bail!(wrong(name, "a partition belongs to this volume group, which is not planned".into()))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What is wrong with a volume group.
+fn problem_of_group(plan: &Plan, group: &GroupPlan) -> Option<String> {
+    let plain = |name: &str| {
+        name.chars().all(|c| c.is_ascii_alphanumeric() || "_.+-".contains(c))
+            && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+    };
+    if !plain(&group.name) || !plain(group.volume()) {
+        return Some("LVM knows no such names".into());
+    }
+    let new = match group.action {
+        Action::Create => true,
+        Action::Keep | Action::Format => false,
+        Action::Delete | Action::Refresh => return Some("a volume group cannot be treated like this".into()),
+    };
+    let mut room = 0;
+    let mut sectors = Vec::new();
+    for member in &group.members {
+        let disk = plan.disks.iter().find(|d| d.disk.name == member.disk);
+        let found = disk.and_then(|d| {
+            let mut there = d.partitions.iter().filter(|p| p.action != Action::Delete);
+            Some((d, there.find(|p| p.number == member.partition)?))
+        });
+        let shown = format!("partition {} of {}", member.partition, member.disk);
+        let Some((disk, partition)) = found else { return Some(format!("{shown} is not planned")) };
+        if partition.purpose != Role::Physical(group.name.clone()) {
+            return Some(format!("{shown} is for something else"));
+        }
+        let wanted = if new { Action::Create } else { Action::Keep };
+        if partition.action != wanted {
+            return Some(format!("{shown} is not treated as the group is"));
+        }
+        room += partition.size.0.saturating_sub(group::HEAD) / group::EXTENT * group::EXTENT;
+        sectors.push(disk.logical_sector);
+    }
+    let listed = plan.disks.iter().flat_map(|d| &d.partitions).filter(|p| p.action != Action::Delete);
+    let listed = listed.filter(|p| p.purpose == Role::Physical(group.name.clone())).count();
+    if group.members.is_empty() || listed != group.members.len() {
+        return Some(format!("it has {} members, and {listed} partitions are for it", group.members.len()));
+    }
+    if new && sectors.windows(2).any(|pair| pair[0] != pair[1]) {
+        return Some("LVM joins no disks with sectors of different sizes".into());
+    }
+    if new && (group.size.0 == 0 || !group.size.0.is_multiple_of(group::EXTENT) || group.size.0 > room) {
+        return Some(format!(
+            "its volume of {} bytes does not fit into {room} bytes of extents",
+            group.size.0
+        ));
+    }
+    if !matches!(group.purpose, Role::Root | Role::Volume(_)) || group.filesystem.is_none() {
+        return Some("it has no use, or no filesystem".into());
+    }
+    None
 }
 
 fn wrong(disk: &str, problem: String) -> Issue {
@@ -62,8 +141,14 @@ fn problem_of(disk: &DiskPlan) -> Option<String> {
         if ours && p.purpose == Role::Foreign {
             return Some(format!("partition {number} is not ours and would be overwritten"));
         }
-        if ours && p.purpose != Role::BiosBoot && p.filesystem.is_none() {
-            return Some(format!("partition {number} has no filesystem"));
+        let bare = matches!(p.purpose, Role::BiosBoot | Role::Physical(_));
+        if ours && bare == p.filesystem.is_some() {
+            return Some(format!(
+                "partition {number} has a filesystem and should have none, or the other way round"
+            ));
+        }
+        if p.action == Action::Refresh && p.purpose != Role::Root {
+            return Some(format!("partition {number} is not the root and cannot be refreshed"));
         }
         if let Some(next) = there.get(i + 1).filter(|next| next.start.0 < end) {
             return Some(format!("partitions {number} and {} overlap", next.number));

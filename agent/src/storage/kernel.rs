@@ -25,19 +25,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) fn announce(disk: &LockedDisk, root: &ProbeRoot) -> Result<()> {
     let Some(table) = disk.rehearsed.as_ref().or(disk.present.as_ref()) else { return Ok(()) };
     // What is made anew at the place of an old partition must not inherit what the kernel cached of it.
-    let stays = |number: u32| {
-        disk.partitions().any(|p| p.number == number && matches!(p.action, Action::Keep | Action::Format))
-    };
+    let stays = |number: u32| disk.partitions().any(|p| p.number == number && p.action != Action::Create);
     let container = match &table.layout {
         Layout::Mbr(Some(container)) => Some((container.number, container.start)),
         _ => None,
     };
     for known in known_partitions(root, &disk.path) {
         if !stays(known.number) && container != Some((known.number, known.start)) {
-            block::delete_partition(&disk.device, known.number)?;
+            block::delete_partition(disk.device()?, known.number)?;
         }
     }
-    synchronise(&disk.device, &disk.path, &table.partitions)
+    synchronise(disk.device()?, &disk.path, &table.partitions)
 }
 
 /// Adds, and where they differ first removes, partitions until the kernel knows exactly `wanted`, then waits

@@ -73,7 +73,15 @@ pub(super) fn lock(
         (None, Some(_)) => bail!(changed(&found.name, "it has a partition table now".into())),
         (Some(_), Some(_)) => bail!(changed(&found.name, "its partition table is another one now".into())),
     }
-    Ok(LockedDisk { plan: plan.clone(), path, ids, device, present, rehearsed: None, pending: Vec::new() })
+    Ok(LockedDisk {
+        plan: plan.clone(),
+        path,
+        ids,
+        device: Some(device),
+        present,
+        rehearsed: None,
+        pending: Vec::new(),
+    })
 }
 
 /// Finds the disk by who it is. The kernel name is only where to look first: it may have changed.

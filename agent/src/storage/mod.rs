@@ -13,14 +13,17 @@
 
 mod check;
 mod format;
+mod group;
 mod ids;
 pub mod image;
 mod kept;
 mod kernel;
 mod lock;
 mod mount;
+mod refresh;
 mod stale;
 mod table;
+mod work;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -36,6 +39,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::probe::ProbeRoot;
 use crate::probe::disk::partition_path;
+use group::{Active, LockedGroup};
+use work::Work;
+
+pub use refresh::empty_root;
 
 /// How far a step has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +71,7 @@ impl Planned {
         Ok(Planned { plan, machine, root: ProbeRoot::default() })
     }
 
-    /// Finds, checks and locks the disks. Writes nothing.
+    /// Finds, checks and locks the disks. Writes nothing to them; volume groups that are kept are activated.
     pub fn lock(self, runner: &dyn Runner) -> Result<Locked> {
         let mut disks = Vec::new();
         for (index, plan) in self.plan.disks.iter().enumerate() {
@@ -74,18 +81,54 @@ impl Planned {
                 .with_context(|| format!("preparing {}", plan.disk.name))?;
             disks.push(disk);
         }
-        let mut notes = Vec::new();
         for disk in &mut disks {
             table::rehearse(disk).with_context(|| format!("rehearsing the table of {}", disk.shown()))?;
             // The nodes of kept partitions must be what the table says before anybody looks at them.
             let present = disk.present.iter().flat_map(|t| t.partitions.clone()).collect::<Vec<_>>();
-            if disk.partitions().any(|p| p.action == Action::Keep) {
-                kernel::synchronise(&disk.device, &disk.path, &present)?;
+            if disk.partitions().any(|p| matches!(p.action, Action::Keep | Action::Refresh)) {
+                kernel::synchronise(disk.device()?, &disk.path, &present)?;
             }
-            notes.extend(kept::check(disk, runner)?);
+            kept::check_disk(disk, runner)?;
         }
-        Ok(Locked { disks, notes, root: self.root })
+        let mut groups = group::of(&self.plan, &disks)?;
+        for group in &mut groups {
+            group.ensure_possible(runner)?;
+            group.find(runner)?;
+            kept::check_group(group, runner)?;
+        }
+        Ok(Locked { disks, groups, notes: Vec::new(), root: self.root })
     }
+}
+
+/// All that would be done to carry a plan out, in order, by the same code that does it: each entry of each table,
+/// each command, each mount. Nothing is looked at or changed, so the plan may be that of another machine.
+/// Where a program is run on a real disk, what the disk holds decides whether its journal is played back.
+pub fn steps(plan: &Plan, machine: MachineId) -> Result<Vec<String>> {
+    check::plan(plan)?;
+    let disks: Vec<_> = plan
+        .disks
+        .iter()
+        .enumerate()
+        .map(|(index, disk)| LockedDisk {
+            plan: disk.clone(),
+            path: PathBuf::from(&disk.disk.path),
+            ids: ids::Ids::new(machine, &disk.disk, index),
+            device: None,
+            present: None,
+            rehearsed: None,
+            pending: Vec::new(),
+        })
+        .collect();
+    let groups = group::of(plan, &disks)?;
+    let work = Work::dry();
+    kept::describe(&disks, &groups, &work)?;
+    let locked = Locked { disks, groups, notes: Vec::new(), root: ProbeRoot::default() };
+    let formatted = locked.partition_by(&work)?.format_by(&work, &mut |_| {})?;
+    mount::describe(&formatted.layout, &work)?;
+    if let Some(root) = formatted.layout.refreshed_root() {
+        refresh::describe(root, &work)?;
+    }
+    Ok(work.said())
 }
 
 /// Whether a name is that of a disk or of one of its partitions: `sda2` is on `sda`, `sdaa` is not.
@@ -103,8 +146,9 @@ struct LockedDisk {
     plan: DiskPlan,
     path: PathBuf,
     ids: ids::Ids,
-    /// The whole disk, with an exclusive lock: udev leaves the disk alone while somebody holds one.
-    device: Flock<File>,
+    /// The whole disk, with an exclusive lock: udev leaves the disk alone while somebody holds one. `None` on a
+    /// dry run.
+    device: Option<Flock<File>>,
     /// The table it has now.
     present: Option<crate::probe::table::RawTable>,
     /// The table it is to have, read back from the rehearsal. `None`: the table is not changed.
@@ -116,6 +160,11 @@ struct LockedDisk {
 impl LockedDisk {
     fn shown(&self) -> String {
         self.path.display().to_string()
+    }
+
+    /// The whole disk.
+    fn device(&self) -> Result<&File> {
+        self.device.as_deref().with_context(|| format!("using {}, which is not open", self.shown()))
     }
 
     /// The node of a partition.
@@ -132,6 +181,8 @@ impl LockedDisk {
 /// Disks found, checked and locked. Nothing has been written.
 #[derive(Debug)]
 pub struct Locked {
+    // Before the disks: a group is deactivated before its disks are given up.
+    groups: Vec<LockedGroup>,
     disks: Vec<LockedDisk>,
     notes: Vec<String>,
     root: ProbeRoot,
@@ -143,23 +194,37 @@ impl Locked {
         &self.notes
     }
 
-    /// Writes the tables, and wipes old signatures from what the plan makes new. **From here on the
-    /// disks change.**
-    pub fn partition(mut self, runner: &dyn Runner) -> Result<Partitioned> {
-        for disk in &mut self.disks {
-            table::write(disk, runner).with_context(|| format!("writing the table of {}", disk.shown()))?;
-            kernel::announce(disk, &self.root)
-                .with_context(|| format!("telling the kernel of the partitions of {}", disk.shown()))?;
-            stale::clear_partitions(disk, runner)
+    /// Writes the tables and the metadata of volume groups, and wipes old signatures from what the plan makes new.
+    /// **From here on the disks change.**
+    pub fn partition(self, runner: &dyn Runner) -> Result<Partitioned> {
+        self.partition_by(&Work::Real(runner))
+    }
+
+    fn partition_by(mut self, work: &Work<'_>) -> Result<Partitioned> {
+        for disk in &self.disks {
+            table::write(disk, work).with_context(|| format!("writing the table of {}", disk.shown()))?;
+            work.act(
+                || format!("tell the kernel of the partitions of {}", disk.shown()),
+                || kernel::announce(disk, &self.root),
+            )
+            .with_context(|| format!("telling the kernel of the partitions of {}", disk.shown()))?;
+            stale::clear_partitions(disk, work)
                 .with_context(|| format!("clearing the new partitions of {}", disk.shown()))?;
         }
-        Ok(Partitioned { disks: self.disks })
+        for group in &mut self.groups {
+            group.make(work)?;
+            if group.plan.action != Action::Keep {
+                stale::clear(&group.node(), group.plan.size.0, work)?;
+            }
+        }
+        Ok(Partitioned { disks: self.disks, groups: self.groups })
     }
 }
 
 /// Disks with their new tables.
 #[derive(Debug)]
 pub struct Partitioned {
+    groups: Vec<LockedGroup>,
     disks: Vec<LockedDisk>,
 }
 
@@ -167,26 +232,31 @@ impl Partitioned {
     /// Makes the filesystems the plan asks for. What is kept is only repaired, the way every start of a
     /// system does, where its last use ended without unmounting.
     pub fn format(self, runner: &dyn Runner, progress: &mut dyn FnMut(&Progress)) -> Result<Formatted> {
-        let total = self.disks.iter().map(|d| format::steps(d).count()).sum();
-        let mut done = 0;
-        for disk in &self.disks {
-            kept::finish(disk, runner)?;
-            for partition in format::steps(disk) {
-                let what = format::describe(disk, partition);
-                progress(&Progress { done, total, what: what.clone() });
-                format::make(disk, partition, runner).context(what)?;
-                done += 1;
-            }
+        self.format_by(&Work::Real(runner), progress)
+    }
+
+    fn format_by(self, work: &Work<'_>, progress: &mut dyn FnMut(&Progress)) -> Result<Formatted> {
+        self.disks.iter().try_for_each(|disk| kept::finish(disk, work))?;
+        self.groups.iter().try_for_each(|group| kept::finish_group(group, work))?;
+        let mut new: Vec<_> = self.disks.iter().flat_map(format::on_disk).collect();
+        new.extend(self.groups.iter().filter_map(format::on_group));
+        let total = new.len();
+        for (done, new) in new.iter().enumerate() {
+            let what = format::describe(new);
+            progress(&Progress { done, total, what: what.clone() });
+            format::make(new, work).context(what)?;
         }
-        progress(&Progress { done, total, what: "the filesystems are ready".into() });
-        let layout = mount::layout(&self.disks, runner)?;
-        Ok(Formatted { disks: self.disks, layout })
+        progress(&Progress { done: total, total, what: "the filesystems are ready".into() });
+        let layout = mount::layout(&self.disks, &self.groups, work)?;
+        Ok(Formatted { disks: self.disks, groups: self.groups, layout })
     }
 }
 
 /// Disks with their filesystems.
 #[derive(Debug)]
 pub struct Formatted {
+    // Before the disks: a group is deactivated before its disks are given up.
+    groups: Vec<LockedGroup>,
     disks: Vec<LockedDisk>,
     layout: Layout,
 }
@@ -203,16 +273,18 @@ impl Formatted {
         let mut layout = self.layout;
         layout.root = root.to_owned();
         let mounts = mount::mount_all(&layout)?;
+        let groups = self.groups.into_iter().filter_map(|mut group| group.take_active()).collect();
         // A mounted partition keeps the kernel from dropping the nodes of its disk. The lock is given up so
         // that udev learns of the new filesystems, which tools in the target ask it for.
+        let in_use = |p: &MountedPartition| p.is_mounted() || matches!(p.role, Role::Physical(_));
         let locks = self
             .disks
             .into_iter()
             .zip(&layout.disks)
-            .filter(|(_, disk)| !layout.partitions.iter().any(|p| p.disk == disk.path && p.is_mounted()))
-            .map(|(locked, _)| locked.device)
+            .filter(|(_, disk)| !layout.partitions.iter().any(|p| p.disk == disk.path && in_use(p)))
+            .filter_map(|(locked, _)| locked.device)
             .collect();
-        Ok(Mounted { layout, mounts, _locks: locks })
+        Ok(Mounted { layout, mounts, groups, _locks: locks })
     }
 }
 
@@ -228,7 +300,7 @@ pub struct Layout {
     pub disks: Vec<MountedDisk>,
 }
 
-/// One partition.
+/// One partition, or the volume of a volume group.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct MountedPartition {
@@ -236,9 +308,9 @@ pub struct MountedPartition {
     pub role: Role,
     /// Its node in this boot: `/dev/sda3`.
     pub device: PathBuf,
-    /// The node of its disk.
+    /// The node of its disk. A volume of a group is its own disk.
     pub disk: PathBuf,
-    /// Number in the table.
+    /// Number in the table. 0 for a volume of a group.
     pub number: u32,
     /// Filesystem UUID, as `fstab` writes it. `None`: there is no filesystem (BIOS boot partition).
     pub uuid: Option<String>,
@@ -282,6 +354,11 @@ impl Layout {
         self.partitions.iter().find(|p| p.role == *role)
     }
 
+    /// The root, where an earlier system lies on it that has to make room around its `/home`.
+    pub fn refreshed_root(&self) -> Option<&MountedPartition> {
+        self.partition(&Role::Root).filter(|root| root.kept)
+    }
+
     /// The node of the EFI system partition, for mtools.
     pub fn esp_device(&self) -> Option<&Path> {
         self.partition(&Role::Esp).map(|p| p.device.as_path())
@@ -297,7 +374,9 @@ impl Layout {
 #[derive(Debug)]
 pub struct Mounted {
     layout: Layout,
+    // Dropped in this order: first unmounted, then deactivated, then given up.
     mounts: mount::Mounts,
+    groups: Vec<Active>,
     _locks: Vec<Flock<File>>,
 }
 
@@ -312,6 +391,7 @@ impl Mounted {
     /// Writes everything out and unmounts it, in the reverse order. An error means that something is still
     /// in use below the root: the installation is not complete on disk.
     pub fn unmount(mut self) -> Result<()> {
-        self.mounts.unmount()
+        self.mounts.unmount()?;
+        std::mem::take(&mut self.groups).into_iter().try_for_each(Active::deactivate)
     }
 }

@@ -14,12 +14,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use akene_exec::{Cmd, Runner};
+use akene_exec::Cmd;
 use akene_planner::Action;
 use akene_protocol::issue::Issue;
 use anyhow::{Context, Result, bail};
 
 use super::LockedDisk;
+use super::work::Work;
 use crate::probe::ProbeRoot;
 use crate::probe::content;
 use crate::probe::disk::{known_partitions, partition_path};
@@ -29,53 +30,77 @@ use crate::sys::block;
 const EDGE: u64 = 1 << 20;
 
 /// Clears a disk that gets a new table.
-pub(super) fn clear_disk(disk: &LockedDisk, runner: &dyn Runner) -> Result<()> {
-    let known = known_partitions(&ProbeRoot::default(), &disk.path);
+pub(super) fn clear_disk(disk: &LockedDisk, work: &Work<'_>) -> Result<()> {
+    let known = match work {
+        Work::Real(_) => known_partitions(&ProbeRoot::default(), &disk.path),
+        Work::Dry(_) => Vec::new(),
+    };
     for old in &known {
-        wipefs(&partition_path(&disk.path, old.number), runner)?;
+        wipefs(&partition_path(&disk.path, old.number), work)?;
     }
     for old in &known {
-        block::delete_partition(&disk.device, old.number)?;
+        block::delete_partition(disk.device()?, old.number)?;
     }
     let listed = disk.present.iter().flat_map(|t| &t.partitions).map(|p| (p.start, p.size));
     for (start, size) in listed.chain(known.iter().map(|k| (k.start, k.size))) {
-        zero_edges(&disk.device, disk.plan.disk.size.0, start, size)?;
+        zero_edges(disk.device()?, disk.plan.disk.size.0, start, size)?;
     }
-    wipefs(&disk.path, runner)?;
-    zero_edges(&disk.device, disk.plan.disk.size.0, 0, disk.plan.disk.size.0)?;
-    disk.device.sync_all().context("writing out")?;
-    nothing_left(&disk.path, runner)
+    for old in disk.plan.partitions.iter().filter(|p| p.action == Action::Delete) {
+        work.act(|| edges_of(&disk.node(old.number)), || Ok(()))?;
+    }
+    wipefs(&disk.path, work)?;
+    work.act(
+        || edges_of(&disk.path),
+        || {
+            zero_edges(disk.device()?, disk.plan.disk.size.0, 0, disk.plan.disk.size.0)?;
+            disk.device()?.sync_all().context("writing out")
+        },
+    )?;
+    nothing_left(&disk.path, work)
+}
+
+fn edges_of(node: &Path) -> String {
+    format!("zero the first and the last MiB of {}", node.display())
 }
 
 /// Clears the places of partitions that are deleted from a table that stays, and all that is made anew.
-pub(super) fn clear_partitions(disk: &LockedDisk, runner: &dyn Runner) -> Result<()> {
+pub(super) fn clear_partitions(disk: &LockedDisk, work: &Work<'_>) -> Result<()> {
     let deleted = disk.plan.partitions.iter().filter(|p| p.action == Action::Delete && !disk.plan.new_table);
     for old in deleted {
-        let apart = |p: &&akene_planner::PartitionPlan| {
-            p.start < old.start + old.size && old.start < p.start + p.size
-        };
+        let overlaps =
+            |p: &akene_planner::PartitionPlan| p.start < old.start + old.size && old.start < p.start + p.size;
         // Whatever lies there now is dealt with by itself.
-        if disk.partitions().find(apart).is_none() {
-            zero_edges(&disk.device, disk.plan.disk.size.0, old.start.0, old.size.0)
-                .with_context(|| format!("clearing the place of partition {}", old.number))?;
+        if !disk.partitions().any(overlaps) {
+            work.act(
+                || format!("zero the edges of the place of {}", disk.node(old.number).display()),
+                || zero_edges(disk.device()?, disk.plan.disk.size.0, old.start.0, old.size.0),
+            )
+            .with_context(|| format!("clearing the place of partition {}", old.number))?;
         }
     }
     for new in disk.partitions().filter(|p| matches!(p.action, Action::Create | Action::Format)) {
-        let node = disk.node(new.number);
-        wipefs(&node, runner)?;
-        let device = block::open_rw(&node)?;
-        zero_edges(&device, new.size.0, 0, new.size.0)?;
-        device.sync_all().with_context(|| format!("writing out {}", node.display()))?;
-        nothing_left(&node, runner)?;
+        clear(&disk.node(new.number), new.size.0, work)?;
     }
     Ok(())
 }
 
-fn wipefs(node: &Path, runner: &dyn Runner) -> Result<()> {
-    runner
-        .run(&Cmd::new("wipefs").args(["--all", "--force", "--quiet"]).arg(node))
+/// Clears a device that gets something new.
+pub(super) fn clear(node: &Path, size: u64, work: &Work<'_>) -> Result<()> {
+    wipefs(node, work)?;
+    work.act(
+        || edges_of(node),
+        || {
+            let device = block::open_rw(node)?;
+            zero_edges(&device, size, 0, size)?;
+            device.sync_all().with_context(|| format!("writing out {}", node.display()))
+        },
+    )?;
+    nothing_left(node, work)
+}
+
+fn wipefs(node: &Path, work: &Work<'_>) -> Result<()> {
+    work.run(&Cmd::new("wipefs").args(["--all", "--force", "--quiet"]).arg(node))
         .with_context(|| format!("wiping old signatures from {}", node.display()))
-        .map(drop)
 }
 
 /// Zeroes the first and the last MiB of a place on a device of `limit` bytes.
@@ -91,8 +116,8 @@ fn zero_edges(device: &File, limit: u64, start: u64, size: u64) -> Result<()> {
     Ok(())
 }
 
-fn nothing_left(node: &Path, runner: &dyn Runner) -> Result<()> {
-    if let Some(left) = content::of(runner, node)? {
+fn nothing_left(node: &Path, work: &Work<'_>) -> Result<()> {
+    if let Some(left) = work.ask(|runner| content::of(runner, node))?.flatten() {
         bail!(Issue::new(
             "not-cleared",
             node.to_string_lossy(),

@@ -27,6 +27,9 @@ mod raw {
     ioctl_write_int_bad!(cdrom_lockdoor, 0x5329);
     ioctl_read!(blkgetsize64, 0x12, 114, usize);
     ioctl_read_bad!(blksszget, request_code_none!(0x12, 104), c_int);
+    // linux/fs.h: FS_IOC_GETFLAGS and FS_IOC_SETFLAGS, which say "long" and mean int.
+    ioctl_read!(getflags, b'f', 1, std::ffi::c_long);
+    nix::ioctl_write_ptr!(setflags, b'f', 2, std::ffi::c_long);
     ioctl_write_ptr_bad!(blkpg, request_code_none!(0x12, 105), BlkpgArg);
 }
 
@@ -130,4 +133,19 @@ pub fn open_rw(path: &Path) -> Result<File> {
         .write(true)
         .open(path)
         .with_context(|| format!("opening {} for writing", path.display()))
+}
+
+/// Takes the attributes "immutable" and "append only" from a file or directory. A filesystem without attributes
+/// has none to take.
+pub fn make_changeable(file: &impl AsRawFd) -> Result<()> {
+    const IMMUTABLE: std::ffi::c_long = 0x10;
+    const APPEND: std::ffi::c_long = 0x20;
+    let mut flags = 0;
+    // SAFETY: the kernel writes at most one long at the pointer, which outlives the call.
+    if unsafe { raw::getflags(file.as_raw_fd(), &mut flags) }.is_err() || flags & (IMMUTABLE | APPEND) == 0 {
+        return Ok(());
+    }
+    flags &= !(IMMUTABLE | APPEND);
+    // SAFETY: the kernel reads at most one long at the pointer, which outlives the call.
+    unsafe { raw::setflags(file.as_raw_fd(), &flags) }.map(drop).context("making a file changeable")
 }

@@ -53,7 +53,13 @@ mod raw {
 pub fn attach_read_only(file: &Path) -> Result<(PathBuf, File)> {
     let backing = File::open(file).with_context(|| format!("opening {}", file.display()))?;
     // 0 leaves the sector size to the kernel.
-    attach(file, &backing, 0, LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR)
+    attach(file, &backing, 0, LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR, (0, 0))
+}
+
+/// The same with a part of a file or device.
+pub fn attach_part_read_only(file: &Path, offset: u64, size: u64) -> Result<(PathBuf, File)> {
+    let backing = File::open(file).with_context(|| format!("opening {}", file.display()))?;
+    attach(file, &backing, 0, LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR, (offset, size))
 }
 
 /// Attaches a file as a disk that can be written and have partitions, with logical sectors of this size.
@@ -64,7 +70,7 @@ pub fn attach_disk(file: &Path, sector: u32) -> Result<(PathBuf, File)> {
         .write(true)
         .open(file)
         .with_context(|| format!("opening {} for writing", file.display()))?;
-    attach(file, &backing, sector, LO_FLAGS_AUTOCLEAR | LO_FLAGS_PARTSCAN)
+    attach(file, &backing, sector, LO_FLAGS_AUTOCLEAR | LO_FLAGS_PARTSCAN, (0, 0))
 }
 
 /// Detaches the file of a loop device, as soon as nobody uses it any more.
@@ -89,7 +95,8 @@ pub fn backing_file(device: &Path) -> Result<Option<String>> {
     }
 }
 
-fn attach(file: &Path, backing: &File, sector: u32, flags: u32) -> Result<(PathBuf, File)> {
+/// `part` is offset and size; a size of 0 is all of it.
+fn attach(file: &Path, backing: &File, sector: u32, flags: u32, part: (u64, u64)) -> Result<(PathBuf, File)> {
     let control = OpenOptions::new()
         .read(true)
         .write(true)
@@ -100,7 +107,7 @@ fn attach(file: &Path, backing: &File, sector: u32, flags: u32) -> Result<(PathB
         let number = free_number(control.as_raw_fd())?;
         let path = PathBuf::from(format!("/dev/loop{number}"));
         let device = open_when_there(&path)?;
-        match configure(device.as_raw_fd(), backing.as_raw_fd(), sector, flags) {
+        match configure(device.as_raw_fd(), backing.as_raw_fd(), sector, flags, part) {
             Ok(()) => return Ok((path, device)),
             Err(Errno::EBUSY) => {}
             Err(e) => {
@@ -132,7 +139,13 @@ fn free_number(control: RawFd) -> Result<i32> {
 }
 
 #[expect(unsafe_code, reason = "an ioctl")]
-fn configure(device: RawFd, backing: RawFd, sector: u32, flags: u32) -> nix::Result<()> {
+fn configure(
+    device: RawFd,
+    backing: RawFd,
+    sector: u32,
+    flags: u32,
+    (offset, size_limit): (u64, u64),
+) -> nix::Result<()> {
     let config = LoopConfig {
         fd: backing as u32,
         block_size: sector,
@@ -140,8 +153,8 @@ fn configure(device: RawFd, backing: RawFd, sector: u32, flags: u32) -> nix::Res
             device: 0,
             inode: 0,
             rdevice: 0,
-            offset: 0,
-            size_limit: 0,
+            offset,
+            size_limit,
             number: 0,
             encrypt_type: 0,
             encrypt_key_size: 0,

@@ -43,10 +43,11 @@ pub(super) fn partition_room(device: &Path) -> Result<Room> {
     Ok(Room { start: sysfs_number(device, "start")?, length: sysfs_number(device, "size")? })
 }
 
-/// The room before the first partition of an MBR disk.
-pub(super) fn gap_room(devices: &[&Path]) -> Result<Room> {
-    let starts = devices.iter().map(|d| sysfs_number(d, "start")).collect::<Result<Vec<_>>>()?;
-    let first = starts.into_iter().min().context("looking for the first partition of the disk")?;
+/// The room before the first partition of an MBR disk, whosever it is.
+pub(super) fn gap_room(disk: &Path) -> Result<Room> {
+    let known = crate::probe::disk::known_partitions(&crate::probe::ProbeRoot::default(), disk);
+    let first = known.iter().map(|p| p.start / SECTOR as u64).min();
+    let first = first.with_context(|| format!("looking for the first partition of {}", disk.display()))?;
     Ok(Room { start: 1, length: first.saturating_sub(1) })
 }
 

@@ -1,7 +1,8 @@
 //! The boot loader, for the firmware found and for the other one.
 //!
 //! GRUB never depends on the root filesystem: its directory, modules and configuration lie on the boot
-//! partition. The core image for a BIOS finds it by number on its own disk, the one on the ESP by UUID. The
+//! partition. The core image for a BIOS finds it by number on its own disk, by UUID from any other disk, the one
+//! on the ESP by UUID. The
 //! signed GRUB cannot be told anything at build time; it reads `EFI/DISTRIBUTION/grub.cfg` beside it,
 //! which only says where the real configuration is.
 
@@ -17,7 +18,8 @@ use anyhow::{Context, Result, bail};
 use super::bios::{self, Room};
 use super::esp::EspFiles;
 use super::{Job, Watch};
-use crate::storage::Layout;
+use crate::probe::disk;
+use crate::storage::{Layout, MountedDisk};
 
 /// The installer on the boot partition.
 const INSTALLER: [&str; 3] = ["akene/vmlinuz", "akene/initrd.img", "akene/stamp.img"];
@@ -224,27 +226,42 @@ fn check_menu(job: &Job<'_>, root: &Root) -> Result<()> {
     Ok(())
 }
 
-/// Each disk of ours gets a core image: a disk that is started first for whatever reason finds its way.
-fn for_bios(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
-    let Some(disk) = job.layout.boot_disk() else { bail!("installing GRUB: the plan has no disk") };
-    let boot = job.layout.partition(&Role::Boot).context("looking for the boot partition")?;
-    let sector_fits = disk.logical_sector == 512;
-    let on_disk = |p: &&crate::storage::MountedPartition| p.disk == disk.path;
-    let room: Option<Room> = match disk.table {
-        TableKind::Gpt => {
-            match job.layout.partitions.iter().filter(on_disk).find(|p| p.role == Role::BiosBoot) {
-                Some(partition) => Some(bios::partition_room(&partition.device)?),
-                None => None,
+/// The disks that have room for a core image, with the room: the boot disk first.
+pub(super) fn started_disks(layout: &Layout) -> Result<Vec<(&MountedDisk, Room)>> {
+    let mut disks = Vec::new();
+    // A BIOS starts from no disk with larger sectors.
+    for disk in layout.disks.iter().filter(|d| d.logical_sector == 512) {
+        let room = match disk.table {
+            TableKind::Gpt => {
+                let on_disk = layout.partitions.iter().filter(|p| p.disk == disk.path);
+                let ours = on_disk.into_iter().find(|p| p.role == Role::BiosBoot);
+                ours.map(|p| bios::partition_room(&p.device)).transpose()?
             }
-        }
-        TableKind::Mbr => {
-            let devices: Vec<&Path> =
-                job.layout.partitions.iter().filter(on_disk).map(|p| p.device.as_path()).collect();
-            Some(bios::gap_room(&devices)?)
-        }
-    };
-    let (Some(room), true, true) = (room, sector_fits, boot.disk == disk.path) else {
-        let message = if sector_fits {
+            // The first sector of a disk that somebody else starts from is theirs.
+            TableKind::Mbr if Some(disk) != layout.boot_disk() && has_others(layout, disk) => None,
+            TableKind::Mbr => Some(bios::gap_room(&disk.path)?),
+        };
+        disks.extend(room.map(|room| (disk, room)));
+    }
+    Ok(disks)
+}
+
+/// Whether somebody else has partitions on a disk.
+fn has_others(layout: &Layout, disk: &MountedDisk) -> bool {
+    let known = disk::known_partitions(&crate::probe::ProbeRoot::default(), &disk.path);
+    let ours = |number: u32| layout.partitions.iter().any(|p| p.disk == disk.path && p.number == number);
+    // The kernel shows an extended partition as a stump of two sectors.
+    known.iter().any(|k| k.size > 8192 && !ours(k.number))
+}
+
+/// Each disk of ours gets a core image where it has room for one: a disk that is started first for whatever
+/// reason finds its way. Only the boot disk must have one.
+fn for_bios(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
+    let Some(first) = job.layout.boot_disk() else { bail!("installing GRUB: the plan has no disk") };
+    let partition = job.layout.partition(&Role::Boot).context("looking for the boot partition")?;
+    let disks = started_disks(job.layout)?;
+    if !disks.iter().any(|(disk, _)| disk.path == first.path) || partition.disk != first.path {
+        let message = if first.logical_sector == 512 {
             "the disk has no BIOS boot partition, so a computer with a BIOS will not start from it"
         } else {
             "the disk has sectors of 4096 bytes, from which no BIOS starts"
@@ -252,18 +269,40 @@ fn for_bios(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
         if job.firmware == FirmwareKind::Bios {
             bail!("installing GRUB for this computer's BIOS: {message}");
         }
-        watch.warn(Issue::new("not-startable-by-bios", disk.path.display().to_string(), message, ""));
+        watch.warn(Issue::new("not-startable-by-bios", first.path.display().to_string(), message, ""));
         return Ok(());
-    };
-    let kind = match disk.table {
-        TableKind::Gpt => "gpt",
-        TableKind::Mbr => "msdos",
-    };
-    let prefix = format!("(,{kind}{})/grub", boot.number);
-    let core = mkimage(job, "i386-pc", &prefix, None, &["biosdisk"])?;
+    }
     let image = job.layout.root.join("usr/lib/grub/i386-pc/boot.img");
     let boot = fs::read(&image).with_context(|| format!("reading {}", image.display()))?;
-    bios::embed(&disk.path, &boot, &core, room)
+    for (disk, room) in disks {
+        let own = partition.disk == disk.path;
+        let core = if own {
+            let kind = match disk.table {
+                TableKind::Gpt => "gpt",
+                TableKind::Mbr => "msdos",
+            };
+            let prefix = format!("(,{kind}{})/grub", partition.number);
+            mkimage(job, "i386-pc", &prefix, None, &["biosdisk"])?
+        } else {
+            let where_it_is = prefix_is(job.boot_uuid()?);
+            mkimage(job, "i386-pc", "/grub", Some(&where_it_is), &["biosdisk"])?
+        };
+        match bios::embed(&disk.path, &boot, &core, room) {
+            Err(error) if !own => watch.warn(Issue::new(
+                "not-startable-first",
+                disk.path.display().to_string(),
+                format!("the computer will not start if its BIOS tries this disk first: {error:#}"),
+                "nothing, while the BIOS starts from the other disk",
+            )),
+            written => written?,
+        }
+    }
+    Ok(())
+}
+
+/// What an image of ours does before anything else: it looks for the boot partition on all disks.
+fn prefix_is(uuid: &str) -> String {
+    format!("search --no-floppy --fs-uuid --set=root {uuid}\nset prefix=($root)/grub\n")
 }
 
 /// Fills the ESP, and where this computer has UEFI tells its firmware.
@@ -278,7 +317,7 @@ fn for_efi(job: &Job<'_>, root: &Root, watch: &mut dyn Watch) -> Result<()> {
     let ours = job.distribution();
     // A core image of ours goes on with `normal`, which reads the lists of commands and the menu from the
     // prefix; a configfile in it would run before there are any commands.
-    let prefix_is = format!("search --no-floppy --fs-uuid --set=root {uuid}\nset prefix=($root)/grub\n");
+    let prefix_is = prefix_is(uuid);
     let where_it_is = format!("{prefix_is}configfile $prefix/grub.cfg\n");
     let mut files = EspFiles::default();
     let read = |names: &[&str]| -> Result<Option<Vec<u8>>> {

@@ -2,6 +2,7 @@
 
 use akene_archive::AptRoot;
 use akene_exec::Runner;
+use akene_planner::Plan;
 use akene_protocol::inventory::FirmwareKind;
 use akene_protocol::lock::Lock;
 use akene_protocol::profile::{Distribution, Filesystem};
@@ -32,10 +33,11 @@ pub fn choose(
     apt: &AptRoot,
     runner: &dyn Runner,
     resolved: &Resolved,
+    plan: &Plan,
     firmware: FirmwareKind,
 ) -> Result<Choice> {
     let mut requested = resolved.packages.clone();
-    for name in needed(resolved, firmware) {
+    for name in needed(resolved, plan, firmware) {
         if !requested.iter().any(|r| r.split('=').next() == Some(name)) {
             requested.push(name.to_owned());
         }
@@ -60,7 +62,7 @@ pub fn choose(
 }
 
 /// Packages without which the system would not be what the profile says.
-fn needed(resolved: &Resolved, firmware: FirmwareKind) -> Vec<&str> {
+fn needed<'r>(resolved: &'r Resolved, plan: &Plan, firmware: FirmwareKind) -> Vec<&'r str> {
     let mut names = vec![
         "systemd-sysv",
         "udev",
@@ -92,12 +94,17 @@ fn needed(resolved: &Resolved, firmware: FirmwareKind) -> Vec<&str> {
     if resolved.keyboard.layout != "us" || !resolved.keyboard.variant.is_empty() {
         names.extend(["keyboard-configuration", "console-setup"]);
     }
-    for volume in &resolved.storage.volumes {
-        names.extend(match volume.filesystem {
+    // What is kept may have another filesystem than the profile wishes.
+    let planned = plan.disks.iter().flat_map(|d| &d.partitions).filter_map(|p| p.filesystem);
+    for filesystem in planned.chain(plan.groups.iter().filter_map(|g| g.filesystem)) {
+        names.extend(match filesystem {
             Filesystem::Xfs => Some("xfsprogs"),
             Filesystem::Btrfs => Some("btrfs-progs"),
             Filesystem::Ext4 | Filesystem::Vfat | Filesystem::Swap => None,
         });
+    }
+    if !plan.groups.is_empty() {
+        names.push("lvm2");
     }
     if resolved.archive.distribution == Distribution::Ubuntu && !wants_network_manager(resolved) {
         names.push("netplan.io");

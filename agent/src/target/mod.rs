@@ -43,6 +43,9 @@ use crate::storage::Layout;
 
 pub use choose::{Choice, choose};
 
+/// Where packages lie that are staged on the new root, at its top.
+pub const STAGE: &str = ".akene-stage";
+
 /// Everything an installation is made from. All of it is at hand: nothing here uses the network.
 pub struct Job<'a> {
     /// The disks, partitioned, formatted and mounted below [`Layout::root`].

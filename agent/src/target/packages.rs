@@ -45,6 +45,10 @@ pub(super) fn install(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
         bail!("installing packages: the lock names no base");
     }
     let tools = Tools::prepare(job)?;
+    if job.layout.refreshed_root().is_some() {
+        watch.log("an old system makes room around its /home");
+        crate::storage::empty_root(job.layout, &[super::STAGE], job.runner)?;
+    }
     let mut root = Root::open(&job.layout.root)?;
     bootloader::take_over(job.layout, job.consoles)?;
     merged_usr(job, &mut root)?;
@@ -283,10 +287,14 @@ fn proxy_settings(proxy: &str) -> (String, u32) {
 /// which win.
 fn preseed(job: &Job<'_>, tools: &Tools) -> Result<()> {
     let mut lines = system::debconf(job);
-    if let Some(disk) = job.layout.boot_disk() {
+    if let Some(first) = job.layout.boot_disk() {
         // Upgrades of the boot loader install it again where this says. Kernel names change from boot to boot.
-        let device = disk.by_id.clone().unwrap_or_else(|| disk.path.display().to_string());
-        lines.push(format!("grub-pc grub-pc/install_devices multiselect {device}"));
+        let device =
+            |d: &crate::storage::MountedDisk| d.by_id.clone().unwrap_or_else(|| d.path.display().to_string());
+        let others = bootloader::started_disks(job.layout)?.into_iter().map(|(disk, _)| disk);
+        let disks = std::iter::once(first).chain(others.filter(|disk| *disk != first));
+        let devices: Vec<String> = disks.map(device).collect();
+        lines.push(format!("grub-pc grub-pc/install_devices multiselect {}", devices.join(", ")));
         lines.push("grub-pc grub-pc/install_devices_empty boolean false".into());
         lines.push("grub-efi-amd64 grub2/update_nvram boolean true".into());
         // The removable path too: the disk must start in another computer, and many firmwares forget.

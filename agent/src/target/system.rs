@@ -31,6 +31,9 @@ pub(super) fn write_fstab(job: &Job<'_>, root: &mut Root) -> Result<()> {
             // A damaged ESP must not keep a computer from starting that has already started.
             (Filesystem::Vfat, _) => ("umask=0077,nofail", 0),
             (Filesystem::Ext4, Role::Root) => ("errors=remount-ro", 1),
+            // One dead disk of several must not keep the computer from starting and telling of it.
+            (Filesystem::Ext4, _) if partition.number == 0 => ("defaults,nofail", 2),
+            (Filesystem::Xfs | Filesystem::Btrfs, _) if partition.number == 0 => ("defaults,nofail", 0),
             (Filesystem::Ext4, _) => ("defaults", 2),
             (Filesystem::Xfs | Filesystem::Btrfs, _) => ("defaults", 0),
         };

@@ -202,8 +202,8 @@ pub struct ExecError {
     pub how: String,
     /// The last lines of what it wrote.
     pub tail: String,
-    /// All it wrote on standard output: some programs report in full and exit with a verdict.
-    pub stdout: Vec<u8>,
+    /// All it wrote: some programs report in full and exit with a verdict.
+    pub output: Output,
 }
 
 impl fmt::Display for ExecError {
@@ -242,7 +242,7 @@ impl Runner for SystemRunner {
             code,
             how,
             tail: tail(output),
-            stdout: output.stdout.clone(),
+            output: output.clone(),
         };
         let mut child = cmd
             .command()?

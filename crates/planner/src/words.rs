@@ -40,6 +40,7 @@ pub fn content(content: Option<&Content>, size: Bytes) -> String {
             }
         }
         Some(LooksLike::Windows) => "Windows".to_owned(),
+        Some(LooksLike::OtherSystem { name }) => name.clone(),
         Some(LooksLike::Esp) => "EFI system partition".to_owned(),
         Some(LooksLike::Swap) => "swap space".to_owned(),
         Some(LooksLike::AkeneMedium) => "a medium of this installer".to_owned(),

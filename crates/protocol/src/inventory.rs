@@ -331,6 +331,11 @@ pub enum LooksLike {
     },
     /// A Windows system.
     Windows,
+    /// Another system: macOS, a BSD.
+    OtherSystem {
+        /// What people call it.
+        name: String,
+    },
     /// An EFI system partition.
     Esp,
     /// Swap space.

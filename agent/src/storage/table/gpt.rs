@@ -25,6 +25,7 @@ const BIOS_BOOT: Uuid = uuid!("21686148-6449-6e6f-744e-656564454649");
 const ESP: Uuid = uuid!("c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
 const LINUX: Uuid = uuid!("0fc63daf-8483-4772-8e79-3d69d8477de4");
 const SWAP: Uuid = uuid!("0657fd6d-a4ab-43c4-84e5-0933c84b4f4f");
+const LVM: Uuid = uuid!("e6d6d379-f507-44c2-a23c-238f2a3df928");
 
 /// As every tool makes it: 128 entries of 128 bytes.
 const ENTRIES: u32 = 128;
@@ -48,13 +49,12 @@ pub(super) fn put(mut device: &File, plan: &DiskPlan, present: Option<&RawTable>
         let (first, end) = (planned.start.0 / sector, (planned.start + planned.size).0 / sector);
         ensure!(planned.number <= geometry.entries, "the table has no room for partition {}", planned.number);
         ensure!(
-            planned.action == Action::Keep
-                || (geometry.first_usable..=geometry.last_usable + 1).contains(&end),
+            stays(planned) || (geometry.first_usable..=geometry.last_usable + 1).contains(&end),
             "partition {} ends in the table's own place at the end of the disk",
             planned.number
         );
         ensure!(
-            planned.action == Action::Keep || first >= geometry.first_usable,
+            stays(planned) || first >= geometry.first_usable,
             "partition {} begins in the table's own place",
             planned.number
         );
@@ -96,6 +96,11 @@ pub(super) fn put(mut device: &File, plan: &DiskPlan, present: Option<&RawTable>
     protect(device, plan, last)
 }
 
+/// Whether it is somebody else who chose its place.
+fn stays(planned: &PartitionPlan) -> bool {
+    matches!(planned.action, Action::Keep | Action::Refresh)
+}
+
 /// Where the table keeps what: as it does now, or the usual places.
 fn geometry(plan: &DiskPlan, present: Option<&RawTable>, ids: &Ids, last: u64) -> Result<Geometry> {
     let sector = u64::from(plan.logical_sector);
@@ -126,15 +131,20 @@ fn kept<'a>(present: Option<&'a RawTable>, planned: &PartitionPlan) -> Result<&'
     Ok(&entry.with_context(|| format!("looking for partition {}, which is to stay", planned.number))?.raw)
 }
 
-fn entry(planned: &PartitionPlan, ids: &Ids, first_lba: u64, last_lba: u64) -> Partition {
-    let guid = match (&planned.purpose, planned.filesystem) {
+/// The type of a partition we make.
+pub(super) fn kind(planned: &PartitionPlan) -> Uuid {
+    match (&planned.purpose, planned.filesystem) {
         (Role::BiosBoot, _) => BIOS_BOOT,
         (Role::Esp, _) => ESP,
+        (Role::Physical(_), _) => LVM,
         (_, Some(Filesystem::Swap)) => SWAP,
         _ => LINUX,
-    };
+    }
+}
+
+fn entry(planned: &PartitionPlan, ids: &Ids, first_lba: u64, last_lba: u64) -> Partition {
     Partition {
-        part_type_guid: Type { guid, os: OperatingSystem::None },
+        part_type_guid: Type { guid: kind(planned), os: OperatingSystem::None },
         part_guid: ids.partition(&planned.purpose, planned.number),
         first_lba,
         last_lba,

@@ -20,6 +20,7 @@ use crate::probe::table::{Container, Layout, RawTable};
 const LINUX: u8 = 0x83;
 const SWAP: u8 = 0x82;
 const ESP: u8 = 0xef;
+const LVM: u8 = 0x8e;
 const EXTENDED_LBA: u8 = 0x0f;
 
 /// The usual distance between the link of a logical partition and its first sector.
@@ -87,9 +88,11 @@ fn sector_of(header: &MBRHeader) -> Result<Vec<u8>> {
     Ok(sector)
 }
 
-fn kind(planned: &PartitionPlan) -> u8 {
+/// The type of a partition we make.
+pub(super) fn kind(planned: &PartitionPlan) -> u8 {
     match (&planned.purpose, planned.filesystem) {
         (Role::Esp, _) => ESP,
+        (Role::Physical(_), _) => LVM,
         (_, Some(Filesystem::Swap)) => SWAP,
         _ => LINUX,
     }

@@ -12,13 +12,13 @@ mod tests;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use akene_exec::Runner;
 use akene_planner::{Action, DiskPlan};
 use akene_protocol::inventory::TableKind;
 use akene_protocol::issue::Issue;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::ids::Ids;
+use super::work::Work;
 use super::{LockedDisk, stale};
 use crate::probe::table::{Layout, RawTable, read};
 
@@ -27,11 +27,7 @@ const EDGE: u64 = 1 << 20;
 
 /// Writes the planned table on a sparse file and checks what came out.
 pub(super) fn rehearse(disk: &mut LockedDisk) -> Result<()> {
-    let changes = disk.plan.partitions.iter().any(|p| matches!(p.action, Action::Create | Action::Delete));
-    // GRUB reads no copy of a GPT: one that is damaged is mended, whatever else happens.
-    let damaged =
-        disk.present.as_ref().is_some_and(|t| t.damage.is_some() && matches!(t.layout, Layout::Gpt(Some(_))));
-    if !disk.plan.new_table && !changes && !damaged {
+    if !changes(disk) {
         ensure_kept(&disk.plan, disk.present.as_ref())?;
         return Ok(());
     }
@@ -39,7 +35,7 @@ pub(super) fn rehearse(disk: &mut LockedDisk) -> Result<()> {
     let stage = tempfile::tempfile().context("creating a file to rehearse on")?;
     stage.set_len(size).context("giving the rehearsal the size of the disk")?;
     if !disk.plan.new_table {
-        copy_table(&disk.device, &stage, disk.present.as_ref(), size, sector)?;
+        copy_table(disk.device()?, &stage, disk.present.as_ref(), size, sector)?;
     }
     put(&stage, &disk.plan, disk.present.as_ref(), &disk.ids)?;
     let Some(result) = read(&stage, size, sector)? else {
@@ -51,19 +47,75 @@ pub(super) fn rehearse(disk: &mut LockedDisk) -> Result<()> {
 }
 
 /// Writes the rehearsed table on the disk.
-pub(super) fn write(disk: &LockedDisk, runner: &dyn Runner) -> Result<()> {
-    let Some(rehearsed) = &disk.rehearsed else { return Ok(()) };
+pub(super) fn write(disk: &LockedDisk, work: &Work<'_>) -> Result<()> {
+    if !changes(disk) {
+        return Ok(());
+    }
     let (size, sector) = (disk.plan.disk.size.0, disk.plan.logical_sector);
     if disk.plan.new_table {
-        stale::clear_disk(disk, runner)?;
+        stale::clear_disk(disk, work)?;
     }
-    put(&disk.device, &disk.plan, disk.present.as_ref(), &disk.ids)?;
-    let written = read(&disk.device, size, sector)?;
-    ensure!(
-        written.as_ref() == Some(rehearsed),
-        "what {} gives back is not what was written to it: the disk or its cable is failing, replace it",
-        disk.shown()
-    );
+    describe(disk, work)?;
+    work.act(
+        || format!("write the table of {} and read it back", disk.shown()),
+        || {
+            put(disk.device()?, &disk.plan, disk.present.as_ref(), &disk.ids)?;
+            let written = read(disk.device()?, size, sector)?;
+            ensure!(
+                written == disk.rehearsed,
+                "what {} gives back is not what was written to it: the disk or its cable is failing, replace it",
+                disk.shown()
+            );
+            Ok(())
+        },
+    )
+}
+
+/// Whether the table is written at all.
+fn changes(disk: &LockedDisk) -> bool {
+    let entries = disk.plan.partitions.iter().any(|p| matches!(p.action, Action::Create | Action::Delete));
+    // GRUB reads no copy of a GPT: one that is damaged is mended, whatever else happens.
+    let damaged =
+        disk.present.as_ref().is_some_and(|t| t.damage.is_some() && matches!(t.layout, Layout::Gpt(Some(_))));
+    disk.plan.new_table || entries || damaged
+}
+
+/// Says what will be in the table, entry by entry.
+fn describe(disk: &LockedDisk, work: &Work<'_>) -> Result<()> {
+    let (kind, id) = match disk.plan.table {
+        TableKind::Gpt => ("GPT", disk.ids.disk().to_string()),
+        TableKind::Mbr => ("MBR", hex::encode(disk.ids.signature())),
+    };
+    let shown = disk.shown();
+    let said = |what: String| work.act(|| what, || Ok(()));
+    match disk.plan.new_table {
+        true => said(format!("{shown}: a new {kind} with the identifier {id}"))?,
+        false => said(format!("{shown}: the {kind} that is there, changed"))?,
+    }
+    for p in &disk.plan.partitions {
+        let sector = u64::from(disk.plan.logical_sector);
+        let place = format!(
+            "sectors {} to {}",
+            p.start.0 / sector,
+            ((p.start + p.size).0 / sector).saturating_sub(1)
+        );
+        let what = match (p.action, disk.plan.new_table) {
+            (Action::Delete, true) => continue,
+            (Action::Delete, false) => "is taken out".to_owned(),
+            (Action::Create, _) => {
+                let name = p.purpose.partition_name().unwrap_or_default();
+                let kind = match disk.plan.table {
+                    TableKind::Gpt => {
+                        format!("type {}, GUID {}", gpt::kind(p), disk.ids.partition(&p.purpose, p.number))
+                    }
+                    TableKind::Mbr => format!("type {:#04x}", mbr::kind(p)),
+                };
+                format!("is made for {name}, {kind}")
+            }
+            (Action::Keep | Action::Format | Action::Refresh, _) => "stays".to_owned(),
+        };
+        said(format!("{shown}: partition {} at {place} {what}", p.number))?;
+    }
     Ok(())
 }
 

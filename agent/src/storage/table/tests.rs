@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use akene_exec::{Cmd, ExecError, SystemRunner};
+use akene_exec::{Cmd, ExecError, Runner, SystemRunner};
 use akene_planner::{DiskRef, PartitionPlan, Role};
 use akene_protocol::Bytes;
 use akene_protocol::ids::MachineId;

@@ -232,6 +232,7 @@ fn name_of(content: &Content) -> String {
         Some(LooksLike::Esp) => "EFI",
         Some(LooksLike::Home) => "files",
         Some(LooksLike::Windows) => "Windows",
+        Some(LooksLike::OtherSystem { name }) => return clean(name),
         Some(LooksLike::LinuxRoot { home_inside: true, .. }) => "Linux+files",
         Some(LooksLike::LinuxRoot { .. }) => "Linux",
         Some(LooksLike::Swap) => "swap",
