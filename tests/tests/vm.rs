@@ -67,18 +67,31 @@ fn uefi_with_secure_boot_from_usb() {
     whole_way(Firmware::SecureBoot, Put::Stick);
 }
 
-#[test]
-fn a_32_bit_uefi_starts_the_agent() {
+/// An image, and a site that permits nothing: machines get as far as telling it what they are.
+struct Refusing {
+    dir: tempfile::TempDir,
+    built: journey::Built,
+    site: Site,
+    /// Ends with this.
+    _mirror: Mirror,
+}
+
+fn refusing() -> Option<Refusing> {
     if !possible() {
-        return;
+        return None;
     }
     let dir = tempfile::tempdir().unwrap();
     let mirror = Mirror::start().unwrap();
     let built = journey::image_of_this_run(&mirror).unwrap();
     Accelerator::find(&built.kernel());
-    let profile = small_server(&mirror, HOST);
-    let mut site = Site::with_consent(dir.path(), HOST, &profile, "none").unwrap();
+    let mut site = Site::with_consent(dir.path(), HOST, &small_server(&mirror, HOST), "none").unwrap();
     site.start().unwrap();
+    Some(Refusing { dir, built, site, _mirror: mirror })
+}
+
+#[test]
+fn a_32_bit_uefi_starts_the_agent() {
+    let Some(Refusing { dir, built, site, _mirror }) = refusing() else { return };
     let mut journey =
         Journey::begin(site, &built.iso(), Put::Stick, Machine::new(Firmware::Uefi32), dir.path()).unwrap();
     // It has no disk: the agent gets as far as telling the server what it is.
@@ -88,16 +101,7 @@ fn a_32_bit_uefi_starts_the_agent() {
 /// A machine whose clock says `clock` mends it, gets its profile, and is refused for want of a
 /// permission: with every byte of its disk as it was.
 fn wrong_clock(clock: &str) {
-    if !possible() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirror::start().unwrap();
-    let built = journey::image_of_this_run(&mirror).unwrap();
-    Accelerator::find(&built.kernel());
-    let profile = small_server(&mirror, HOST);
-    let mut site = Site::with_consent(dir.path(), HOST, &profile, "none").unwrap();
-    site.start().unwrap();
+    let Some(Refusing { dir, built, site, _mirror }) = refusing() else { return };
     let (mut machine, disk) = journey::machine_with_disk(Firmware::Bios, dir.path(), 8).unwrap();
     let before = digest(&disk).unwrap();
     machine.clock = Some(clock.into());

@@ -2,7 +2,7 @@
 
 use super::*;
 use akene_protocol::api::RunResponse;
-use akene_protocol::inventory::{Cpu, Dmi, Firmware, FirmwareKind, Memory};
+use akene_protocol::inventory::FirmwareKind;
 use akene_protocol::profile::Layer;
 use akene_protocol::stamp::Tls;
 use akene_protocol::{AssetNumber, Secret};
@@ -11,27 +11,8 @@ use http::Answer;
 use std::sync::Mutex;
 use std::time::Duration;
 
-pub(crate) fn inventory() -> Inventory {
-    Inventory {
-        version: 1,
-        agent: "test".into(),
-        cpu: Cpu::default(),
-        memory: Memory::default(),
-        firmware: Firmware {
-            kind: FirmwareKind::Bios,
-            secure_boot: None,
-            vendor: None,
-            version: None,
-            date: None,
-        },
-        dmi: Dmi::default(),
-        disks: vec![],
-        volume_groups: vec![],
-        nics: vec![],
-        displays: vec![],
-        batteries: vec![],
-        notes: vec![],
-    }
+fn inventory() -> Inventory {
+    Inventory::unknown(FirmwareKind::Bios)
 }
 
 fn key() -> SigningKey {

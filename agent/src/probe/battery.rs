@@ -1,8 +1,8 @@
 //! Batteries of the machine itself.
 
+use akene_protocol::garbage;
 use akene_protocol::inventory::Battery;
 
-use super::garbage;
 use super::root::{ProbeRoot, names, number, text};
 
 /// Every battery that is in its place.

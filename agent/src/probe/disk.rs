@@ -6,10 +6,10 @@
 use std::path::{Path, PathBuf};
 
 use akene_protocol::Bytes;
+use akene_protocol::garbage;
 use akene_protocol::inventory::{Bus, Disk, Health};
 use anyhow::{Context, Result};
 
-use super::garbage;
 use super::root::{ProbeRoot, fold, names, number, text};
 use super::udev::Record;
 

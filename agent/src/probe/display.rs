@@ -1,8 +1,8 @@
 //! Displays and their EDID.
 
+use akene_protocol::garbage;
 use akene_protocol::inventory::Display;
 
-use super::garbage;
 use super::root::{ProbeRoot, fold, names, text};
 
 /// Every connected display.

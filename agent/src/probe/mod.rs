@@ -10,7 +10,6 @@ pub mod cmd;
 pub mod content;
 pub mod disk;
 mod display;
-mod garbage;
 mod health;
 pub(crate) mod look;
 pub(crate) mod lvm;

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use akene_exec::{Cmd, Runner};
+use akene_protocol::garbage;
 use akene_protocol::inventory::Nic;
 use serde::Deserialize;
 
-use super::garbage;
 use super::root::{ProbeRoot, names, number, text};
 
 /// The part of `ip -j link` that sysfs does not show.

@@ -1,10 +1,10 @@
 //! Processor, memory, firmware and the strings of DMI.
 
 use akene_protocol::Bytes;
+use akene_protocol::garbage;
 use akene_protocol::inventory::{Cpu, Dmi, Firmware, FirmwareKind, Memory};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-use super::garbage;
 use super::root::{ProbeRoot, fold, number, text};
 
 /// GUID of the variables that the UEFI specification itself defines.

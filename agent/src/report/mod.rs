@@ -321,13 +321,6 @@ impl Reporter {
         inner.emit(EventKind::Installed);
     }
 
-    /// The installed system runs.
-    pub fn confirmed(&self, system: &str, kernel: &str) {
-        let mut inner = self.lock();
-        inner.emit(EventKind::Confirmed { system: system.to_owned(), kernel: kernel.to_owned() });
-        inner.end_phase();
-    }
-
     /// Numbers nothing any more. The installed system goes on counting where this process stopped, so
     /// what is said here after the spool was closed must not use up numbers.
     pub fn seal(&self) {

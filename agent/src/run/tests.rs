@@ -8,7 +8,7 @@ use super::*;
 use crate::fetch::Permission;
 use crate::report::{Listener, Message};
 use akene_protocol::event::{Event, EventKind, RunId};
-use akene_protocol::inventory::{Bus, Cpu, Disk, Dmi, Firmware, FirmwareKind, Health, Memory};
+use akene_protocol::inventory::{Bus, Disk, FirmwareKind, Health, Memory};
 use akene_protocol::lock::LockedPackage;
 use akene_protocol::profile::{Apt, Distribution, Layer};
 use akene_protocol::{AssetNumber, Bundle, Envelope, Secret, Sha256};
@@ -34,24 +34,9 @@ fn inventory(disks: usize) -> Inventory {
         content: None,
     };
     Inventory {
-        version: 1,
-        agent: "test".into(),
-        cpu: Cpu::default(),
         memory: Memory { total: Bytes::gib(4) },
-        firmware: Firmware {
-            kind: FirmwareKind::Bios,
-            secure_boot: None,
-            vendor: None,
-            version: None,
-            date: None,
-        },
-        dmi: Dmi::default(),
         disks: (0..disks).map(disk).collect(),
-        volume_groups: vec![],
-        nics: vec![],
-        displays: vec![],
-        batteries: vec![],
-        notes: vec![],
+        ..Inventory::unknown(FirmwareKind::Bios)
     }
 }
 

@@ -126,7 +126,7 @@ pub fn delete_partition(device: &File, number: u32) -> Result<()> {
     }
 }
 
-/// Opens a device for reading and writing.
+/// Opens a device, or the file behind one, for reading and writing.
 pub fn open_rw(path: &Path) -> Result<File> {
     OpenOptions::new()
         .read(true)

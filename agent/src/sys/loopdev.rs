@@ -1,6 +1,6 @@
 //! Loop devices: a file as a block device.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+
+use super::block::open_rw;
 
 /// `struct loop_info64` of the kernel.
 #[repr(C)]
@@ -65,12 +67,7 @@ pub fn attach_part_read_only(file: &Path, offset: u64, size: u64) -> Result<(Pat
 /// Attaches a file as a disk that can be written and have partitions, with logical sectors of this size.
 /// It too is let go by itself.
 pub fn attach_disk(file: &Path, sector: u32) -> Result<(PathBuf, File)> {
-    let backing = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(file)
-        .with_context(|| format!("opening {} for writing", file.display()))?;
-    attach(file, &backing, sector, LO_FLAGS_AUTOCLEAR | LO_FLAGS_PARTSCAN, (0, 0))
+    attach(file, &open_rw(file)?, sector, LO_FLAGS_AUTOCLEAR | LO_FLAGS_PARTSCAN, (0, 0))
 }
 
 /// Detaches the file of a loop device, as soon as nobody uses it any more.
@@ -97,11 +94,7 @@ pub fn backing_file(device: &Path) -> Result<Option<String>> {
 
 /// `part` is offset and size; a size of 0 is all of it.
 fn attach(file: &Path, backing: &File, sector: u32, flags: u32, part: (u64, u64)) -> Result<(PathBuf, File)> {
-    let control = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/loop-control")
-        .context("opening /dev/loop-control (is the module `loop` loaded?)")?;
+    let control = open_rw(Path::new("/dev/loop-control")).context("is the module `loop` loaded?")?;
     // Somebody else may take the free device between asking for it and taking it.
     for _ in 0..16 {
         let number = free_number(control.as_raw_fd())?;
@@ -122,11 +115,9 @@ fn attach(file: &Path, backing: &File, sector: u32, flags: u32, part: (u64, u64)
 fn open_when_there(path: &Path) -> Result<File> {
     let patience = Instant::now() + Duration::from_secs(5);
     loop {
-        match OpenOptions::new().read(true).write(true).open(path) {
+        match open_rw(path) {
             Ok(device) => return Ok(device),
-            Err(e) if Instant::now() > patience => {
-                return Err(e).with_context(|| format!("opening {}", path.display()));
-            }
+            Err(e) if Instant::now() > patience => return Err(e),
             Err(_) => std::thread::sleep(Duration::from_millis(10)),
         }
     }
@@ -193,7 +184,7 @@ mod tests {
         let (path, device) = attach_read_only(&file).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), content);
         assert!(
-            OpenOptions::new()
+            File::options()
                 .write(true)
                 .open(&path)
                 .and_then(|mut d| std::io::Write::write(&mut d, b"x"))

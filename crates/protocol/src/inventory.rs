@@ -51,6 +51,24 @@ pub struct Inventory {
 }
 
 impl Inventory {
+    /// A machine of which nothing is known but the kind of its firmware.
+    pub fn unknown(firmware: FirmwareKind) -> Self {
+        Inventory {
+            version: VERSION,
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            cpu: Cpu::default(),
+            memory: Memory::default(),
+            firmware: Firmware { kind: firmware, secure_boot: None, vendor: None, version: None, date: None },
+            dmi: Dmi::default(),
+            disks: Vec::new(),
+            volume_groups: Vec::new(),
+            nics: Vec::new(),
+            displays: Vec::new(),
+            batteries: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
     /// Reads the document; refuses a version this program does not know.
     ///
     /// # Errors

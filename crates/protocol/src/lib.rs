@@ -22,6 +22,7 @@ pub mod api;
 pub mod check;
 pub mod envelope;
 pub mod event;
+pub mod garbage;
 pub mod ids;
 pub mod image;
 pub mod inventory;

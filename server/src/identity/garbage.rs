@@ -1,16 +1,17 @@
 //! Values that vendors ship by the thousand and that say nothing about one machine.
 //!
-//! The probe drops most of it; the server does not rely on that, because evidence that is wrong here is
-//! wrong for the whole fleet. The lists are those of GLPI, FusionInventory, OCS, hw-probe, MAAS and
-//! FOG; the general rules catch what no list has met yet.
+//! The probe drops them by the lists in [`akene_protocol::garbage`]; the server does not rely on that, because
+//! evidence that is wrong here is wrong for the whole fleet, and is stricter: what a person likes to read may
+//! still be worthless as evidence.
+
+use akene_protocol::garbage;
 
 /// Whether a serial number is a placeholder. `text` is trimmed and in upper case.
 pub fn is_garbage_serial(text: &str) -> bool {
+    // Words a serial number has no reason to hold.
     const WORDS: &[&str] = &[
-        "O.E.M",
         "DEFAULT",
         "SERIAL",
-        "TO BE FILLED",
         "NOT SPECIFIED",
         "NOT APPLICABLE",
         "NOT AVAILABLE",
@@ -21,93 +22,25 @@ pub fn is_garbage_serial(text: &str) -> bool {
         "ASSET TAG",
         "(NULL",
         "BASE BOARD",
-        "SYSTEMSERIAL",
         "PCA_NUMBER",
         "TULIP COMPUTERS",
         "NO STRING",
         "BAD INDEX",
-        "DOES NOT EXIST",
-        "OUT OF SPEC",
         "UNDEFINED",
     ];
-    const WHOLE: &[&str] = &[
-        "N/A",
-        "NONE",
-        "(NONE)",
-        "NULL",
-        "EMPTY",
-        "INVALID",
-        "UNKNOW",
-        "UNKNOWN",
-        "RESERVED",
-        "CUSTOMER",
-        "GENERIC",
-        "EVAL",
-        "IATPASS",
-        ".PCIE2",
-        "SYS-1234567890",
-        "SYS-9876543210",
-        "SN-12345",
-        "SN-1234567890",
-        "MB-1234567890",
-        "SN-123456FVGV3I0B8O5N6N7K",
-        "PRODUCT",
-        "QM00001",
-        "QM00002",
-        "QM00003",
-        "QM00004",
-        "QM00005",
-    ];
-    let characters: Vec<char> = text.chars().filter(|c| c.is_alphanumeric()).collect();
-    let mut distinct = characters.clone();
-    distinct.sort_unstable();
-    distinct.dedup();
-    // "12345678", "987654": each character follows, or each precedes, the one before (0 follows 9).
-    let steps: Vec<i32> = characters.windows(2).map(|w| w[1] as i32 - w[0] as i32).collect();
-    let run = |step: i32| steps.iter().all(|s| *s == step || *s == -9 * step);
-    characters.len() < 4
-        || distinct.len() < 3
-        || run(1)
-        || run(-1)
-        || WHOLE.contains(&text)
+    // QEMU's disks count from one in every machine.
+    let of_qemu = text.strip_prefix("QM").is_some_and(|n| n.len() == 5 && n.starts_with("0000"));
+    let characters = text.chars().filter(|c| c.is_alphanumeric()).count();
+    characters < 4
+        || of_qemu
+        || text == "PRODUCT"
+        || !garbage::keep_serial(text)
         || WORDS.iter().any(|word| text.contains(word))
 }
 
 /// Whether a MAC address says nothing: set by software, or burnt into a whole series. `mac` is in
 /// lower case with colons.
 pub fn is_garbage_mac(mac: &str) -> bool {
-    const SERIES: &[&str] = &[
-        "00:0b:ca:fe:00:00",
-        "24:b6:20:52:41:53",
-        "44:45:53:54:00:00",
-        "44:45:53:54:61:6f",
-        "10:11:11:11:11:11",
-        "00:01:02:7d:9b:1c",
-        "00:08:a1:46:06:35",
-        "00:09:dd:10:37:68",
-        "00:0f:ea:9a:e2:f0",
-        "00:11:11:85:08:8b",
-        "00:20:07:01:16:06",
-        "00:0b:0e:0f:00:ed",
-        "ed:0b:00:00:e0:00",
-        "04:4b:80:80:80:03",
-        "04:4b:80:80:80:04",
-        "04:4b:80:80:80:f0",
-        "00:13:74:00:5c:38",
-        "00:13:74:00:00:00",
-        "00:e0:4c:53:44:58",
-        "88:88:88:88:87:88",
-        "00:11:22:33:44:55",
-        "00:e0:12:34:56:78",
-        "0c:5b:8f:27:9a:64",
-        "20:41:53:59:4e:ff",
-        "33:50:6f:45:30:30",
-        "50:50:54:50:30:30",
-        "00:a0:c6:00:00:00",
-        "00:50:56:c0:00:01",
-        "00:50:56:c0:00:02",
-        "00:50:56:c0:00:08",
-    ];
     let mut bytes = [0; 6];
     let parts: Vec<&str> = mac.split(':').collect();
     if parts.len() != 6
@@ -121,21 +54,11 @@ pub fn is_garbage_mac(mac: &str) -> bool {
     // Multicast, or locally administered: such an address was not burnt in. The latter covers QEMU's too.
     let made_up = bytes[0] & 0b11 != 0;
     let most_common = bytes.iter().map(|b| bytes.iter().filter(|o| *o == b).count()).max();
-    made_up || most_common >= Some(5) || SERIES.contains(&mac)
+    made_up || most_common >= Some(5) || !garbage::keep_mac(mac)
 }
 
 /// Both byte orders of a DMI UUID as one text, or `None` for a UUID whole series share.
 pub fn canonical_uuid(text: &str) -> Option<String> {
-    const SERIES: &[&str] = &[
-        "03000200040005000006000700080009",
-        "01010101010101010101010101010101",
-        "6ab5b300538d10149fb5b0684d007b53",
-        "ffffff00ffffffffffffffffffffffff",
-        "123456781234567890abcddeefaabbcc",
-        "03d40274043505dc8506010700080009",
-        "000102030405060708090a0b0c0d0e0f",
-        "deadbeefdeadbeefdeadbeefdeadbeef",
-    ];
     let digits: String = text.chars().filter(|c| *c != '-').collect::<String>().to_lowercase();
     let mut bytes = [0; 16];
     hex::decode_to_slice(&digits, &mut bytes).ok()?;
@@ -145,11 +68,14 @@ pub fn canonical_uuid(text: &str) -> Option<String> {
     swapped[4..6].reverse();
     swapped[6..8].reverse();
     let (a, b) = (hex::encode(bytes), hex::encode(swapped));
-    let shared = |u: &String| SERIES.contains(&u.as_str());
+    // A list may hold either order.
+    let own = |hex: &str| {
+        garbage::keep_uuid(&[&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
+    };
     let mut distinct = bytes.to_vec();
     distinct.sort_unstable();
     distinct.dedup();
-    (distinct.len() > 2 && !shared(&a) && !shared(&b)).then(|| a.min(b))
+    (distinct.len() > 2 && own(&a) && own(&b)).then(|| a.min(b))
 }
 
 #[cfg(test)]

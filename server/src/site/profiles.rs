@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use akene_protocol::inventory::{Cpu, Dmi, Firmware, FirmwareKind, Memory};
+use akene_protocol::inventory::{Cpu, FirmwareKind, Memory};
 use akene_protocol::issue::Issues;
 use akene_protocol::profile::{Bundle, Distribution, File, Layer, Script, nearest, parse_layer};
 use akene_protocol::resolve::resolve;
@@ -318,23 +318,8 @@ fn check_class(name: &str, class: Layer) -> Vec<Issue> {
 /// A machine for checks that need one.
 fn sample_machine() -> Inventory {
     Inventory {
-        version: akene_protocol::inventory::VERSION,
-        agent: env!("CARGO_PKG_VERSION").into(),
         cpu: Cpu { arch: "x86_64".into(), ..Cpu::default() },
         memory: Memory { total: Bytes::gib(4) },
-        firmware: Firmware {
-            kind: FirmwareKind::Uefi64,
-            secure_boot: None,
-            vendor: None,
-            version: None,
-            date: None,
-        },
-        dmi: Dmi::default(),
-        disks: Vec::new(),
-        volume_groups: Vec::new(),
-        nics: Vec::new(),
-        displays: Vec::new(),
-        batteries: Vec::new(),
-        notes: Vec::new(),
+        ..Inventory::unknown(FirmwareKind::Uefi64)
     }
 }

@@ -35,28 +35,17 @@ fn machine() -> Inventory {
         speed: None,
     };
     Inventory {
-        version: VERSION,
-        agent: "test".into(),
         cpu: Cpu { model: Some("Intel(R) Atom(TM) CPU N270".into()), threads: Some(2), ..Cpu::default() },
         memory: Memory { total: Bytes::mib(1002) },
-        firmware: Firmware {
-            kind: FirmwareKind::Bios,
-            secure_boot: None,
-            vendor: None,
-            version: None,
-            date: None,
-        },
         dmi: Dmi { system_vendor: Some("ASUSTeK Computer INC.".into()), ..Dmi::default() },
-        volume_groups: vec![],
         disks: vec![
             disk("sda", Bytes::gib(8), false),
             disk("sdb", Bytes::gib(16), false),
             disk("sdc", Bytes::gib(64), true),
         ],
         nics: vec![nic("00:11:22:33:44:55"), nic("66:77:88:99:aa:bb")],
-        displays: vec![],
         batteries: vec![Battery::default()],
-        notes: vec![],
+        ..Inventory::unknown(FirmwareKind::Bios)
     }
 }
 

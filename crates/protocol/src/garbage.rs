@@ -148,7 +148,7 @@ const NEVER_INSIDE: &[&str] =
     &["o.e.m", "oem string", "to be filled", "serial number", "default string", "0123456789", "123456789a"];
 
 /// Whether a name (of a model, a vendor, a version) says something.
-pub(super) fn keep(value: &str) -> bool {
+pub fn keep(value: &str) -> bool {
     let value = value.trim().to_lowercase();
     !value.is_empty()
         && !NOTHING.contains(&value.as_str())
@@ -159,7 +159,7 @@ pub(super) fn keep(value: &str) -> bool {
 
 /// Whether a serial number can be one: not a placeholder, not a run such as 12345 or 987654, not made
 /// of one or two characters.
-pub(super) fn keep_serial(value: &str) -> bool {
+pub fn keep_serial(value: &str) -> bool {
     let value = value.trim();
     let mut distinct: Vec<char> = value.chars().filter(|c| c.is_alphanumeric()).collect();
     let length = distinct.len();
@@ -181,7 +181,7 @@ fn is_run(value: &str) -> bool {
 }
 
 /// Whether a DMI UUID can be a machine's own.
-pub(super) fn keep_uuid(value: &str) -> bool {
+pub fn keep_uuid(value: &str) -> bool {
     let value = value.trim().to_lowercase();
     let digits: Vec<char> = value.chars().filter(char::is_ascii_hexdigit).collect();
     let shaped = value.len() == 36 && digits.len() == 32;
@@ -195,7 +195,7 @@ pub(super) fn keep_uuid(value: &str) -> bool {
 }
 
 /// Whether an address can be a card's own.
-pub(super) fn keep_mac(value: &str) -> bool {
+pub fn keep_mac(value: &str) -> bool {
     let value = value.trim().to_lowercase();
     let bytes: Vec<&str> = value.split(':').collect();
     let listed = |pattern: &&str| match pattern.strip_suffix('*') {
