@@ -275,6 +275,15 @@ fn carry_out_case(name: &str, inventory: &Inventory, plan: Plan) -> String {
         assert!(matches!(code.as_deref(), Some("no-device-mapper" | "group-changed")), "{name}: {error:#}");
         return "refused: this kernel has no device-mapper".into();
     }
+    // A logical partition that stays behind one that goes would get another number: refused before anything
+    // is written.
+    let locked = Planned::new(plan.clone(), MACHINE).and_then(|p| p.lock(&SystemRunner));
+    match locked.map(drop) {
+        Err(e) if format!("{e:#}").contains("logical partitions are numbered") => {
+            return format!("refused: {e:#}");
+        }
+        other => other.unwrap_or_else(|e| panic!("{name}: {e:#}")),
+    }
     let mounted = carry_out(plan.clone(), &dir.path().join("root"));
     empty_root(&mounted, &[], &SystemRunner).unwrap_or_else(|e| panic!("{name}: {e:#}"));
     for (place, sums_before) in &homes {
