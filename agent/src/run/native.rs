@@ -107,6 +107,11 @@ pub enum Outcome {
 /// # Errors
 /// What keeps the run from beginning at all. A run that failed is an [`Outcome`].
 pub fn run(request: &Request, runner: &dyn Runner) -> Result<Outcome> {
+    if request.yes {
+        // This host's services come and go, each with a copy of the mounts there are. Before any thread begins: one
+        // that began earlier, the courier, would not see the disks and spool beside them.
+        akene_exec::own_mounts()?;
+    }
     let scratch =
         tempfile::Builder::new().prefix("akene-").tempdir().context("making a scratch directory")?;
     let reporter = Reporter::for_new_run()?;
@@ -123,10 +128,6 @@ pub fn run(request: &Request, runner: &dyn Runner) -> Result<Outcome> {
         reporter.start_courier()?;
     }
 
-    if request.yes {
-        // This host's services come and go, each with a copy of the mounts there are.
-        akene_exec::own_mounts()?;
-    }
     let image = attach(request, scratch.path())?;
     let disk = match (&image, &request.onto) {
         (Some(image), _) => image.path().to_owned(),
