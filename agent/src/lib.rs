@@ -10,6 +10,7 @@
 
 pub mod boot;
 pub mod cli;
+pub mod durable;
 pub mod fetch;
 pub mod journal;
 pub mod net;

@@ -74,6 +74,8 @@ pub fn build(runner: &dyn Runner, settings: &Settings, say: &dyn Fn(&str)) -> Re
         files::copy(module, &inside(&format!("{}/{number:02}-{name}", image::MODULES)))?;
     }
     squash(runner, &root, &inside(image::ROOT), built, settings.compression)?;
+    let loaders = medium::Loaders::unpack(&packages.boot, work, &root)?;
+    loaders.for_disks(runner, &inside(image::LOADER))?;
     let manifest = manifest(settings, &packages, &kernel, built, &staging)?;
     let manifest_text = serde_json::to_vec_pretty(&manifest).context("writing the manifest")?;
     files::write(&inside(image::MANIFEST), &manifest_text)?;
@@ -101,8 +103,8 @@ pub fn build(runner: &dyn Runner, settings: &Settings, say: &dyn Fn(&str)) -> Re
 
     say("writing the ISO");
     let id = &sum.to_string()[..16];
-    let boot = medium::Boot { packages: &packages.boot, work, live: &root, tree: &tree, id };
-    let made = medium::build(runner, &boot, built.as_second())?;
+    let boot = medium::Boot { work, tree: &tree, id };
+    let made = medium::build(runner, &loaders, &boot, built.as_second())?;
     sums(&tree)?;
     let unfinished = work.join("akene.iso");
     iso::write(runner, &tree, &made, built, &unfinished)?;

@@ -12,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use akene_exec::{Cmd, Runner};
+use akene_protocol::image;
 use anyhow::{Context, Result};
 
 use crate::files;
@@ -65,14 +66,32 @@ const MODULES: &[&str] = &[
     "xfs",
 ];
 
-/// Where the boot loaders come from and go to.
+/// Modules of the loaders that start the installer from a disk: all that its menu uses.
+const DISK_MODULES: &[&str] = &[
+    "all_video",
+    "configfile",
+    "echo",
+    "ext2",
+    "fat",
+    "gzio",
+    "linux",
+    "normal",
+    "part_gpt",
+    "part_msdos",
+    "reboot",
+    "search",
+    "search_fs_file",
+    "search_fs_uuid",
+    "search_label",
+    "sleep",
+    "test",
+    "true",
+];
+
+/// Where the boot loaders go to.
 pub struct Boot<'a> {
-    /// Packages to take them from.
-    pub packages: &'a [Fetched],
     /// A directory for what is unpacked.
     pub work: &'a Path,
-    /// The live root, whose libraries GRUB's tool runs with.
-    pub live: &'a Path,
     /// The tree of the medium.
     pub tree: &'a Path,
     /// A name no other medium has: the menu finds its own medium by it.
@@ -87,64 +106,135 @@ pub struct Made {
     pub esp: PathBuf,
 }
 
-/// Puts boot loaders and menu into the tree, and makes the EFI partition.
-pub fn build(runner: &dyn Runner, boot: &Boot<'_>, epoch: i64) -> Result<Made> {
-    let unpacked = boot.work.join("boot");
-    fs::create_dir_all(&unpacked).with_context(|| format!("creating {}", unpacked.display()))?;
-    merged_usr_links(&unpacked)?;
-    for package in boot.packages {
-        package.extract(&unpacked)?;
+/// Boot loaders as the distribution's packages have them.
+pub struct Loaders<'a> {
+    unpacked: PathBuf,
+    work: &'a Path,
+    live: &'a Path,
+}
+
+const SHIM: [&str; 3] = [
+    "usr/lib/shim/shimx64.efi.signed.latest",
+    "usr/lib/shim/shimx64.efi.signed",
+    "usr/lib/shim/shimx64.efi.dualsigned",
+];
+const GRUB: &str = "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed";
+const GRUB_FOR_MEDIA: &str = "usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed";
+const MANAGER: [&str; 2] = ["usr/lib/shim/mmx64.efi.signed", "usr/lib/shim/mmx64.efi"];
+
+impl<'a> Loaders<'a> {
+    /// Unpacks them below `work`. GRUB's tool runs with the libraries of the root `live`.
+    pub fn unpack(packages: &[Fetched], work: &'a Path, live: &'a Path) -> Result<Self> {
+        let unpacked = work.join("boot");
+        fs::create_dir_all(&unpacked).with_context(|| format!("creating {}", unpacked.display()))?;
+        merged_usr_links(&unpacked)?;
+        for package in packages {
+            package.extract(&unpacked)?;
+        }
+        Ok(Loaders { unpacked, work, live })
     }
-    let find =
-        |what: &str, names: &[&str]| -> Result<PathBuf> {
-            names.iter().map(|n| unpacked.join(n)).find(|p| p.is_file()).with_context(|| {
-                format!("looking for {what}: none of {} is in the packages", names.join(", "))
-            })
-        };
+
+    fn find(&self, what: &str, names: &[&str]) -> Result<PathBuf> {
+        names
+            .iter()
+            .map(|n| self.unpacked.join(n))
+            .find(|p| p.is_file())
+            .with_context(|| format!("looking for {what}: none of {} is in the packages", names.join(", ")))
+    }
+
+    fn modules(&self, platform: &str) -> PathBuf {
+        self.unpacked.join("usr/lib/grub").join(platform)
+    }
+
+    /// Writes what a disk is made startable with, before the new system's own boot loader is there
+    /// ([`image::LOADER`]). Its GRUB has all it needs built in, and finds the boot partition by the
+    /// installer on it: on the disk it was started from, then on the others.
+    pub fn for_disks(&self, runner: &dyn Runner, to: &Path) -> Result<()> {
+        let early = format!(
+            "search --no-floppy --file --set=root --hint=$root, /{}\nset prefix=($root)/grub\n",
+            image::KERNEL
+        );
+        files::copy(&self.modules("i386-pc").join("boot.img"), &to.join(image::LOADER_BOOT))?;
+        let mut modules = DISK_MODULES.to_vec();
+        modules.push("biosdisk");
+        self.mkimage(runner, "i386-pc", "/grub", &early, &modules, &to.join(image::LOADER_CORE))?;
+        modules.extend(["efi_gop", "efi_uga"]);
+        self.mkimage(runner, "i386-efi", "/grub", &early, &modules, &to.join(image::LOADER_IA32))?;
+        files::copy(&self.find("shim", &SHIM)?, &to.join(image::LOADER_SHIM))?;
+        files::copy(&self.find("the signed GRUB for disks", &[GRUB])?, &to.join(image::LOADER_GRUB))?;
+        if let Ok(manager) = self.find("the key manager", &MANAGER) {
+            files::copy(&manager, &to.join(image::LOADER_MANAGER))?;
+        }
+        Ok(())
+    }
+
+    /// Joins GRUB modules with the distribution's own tool, run by the live root's loader: tool and modules are of
+    /// one version, whatever the build host has.
+    fn mkimage(
+        &self,
+        runner: &dyn Runner,
+        format: &str,
+        prefix: &str,
+        early: &str,
+        modules: &[&str],
+        output: &Path,
+    ) -> Result<()> {
+        let config = self.work.join(format!("early-{format}.cfg"));
+        files::write(&config, early)?;
+        if let Some(dir) = output.parent() {
+            fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+        }
+        let directory = self.modules(format.trim_end_matches("-eltorito"));
+        let cmd = Cmd::new(self.live.join("usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"))
+            .arg("--library-path")
+            .arg(library_path(self.live))
+            .arg(self.unpacked.join("usr/bin/grub-mkimage"))
+            .args(["--format", format, "--prefix", prefix, "--compression", "auto", "--directory"])
+            .arg(&directory)
+            .arg("--config")
+            .arg(&config)
+            .arg("--output")
+            .arg(output)
+            .args(modules.iter().filter(|m| directory.join(format!("{m}.mod")).is_file()));
+        runner.run(&cmd).with_context(|| format!("making the {format} boot loader"))?;
+        Ok(())
+    }
+}
+
+/// Puts boot loaders and menu into the tree, and makes the EFI partition.
+pub fn build(runner: &dyn Runner, loaders: &Loaders<'_>, boot: &Boot<'_>, epoch: i64) -> Result<Made> {
     let tree = boot.tree;
+    // Beside other sticks and disks with a GRUB of their own, only our marker is ours.
+    let early = format!(
+        "search --no-floppy --file --set=root --hint=$root /{}\nset prefix=($root)/boot/grub\n",
+        marker(boot.id)
+    );
     files::write(&tree.join(marker(boot.id)), "")?;
     files::write(&tree.join(".disk/info"), "Akene\n")?;
     files::write(&tree.join("boot/grub/grub.cfg"), MENU.replace("@ID@", &marker(boot.id)))?;
 
     // BIOS.
-    let pc = unpacked.join("usr/lib/grub/i386-pc");
     let core = tree.join("boot/grub/bios.img");
     let mut modules = MODULES.to_vec();
     modules.extend(["biosdisk", "drivemap", "linux16", "vga_text"]);
-    mkimage(runner, boot, &unpacked, "i386-pc-eltorito", &pc, &modules, &core)?;
+    loaders.mkimage(runner, "i386-pc-eltorito", "/boot/grub", &early, &modules, &core)?;
 
     // UEFI.
     let efi = tree.join("EFI/BOOT");
-    let shim = find(
-        "shim",
-        &[
-            "usr/lib/shim/shimx64.efi.signed.latest",
-            "usr/lib/shim/shimx64.efi.signed",
-            "usr/lib/shim/shimx64.efi.dualsigned",
-        ],
-    )?;
-    let signed = find(
-        "the signed GRUB for media",
-        &[
-            "usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed",
-            "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed",
-        ],
-    )?;
-    files::copy(&shim, &efi.join("BOOTX64.EFI"))?;
+    files::copy(&loaders.find("shim", &SHIM)?, &efi.join("BOOTX64.EFI"))?;
+    let signed = loaders.find("the signed GRUB for media", &[GRUB_FOR_MEDIA, GRUB])?;
     files::copy(&signed, &efi.join("grubx64.efi"))?;
-    if let Ok(manager) = find("the key manager", &["usr/lib/shim/mmx64.efi.signed", "usr/lib/shim/mmx64.efi"])
-    {
+    if let Ok(manager) = loaders.find("the key manager", &MANAGER) {
         files::copy(&manager, &efi.join("mmx64.efi"))?;
     }
-    let ia32 = unpacked.join("usr/lib/grub/i386-efi");
     let mut modules = MODULES.to_vec();
     modules.extend(["efi_gop", "efi_uga"]);
-    mkimage(runner, boot, &unpacked, "i386-efi", &ia32, &modules, &efi.join("BOOTIA32.EFI"))?;
+    loaders.mkimage(runner, "i386-efi", "/boot/grub", &early, &modules, &efi.join("BOOTIA32.EFI"))?;
 
     for (name, ending) in [("bios", "bin"), ("x64", "efi"), ("ia32", "efi")] {
         let arch = if name == "bios" { "x64" } else { name };
         for path in [format!("boot/memtest86+{arch}.{ending}"), format!("boot/mt86+{arch}.{ending}")] {
-            let path = unpacked.join(path);
+            let path = loaders.unpacked.join(path);
             if path.is_file() {
                 files::copy(&path, &tree.join(format!("boot/memtest/{name}.{ending}")))?;
             }
@@ -152,48 +242,12 @@ pub fn build(runner: &dyn Runner, boot: &Boot<'_>, epoch: i64) -> Result<Made> {
     }
     let esp = boot.work.join("esp.img");
     esp_image(runner, boot, &efi, &esp, epoch)?;
-    Ok(Made { mbr: pc.join("boot_hybrid.img"), esp })
+    Ok(Made { mbr: loaders.modules("i386-pc").join("boot_hybrid.img"), esp })
 }
 
 /// The empty file by which the menu finds its medium.
 fn marker(id: &str) -> String {
     format!("akene/medium-{id}")
-}
-
-/// Joins GRUB modules with the distribution's own tool, run by the live root's loader: tool and modules are of one
-/// version, whatever the build host has.
-fn mkimage(
-    runner: &dyn Runner,
-    boot: &Boot<'_>,
-    unpacked: &Path,
-    format: &str,
-    directory: &Path,
-    modules: &[&str],
-    output: &Path,
-) -> Result<()> {
-    let early = boot.work.join(format!("early-{format}.cfg"));
-    // Beside other sticks and disks with a GRUB of their own, only our marker is ours.
-    let text = format!(
-        "search --no-floppy --file --set=root --hint=$root /{}\nset prefix=($root)/boot/grub\n",
-        marker(boot.id)
-    );
-    files::write(&early, text)?;
-    if let Some(dir) = output.parent() {
-        fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
-    }
-    let cmd = Cmd::new(boot.live.join("usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"))
-        .arg("--library-path")
-        .arg(library_path(boot.live))
-        .arg(unpacked.join("usr/bin/grub-mkimage"))
-        .args(["--format", format, "--prefix", "/boot/grub", "--compression", "auto", "--directory"])
-        .arg(directory)
-        .arg("--config")
-        .arg(&early)
-        .arg("--output")
-        .arg(output)
-        .args(modules.iter().filter(|m| directory.join(format!("{m}.mod")).is_file()));
-    runner.run(&cmd).with_context(|| format!("making the {format} boot loader"))?;
-    Ok(())
 }
 
 /// The FAT image with the EFI programs. The signed GRUB looks for its menu beside itself first, in

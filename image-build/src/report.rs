@@ -50,6 +50,8 @@ impl Report {
         put("initrd: kernel, to be put on the disk", size(&staging.join(image::KERNEL))?);
         let modules = staging.join(image::MODULES);
         put("initrd: early modules", Bytes(if modules.is_dir() { files::size(&modules)? } else { 0 }));
+        let loaders = files::size(&staging.join(image::LOADER))?;
+        put("initrd: boot loaders for the disk", Bytes(loaders));
         put("kernel", size(&tree.join("akene/vmlinuz"))?);
         put(
             "boot loaders, menu, memory test",

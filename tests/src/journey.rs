@@ -106,7 +106,10 @@ pub struct Journey {
     pub site: Site,
     /// The machine.
     pub vm: Vm,
-    put: Put,
+    /// How the medium is in the machine now; `None`: it has been taken out.
+    put: Option<Put>,
+    machine: Machine,
+    dir: PathBuf,
     started: Instant,
 }
 
@@ -127,8 +130,26 @@ impl Journey {
             Put::Disc => Medium::Cd(medium),
             Put::Stick => Medium::Usb(medium),
         });
-        let vm = machine.start(&dir.join("machine"))?;
-        Ok(Journey { site, vm, put, started: Instant::now() })
+        let dir = dir.join("machine");
+        let vm = machine.start(&dir)?;
+        Ok(Journey { site, vm, put: Some(put), machine, dir, started: Instant::now() })
+    }
+
+    /// Pulls the plug as soon as the console says these words one after the other, takes the medium out, and
+    /// switches the machine on again: whatever it does now, it does from its disk. Returns the seconds
+    /// from the first switching on to each of the words.
+    pub fn cut_power_after(&mut self, words: &[&str], limit: Duration) -> Result<Vec<u64>> {
+        let limit = self.vm.accelerator.scale(limit);
+        let mut seconds = Vec::new();
+        for word in words {
+            self.vm.expect(word, limit)?;
+            seconds.push(self.started.elapsed().as_secs());
+        }
+        self.vm.cut_power()?;
+        self.machine.medium = None;
+        self.put = None;
+        self.vm = self.machine.start(&self.dir)?;
+        Ok(seconds)
     }
 
     /// Waits until the server sees the machine in this state.
@@ -143,13 +164,14 @@ impl Journey {
     }
 
     /// Waits for the end of the installation, takes the medium out as the volunteer is told to, and
-    /// waits until the installed system has confirmed itself.
-    pub fn complete(&mut self) -> Result<Figures> {
-        self.wait_for("installed", Duration::from_secs(40 * 60))?;
+    /// waits until the installed system has confirmed itself. `limit` is for the installation.
+    pub fn complete(&mut self, limit: Duration) -> Result<Figures> {
+        self.wait_for("installed", limit)?;
         let install = self.started.elapsed();
         match self.put {
-            Put::Disc => self.vm.eject_cd()?,
-            Put::Stick => self.vm.unplug_stick()?,
+            Some(Put::Disc) => self.vm.eject_cd()?,
+            Some(Put::Stick) => self.vm.unplug_stick()?,
+            None => {}
         }
         let again = Instant::now();
         self.wait_for("confirmed", Duration::from_secs(15 * 60))?;

@@ -297,6 +297,14 @@ impl Vm {
         }
     }
 
+    /// Pulls the plug of a machine that will be switched on again. What it had not written is lost.
+    pub fn cut_power(&mut self) -> Result<()> {
+        self.control.call(r#"{"execute":"quit"}"#)?;
+        let ended = self.running.wait(Duration::from_secs(60))?;
+        ensure!(ended.is_some(), "QEMU still runs a minute after it was told to end");
+        Ok(())
+    }
+
     /// Pulls the plug. What the machine had not written is lost with it.
     pub fn pull_the_plug(self) {
         drop(self.running);

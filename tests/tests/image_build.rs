@@ -62,6 +62,30 @@ fn the_same_packages_give_the_same_bytes() {
     assert!(size(&squashfs) < 110, "{} MiB", size(&squashfs));
     modules_are_complete(&root);
     programs_are_complete(&root);
+    loaders_are_complete(&dir.path().join("staging/akene/loader"));
+}
+
+/// What makes a disk start the installer is for the right processors, signed where it has to be, and fits.
+fn loaders_are_complete(dir: &Path) {
+    let read = |name: &str| fs::read(dir.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    // Machine, and size of the signatures, as the PE header tells them.
+    let program = |name: &str| {
+        let bytes = read(name);
+        let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+        let header = number(0x3c);
+        assert_eq!(&bytes[header..header + 4], b"PE\0\0", "{name}");
+        let machine = number(header + 4) & 0xffff;
+        // The fifth directory entry; 64-bit headers are 16 bytes longer before it.
+        let signatures = header + 24 + if machine == 0x8664 { 112 } else { 96 } + 4 * 8 + 4;
+        (machine, number(signatures) > 0)
+    };
+    assert_eq!(program("shimx64.efi"), (0x8664, true));
+    assert_eq!(program("grubx64.efi"), (0x8664, true));
+    assert_eq!(program("bootia32.efi"), (0x014c, false));
+    let boot = read("boot.img");
+    assert_eq!((boot.len(), &boot[510..]), (512, &[0x55, 0xaa][..]));
+    // The gap before the first partition of an MBR disk is the smallest room there is.
+    assert!((32 << 10..1 << 20).contains(&read("core.img").len()));
 }
 
 /// kmod finds everything each module needs, and the drivers nobody may miss are there.

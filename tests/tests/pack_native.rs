@@ -167,6 +167,8 @@ fn install(
         scratch: &scratch,
         runner,
     };
+    // As the pipeline does it before anything else on a boot partition that may be an earlier system's.
+    target::take_over(&mounted, &consoles).unwrap();
     let mut notes = Notes::default();
     let went = target::install(&job, &mut notes);
     went.unwrap_or_else(|e| panic!("{e:#}\n{}", notes.log[notes.log.len().saturating_sub(40)..].join("\n")));

@@ -46,7 +46,20 @@ fn whole_way(firmware: Firmware, put: Put) {
     let site = journey::site_for_machines(&mirror, dir.path()).unwrap();
     let (machine, disk) = journey::machine_with_disk(firmware, dir.path(), 8).unwrap();
     let mut journey = Journey::begin(site, &built.iso(), put, machine, dir.path()).unwrap();
-    let figures = journey.complete().unwrap();
+    // The packages of the new system are being unpacked: only the image's own boot loader is on the disk.
+    let there = [
+        "GNU GRUB",
+        "Loading the installer",
+        "Starting",
+        "Planning the disks",
+        "putting the installer on the disk",
+        "Installing",
+    ];
+    let seconds = journey.cut_power_after(&there, 30 * MINUTE).unwrap();
+    for (second, word) in seconds.iter().zip(there) {
+        println!("{second:>5} s {word}");
+    }
+    let figures = journey.complete(40 * MINUTE).unwrap();
     println!("{firmware:?} from a {put:?}: {figures:?}");
     let console = journey.vm.console.text().to_owned();
     let site = journey.shut_down().unwrap();

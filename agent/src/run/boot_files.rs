@@ -4,8 +4,7 @@
 //! and compared with the sums in the image's manifest, so that no medium has to be found or read again.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::Write;
 use std::path::Path;
 
 use akene_protocol::image::{self, ImageManifest};
@@ -13,6 +12,7 @@ use akene_protocol::{Sha256, Stamp};
 use anyhow::{Context, Result, ensure};
 
 use super::{Record, json};
+use crate::durable;
 use crate::fetch::known;
 
 /// Directory of undelivered events, below the boot partition.
@@ -34,7 +34,7 @@ pub fn set_installed(boot: &Path, finished: bool) -> Result<()> {
     if finished {
         let dir = path.parent().context("finding the directory of the mark")?;
         fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-        return replace(&path, |out| out.write_all(b"finished\n").context("writing"));
+        return replace_private(&path, |out| out.write_all(b"finished\n").context("writing"));
     }
     match fs::remove_file(&path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -58,7 +58,7 @@ pub fn write_record(boot: &Path, record: &Record<'_>) -> Result<()> {
         files.push(("akene/profile.json", json(envelope, "the profile")?));
     }
     for (name, text) in files {
-        replace(&boot.join(name), |out| out.write_all(&text).context("writing"))?;
+        replace_private(&boot.join(name), |out| out.write_all(&text).context("writing"))?;
     }
     Ok(())
 }
@@ -72,29 +72,19 @@ pub fn write_installer(boot: &Path, root: &Path, stamp: &Stamp, manifest: &Image
         ensure!(sum == file.sha256, "{} of the running installer is damaged: its sum is {sum}", file.path);
     }
     let source = root.join(image::KERNEL);
-    replace(&kernel, |out| {
+    replace_private(&kernel, |out| {
         let mut file = File::open(&source).with_context(|| format!("opening {}", source.display()))?;
         std::io::copy(&mut file, out).with_context(|| format!("copying {}", source.display()))?;
         Ok(())
     })?;
-    replace(&initrd, |out| akene_archive::initrd::write(root, out).map(|_| ()))?;
-    replace(&stamp_path, |out| out.write_all(&stamp.to_area()?).context("writing the stamp"))?;
+    replace_private(&initrd, |out| akene_archive::initrd::write(root, out).map(|_| ()))?;
+    replace_private(&stamp_path, |out| out.write_all(&stamp.to_area()?).context("writing the stamp"))?;
     Ok(())
 }
 
-/// Writes a file beside the old one (mode 0600: some hold secrets, all are root's), then puts it in its
-/// place. After a power cut there is the old file or the new one.
-fn replace(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let context = || format!("writing {}", path.display());
-    let new = path.with_extension("new");
-    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new);
-    let mut out = BufWriter::with_capacity(1 << 20, file.with_context(context)?);
-    fill(&mut out).with_context(context)?;
-    out.flush().with_context(context)?;
-    out.get_ref().sync_all().with_context(context)?;
-    fs::rename(&new, path).with_context(context)?;
-    let dir = path.parent().with_context(context)?;
-    File::open(dir).and_then(|d| d.sync_all()).with_context(context)
+/// Mode 0600: some hold secrets, all are root's.
+fn replace_private(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    durable::replace(path, 0o600, fill)
 }
 
 fn sum_of(path: &Path) -> Result<Sha256> {

@@ -20,6 +20,7 @@ use anyhow::{Context, Result};
 
 use super::swap::TargetSwap;
 use super::{Effects, Record, boot_files, left};
+use crate::durable;
 use crate::fetch::http::Http;
 use crate::fetch::{Allowed, EventRoute, Orders, Server, Site, known, medium};
 use crate::net::http::Access;
@@ -339,8 +340,11 @@ impl Effects for Machine<'_> {
         if let Some((root, stamp, manifest)) = &self.installer {
             self.reporter.info("putting the installer on the disk");
             boot_files::write_installer(&boot, root, stamp, manifest)?;
+            let scratch = self.scratch.join("loader");
+            let of = manifest.distribution;
+            target::start_installer(mounted, &self.consoles, root, of, &scratch, self.runner)?;
         }
-        Ok(())
+        durable::sync_for_boot_loader(&boot)
     }
 
     fn install(
@@ -374,9 +378,7 @@ impl Effects for Machine<'_> {
 
     fn sync(&mut self, mounted: &Mounted) -> Result<()> {
         for dir in [self.boot_dir(mounted), mounted.root.clone()] {
-            let context = || format!("writing out {}", dir.display());
-            let file = File::open(&dir).with_context(context)?;
-            nix::unistd::syncfs(&file).with_context(context)?;
+            durable::sync(&dir)?;
         }
         Ok(())
     }

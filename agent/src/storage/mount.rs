@@ -1,6 +1,5 @@
 //! Mounting the new system, and unmounting it again with errors that matter.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use super::group::LockedGroup;
 use super::work::Work;
 use super::{Layout, LockedDisk, MountedDisk, MountedPartition, format};
+use crate::durable;
 use crate::probe::content;
 
 /// How long a process that is just ending may keep a filesystem busy.
@@ -158,10 +158,7 @@ impl Mounts {
 /// Unmounts one place. Everything is written out before it comes back, also where the kernel would not do it:
 /// a mount namespace of somebody else may hold a copy, and keep the filesystem alive.
 fn unmount(place: &Path) -> Result<()> {
-    File::open(place)
-        .map_err(anyhow::Error::from)
-        .and_then(|top| Ok(nix::unistd::syncfs(&top)?))
-        .with_context(|| format!("writing out {}", place.display()))?;
+    durable::sync(place)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         match umount2(place, MntFlags::UMOUNT_NOFOLLOW) {

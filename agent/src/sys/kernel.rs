@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -30,6 +30,28 @@ pub fn mount(source: &str, target: &Path, kind: &str, flags: MsFlags, options: &
     std::fs::create_dir_all(target).with_context(|| format!("creating {}", target.display()))?;
     nix::mount::mount(Some(source), target, Some(kind), flags, Some(options))
         .with_context(|| format!("mounting {source} ({kind}) on {}", target.display()))
+}
+
+mod raw {
+    nix::ioctl_readwrite!(fifreeze, b'X', 119, nix::libc::c_int);
+    nix::ioctl_readwrite!(fithaw, b'X', 120, nix::libc::c_int);
+}
+
+/// Stops writing to the filesystem this directory is on, and goes on at once. In between a filesystem with a
+/// journal has everything where it belongs, and nothing in its journal. A filesystem that cannot be
+/// stopped (vfat, tmpfs) has no journal.
+#[expect(unsafe_code, reason = "two ioctls")]
+pub fn freeze_and_thaw(dir: &File) -> Result<()> {
+    let mut unused = 0;
+    // SAFETY: the descriptor is open, and the kernel ignores the argument.
+    match unsafe { raw::fifreeze(dir.as_raw_fd(), &mut unused) } {
+        Ok(_) => {}
+        Err(Errno::EOPNOTSUPP) => return Ok(()),
+        Err(e) => return Err(e).context("stopping writes to a filesystem"),
+    }
+    // SAFETY: as above.
+    unsafe { raw::fithaw(dir.as_raw_fd(), &mut unused) }.context("going on with writes to a filesystem")?;
+    Ok(())
 }
 
 /// Shows a directory at a second place.

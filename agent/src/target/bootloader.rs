@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail};
 use super::bios::{self, Room};
 use super::esp::EspFiles;
 use super::{Job, Watch};
+use crate::durable;
 use crate::probe::disk;
 use crate::storage::{Layout, MountedDisk};
 
@@ -39,27 +40,28 @@ const CORE_MODULES: [&str; 10] = [
 ];
 
 /// Takes what an earlier system left on the boot partition, which is never formatted: its kernels have no
-/// modules any more. Until there is a new menu, the disk starts the installer.
-///
-/// Nothing happens on a boot partition that is new: there is no installer on it yet.
+/// modules any more. Until there is a new menu, the disk starts the installer, if that is there.
 pub(super) fn take_over(layout: &Layout, consoles: &[String]) -> Result<()> {
     let root = &mut Root::open(&layout.root)?;
     let boot = layout.root.join("boot");
-    for entry in fs::read_dir(&boot).with_context(|| format!("reading {}", boot.display()))? {
-        let name = entry.with_context(|| format!("reading {}", boot.display()))?.file_name();
-        let Some(name) = name.to_str() else { continue };
-        if ["vmlinuz", "initrd.img", "System.map-", "config-"].iter().any(|old| name.starts_with(old)) {
-            root.remove(&format!("boot/{name}"))?;
-        }
-    }
+    // The menu first: it must never name a kernel that is gone.
     if INSTALLER.iter().all(|file| root.exists(&format!("boot/{file}"))) {
         let uuid = super::boot_uuid(layout)?;
         let arguments = console_arguments(consoles).join(" ");
         let entry = installer_entry(uuid, "Continue the installation", &arguments);
         // Settings of the old menu that would choose another entry.
         root.remove("boot/grub/grubenv")?;
+        root.make_dir("boot/grub", 0o755)?;
         let text = format!("set timeout=3\nsearch --no-floppy --fs-uuid --set=akene {uuid}\n{entry}");
-        root.write("boot/grub/grub.cfg", text, 0o644)?;
+        let menu = boot.join("grub/grub.cfg");
+        durable::replace(&menu, 0o644, |out| out.write_all(text.as_bytes()).context("writing"))?;
+    }
+    for entry in fs::read_dir(&boot).with_context(|| format!("reading {}", boot.display()))? {
+        let name = entry.with_context(|| format!("reading {}", boot.display()))?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if ["vmlinuz", "initrd.img", "System.map-", "config-"].iter().any(|old| name.starts_with(old)) {
+            root.remove(&format!("boot/{name}"))?;
+        }
     }
     Ok(())
 }
@@ -68,6 +70,8 @@ pub(super) fn take_over(layout: &Layout, consoles: &[String]) -> Result<()> {
 /// installer on the boot partition, and the medium can be taken out.
 pub(super) fn put_on_disk(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -> Result<()> {
     modules(job, root)?;
+    // What the core images load has to be there before they are.
+    durable::sync_for_boot_loader(&job.layout.root.join("boot"))?;
     for_bios(job, watch)?;
     for_efi(job, root, watch)
 }
@@ -284,7 +288,7 @@ fn for_bios(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
             let prefix = format!("(,{kind}{})/grub", partition.number);
             mkimage(job, "i386-pc", &prefix, None, &["biosdisk"])?
         } else {
-            let where_it_is = prefix_is(job.boot_uuid()?);
+            let where_it_is = prefix_of(job.boot_uuid()?);
             mkimage(job, "i386-pc", "/grub", Some(&where_it_is), &["biosdisk"])?
         };
         match bios::embed(&disk.path, &boot, &core, room) {
@@ -300,9 +304,14 @@ fn for_bios(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
     Ok(())
 }
 
-/// What an image of ours does before anything else: it looks for the boot partition on all disks.
-fn prefix_is(uuid: &str) -> String {
+/// Commands that make GRUB's directory on the boot partition its prefix.
+fn prefix_of(uuid: &str) -> String {
     format!("search --no-floppy --fs-uuid --set=root {uuid}\nset prefix=($root)/grub\n")
+}
+
+/// The `grub.cfg` on an ESP: it only says where the real one is.
+pub(super) fn menu_of(uuid: &str) -> String {
+    format!("{}configfile $prefix/grub.cfg\n", prefix_of(uuid))
 }
 
 /// Fills the ESP, and where this computer has UEFI tells its firmware.
@@ -317,8 +326,8 @@ fn for_efi(job: &Job<'_>, root: &Root, watch: &mut dyn Watch) -> Result<()> {
     let ours = job.distribution();
     // A core image of ours goes on with `normal`, which reads the lists of commands and the menu from the
     // prefix; a configfile in it would run before there are any commands.
-    let prefix_is = prefix_is(uuid);
-    let where_it_is = format!("{prefix_is}configfile $prefix/grub.cfg\n");
+    let prefix_is = prefix_of(uuid);
+    let where_it_is = menu_of(uuid);
     let mut files = EspFiles::default();
     let read = |names: &[&str]| -> Result<Option<Vec<u8>>> {
         for name in names {

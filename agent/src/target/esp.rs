@@ -45,7 +45,12 @@ impl EspFiles {
                 .run(&tool("mcopy").arg("-o").arg(&copy).arg(format!("::{path}")))
                 .with_context(|| format!("writing {path} to the ESP"))?;
         }
-        Ok(())
+        // mtools leaves them in memory.
+        std::fs::File::options()
+            .write(true)
+            .open(device)
+            .and_then(|esp| esp.sync_all())
+            .with_context(|| format!("writing out {}", device.display()))
     }
 
     fn has(&self, tool: &dyn Fn(&str) -> Cmd, dir: &Path, runner: &dyn Runner) -> bool {

@@ -20,6 +20,7 @@ mod bootloader;
 mod choose;
 mod esp;
 mod hooks;
+mod loader;
 mod network;
 mod packages;
 mod resident;
@@ -99,6 +100,28 @@ pub fn take_over(layout: &Layout, consoles: &[String]) -> Result<()> {
     bootloader::take_over(layout, consoles).context("making the disk start the installer")
 }
 
+/// Makes the disk start the installer that was just put on its boot partition.
+///
+/// `image_root` is the initramfs of the live system, `distribution` that of its packages.
+///
+/// # Errors
+/// What could not be written, or is missing in the image.
+pub fn start_installer(
+    layout: &Layout,
+    consoles: &[String],
+    image_root: &Path,
+    distribution: Distribution,
+    scratch: &Path,
+    runner: &dyn Runner,
+) -> Result<()> {
+    let steps = || -> Result<()> {
+        // The menu, which needs the installer's files to be there.
+        bootloader::take_over(layout, consoles)?;
+        loader::put_on_disk(layout, image_root, distribution, scratch, runner)
+    };
+    steps().context("making the disk start the installer")
+}
+
 fn boot_uuid(layout: &Layout) -> Result<&str> {
     let boot =
         layout.partition(&Role::Boot).context("looking for the boot partition, which the plan lacks")?;
@@ -165,10 +188,7 @@ impl Job<'_> {
 
     /// Name of the distribution as it is used in paths on the EFI system partition.
     fn distribution(&self) -> &'static str {
-        match self.resolved.archive.distribution {
-            Distribution::Debian => "debian",
-            Distribution::Ubuntu => "ubuntu",
-        }
+        self.resolved.archive.distribution.directory()
     }
 
     /// UUID of the boot partition's filesystem.

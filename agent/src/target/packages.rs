@@ -50,7 +50,6 @@ pub(super) fn install(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
         crate::storage::empty_root(job.layout, &[super::STAGE], job.runner)?;
     }
     let mut root = Root::open(&job.layout.root)?;
-    bootloader::take_over(job.layout, job.consoles)?;
     merged_usr(job, &mut root)?;
     unpack_base(job, watch)?;
     prepare_database(&mut root)?;

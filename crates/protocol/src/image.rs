@@ -25,6 +25,22 @@ pub const KERNEL: &str = "akene/vmlinuz";
 /// Modules that must be loaded before the live root can be mounted, in the order of their names.
 pub const MODULES: &str = "akene/modules";
 
+/// Boot loaders with which a disk starts the installer before any package of the new system is there, inside
+/// the initrd. Every path below is below this one.
+pub const LOADER: &str = "akene/loader";
+/// GRUB's first sector for a BIOS.
+pub const LOADER_BOOT: &str = "boot.img";
+/// GRUB's core image for a BIOS. It looks for [`crate::image::KERNEL`]'s copy on the boot partition.
+pub const LOADER_CORE: &str = "core.img";
+/// The signed first program of 64-bit UEFI.
+pub const LOADER_SHIM: &str = "shimx64.efi";
+/// The signed GRUB it starts; it reads `EFI/DISTRIBUTION/grub.cfg` of the image's distribution.
+pub const LOADER_GRUB: &str = "grubx64.efi";
+/// The key manager beside them; not every distribution has one.
+pub const LOADER_MANAGER: &str = "mmx64.efi";
+/// GRUB for 32-bit UEFI.
+pub const LOADER_IA32: &str = "bootia32.efi";
+
 /// What a live image is made of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

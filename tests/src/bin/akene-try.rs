@@ -6,7 +6,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_tests::journey::{self, Journey, Put};
@@ -17,6 +17,9 @@ use anyhow::{Context, Result, bail};
 
 /// Password of the trial machine's user. The machine is reachable from nowhere but this terminal.
 const PASSWORD: &str = "akene";
+
+/// Somebody watches, and may end it; other work on the computer may make it slow.
+const PATIENCE: Duration = Duration::from_secs(3 * 3600);
 
 const USAGE: &str = "usage: scripts/try [--firmware bios|uefi|secure-boot] [--memory MIB] | --boot\n\
     --boot starts the machine of the last try again; Ctrl-A X switches it off";
@@ -89,7 +92,7 @@ fn main() -> Result<()> {
     machine.memory = wish.memory;
     machine.shown = true;
     let mut journey = Journey::begin(site, &built.iso(), Put::Disc, machine, &dir)?;
-    let figures = journey.complete()?;
+    let figures = journey.complete(PATIENCE)?;
 
     let machines = journey.site.machines()?;
     let asset = machines.first().and_then(|m| m["asset"].as_str()).context("the server lists no machine")?;

@@ -7,6 +7,14 @@ use crate::profile::{Distribution, Filesystem, Medium, Pocket, Rung};
 use crate::size::Bytes;
 
 impl Distribution {
+    /// The directory its signed boot loader looks into on an EFI system partition, below `EFI`.
+    pub fn directory(self) -> &'static str {
+        match self {
+            Distribution::Debian => "debian",
+            Distribution::Ubuntu => "ubuntu",
+        }
+    }
+
     /// Mirror of the main archive every user can reach.
     pub fn default_mirror(self) -> &'static str {
         match self {

@@ -1,0 +1,83 @@
+//! What a power cut leaves: whole files, the old one or the new one.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::sys::kernel;
+
+/// Writes a file beside the old one, then puts it in its place. When this comes back it is on the disk.
+pub fn replace(path: &Path, mode: u32, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let context = || format!("writing {}", path.display());
+    let new = path.with_extension("new");
+    let file = File::options().write(true).create(true).truncate(true).mode(mode).open(&new);
+    let mut out = BufWriter::with_capacity(1 << 20, file.with_context(context)?);
+    fill(&mut out).with_context(context)?;
+    out.flush().with_context(context)?;
+    out.get_ref().sync_all().with_context(context)?;
+    fs::rename(&new, path).with_context(context)?;
+    let dir = path.parent().with_context(context)?;
+    File::open(dir).and_then(|d| d.sync_all()).with_context(context)
+}
+
+/// Writes out everything of the filesystem this directory is on.
+pub fn sync(dir: &Path) -> Result<()> {
+    let context = || format!("writing out {}", dir.display());
+    let top = File::open(dir).with_context(context)?;
+    nix::unistd::syncfs(&top).with_context(context)
+}
+
+/// Writes out everything of the filesystem this directory is on, to where GRUB finds it.
+///
+/// GRUB does not read journals. After `fsync` alone a new file may be known to the journal only: Linux finds it
+/// there after a power cut, and a boot loader finds an empty directory (why OSTree stops `/boot`
+/// for a moment, too).
+pub fn sync_for_boot_loader(dir: &Path) -> Result<()> {
+    sync(dir)?;
+    let context = || format!("writing out {}", dir.display());
+    let top = File::open(dir).with_context(context)?;
+    kernel::freeze_and_thaw(&top).with_context(context)
+}
+
+#[cfg(test)]
+mod tests {
+    use akene_exec::{Cmd, Runner, SystemRunner};
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+    use super::*;
+    use crate::sys::loopdev;
+
+    /// GRUB's own driver reads the bytes a power cut would leave, while the filesystem is in use.
+    #[test]
+    fn a_boot_loader_finds_what_was_written_just_now() {
+        if !nix::unistd::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
+            eprintln!("SKIPPED: needs to be root and loop devices");
+            return;
+        }
+        akene_exec::own_mounts().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (image, place) = (dir.path().join("boot.img"), dir.path().join("boot"));
+        File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        SystemRunner.run(&Cmd::new("mkfs.ext4").arg("-q").arg(&image)).unwrap();
+        fs::create_dir(&place).unwrap();
+        let (node, device) = loopdev::attach_disk(&image, 512).unwrap();
+        mount(Some(&node), &place, Some("ext4"), MsFlags::empty(), None::<&str>).unwrap();
+        drop(device);
+        fs::create_dir(place.join("grub")).unwrap();
+        replace(&place.join("grub/grub.cfg"), 0o644, |out| out.write_all(b"menu").context("writing"))
+            .unwrap();
+        sync_for_boot_loader(&place).unwrap();
+
+        let after_a_power_cut = dir.path().join("copy.img");
+        fs::copy(&image, &after_a_power_cut).unwrap();
+        let menu = Cmd::new("grub-fstest").arg(&after_a_power_cut).args(["cat", "/grub/grub.cfg"]);
+        let found = SystemRunner.run(&menu).map(|out| out.text());
+        // It goes on afterwards.
+        fs::write(place.join("more"), "more").unwrap();
+        umount2(&place, MntFlags::empty()).unwrap();
+        assert_eq!(found.unwrap(), "menu");
+    }
+}
