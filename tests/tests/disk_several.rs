@@ -58,7 +58,7 @@ fn a_system_over_three_disks_and_its_reinstall() {
     let mounted = carry_out(plan, &dir.path().join("root"));
     for (place, image) in [("boot", &a), ("home", &b), ("srv/content", &c)] {
         std::fs::write(mounted.root.join(place).join("here"), place).unwrap();
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         let at = mounted.root.join(place);
         let line = mounts.lines().find(|l| l.split(' ').nth(4) == at.to_str()).unwrap();
         assert!(line.contains(image.path().to_str().unwrap()), "{line}");

@@ -432,7 +432,7 @@ fn a_busy_target_is_told_and_a_dropped_one_is_unmounted() {
     assert!(format!("{error:#}").contains("home"), "{error:#}");
     drop(open);
     // The failed unmount was dropped: nothing is mounted any more.
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
     assert!(!mounts.contains(root.to_str().unwrap()), "{mounts}");
     image.detach().unwrap();
 }

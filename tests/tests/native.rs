@@ -73,7 +73,7 @@ fn host_is_clean(image: &std::path::Path) {
     let loops = SystemRunner.run(&Cmd::new("losetup").arg("-j").arg(image)).unwrap().text();
     assert!(loops.is_empty(), "still attached: {loops}");
     let dir = image.parent().and_then(|d| d.to_str()).unwrap();
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
     let left: Vec<_> = mounts.lines().filter(|l| l.contains(dir)).collect();
     assert!(left.is_empty(), "still mounted: {left:#?}");
 }
