@@ -64,6 +64,12 @@ pub async fn picture(
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
 ) -> Result<Response, Refusal> {
+    let (_, picture) = with_picture(&shared, name).await?;
+    Ok(([(header::CONTENT_TYPE, "image/svg+xml; charset=utf-8")], picture).into_response())
+}
+
+/// One machine, and the picture of its disks.
+pub(super) async fn with_picture(shared: &Shared, name: String) -> Result<(view::Detail, String), Refusal> {
     let (machine, detail) = shared
         .db
         .call(move |db| {
@@ -73,7 +79,7 @@ pub async fn picture(
         })
         .await?;
     let picture = picture::of(&shared.site, &machine, detail.plan.as_ref())?;
-    Ok(([(header::CONTENT_TYPE, "image/svg+xml; charset=utf-8")], picture).into_response())
+    Ok((detail, picture))
 }
 
 /// Permits one installation.

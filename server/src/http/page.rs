@@ -9,10 +9,9 @@ use axum::extract::{Path, State};
 use axum::response::Html;
 
 use super::Shared;
+use super::admin::with_picture;
 use super::auth::Admin;
 use super::refusal::Refusal;
-use crate::db::{Trouble, machines as store};
-use crate::picture;
 use crate::state::Stage;
 use crate::view::{self, Detail, Summary};
 
@@ -66,15 +65,7 @@ pub async fn machine(
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
 ) -> Result<Html<String>, Refusal> {
-    let (machine, detail) = shared
-        .db
-        .call(move |db| {
-            let machine = store::find(db, &name)?;
-            let detail = view::detail(db, &machine)?;
-            Ok::<_, Trouble>((machine, detail))
-        })
-        .await?;
-    let picture = picture::of(&shared.site, &machine, detail.plan.as_ref())?;
+    let (detail, picture) = with_picture(&shared, name).await?;
     let busy = matches!(detail.summary.state, Stage::Enrolled | Stage::Installing | Stage::Installed);
     Ok(page(&format!("Computer {}", detail.summary.asset), busy, &machine_body(&detail, &picture)))
 }
