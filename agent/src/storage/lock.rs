@@ -163,8 +163,8 @@ fn refuse_if_in_use(root: &ProbeRoot, found: &Disk) -> Result<()> {
     let own = std::fs::read_to_string(dir.join("dev")).context("reading the number of a disk")?;
     let devices: BTreeSet<&str> = partitions.iter().map(|p| p.dev.as_str()).chain([own.trim()]).collect();
 
-    let mounts =
-        std::fs::read_to_string(root.proc.join("thread-self/mountinfo")).context("reading what is mounted")?;
+    let mounts = std::fs::read_to_string(root.proc.join("thread-self/mountinfo"))
+        .context("reading what is mounted")?;
     // Field 3 is the device, field 5 the place, with \040 for a space.
     let mounted = mounts.lines().find_map(|line| {
         let mut fields = line.split(' ').skip(2);

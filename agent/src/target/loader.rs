@@ -31,8 +31,9 @@ pub(super) fn put_on_disk(
         fs::read(&path).with_context(|| format!("reading {}", path.display()))
     };
     let boot = layout.partition(&Role::Boot).context("looking for the boot partition")?;
+    let (first, core) = (read(image::LOADER_BOOT)?, read(image::LOADER_CORE)?);
     for (disk, room) in bootloader::started_disks(layout)? {
-        let written = bios::embed(&disk.path, &read(image::LOADER_BOOT)?, &read(image::LOADER_CORE)?, room);
+        let written = bios::embed(&disk.path, &first, &core, room);
         // The others only help where a BIOS tries them first.
         if disk.path == boot.disk {
             written?;
