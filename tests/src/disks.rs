@@ -145,12 +145,16 @@ pub fn wiping(mut plan: Plan, image: &Image) -> Plan {
 /// Carries a plan out and mounts it at `root`.
 ///
 /// # Panics
-/// When a step fails.
+/// When a step fails, or the progress of formatting does not end where it said it would.
 pub fn carry_out(plan: Plan, root: &Path) -> Mounted {
+    let mut seen = Vec::new();
     let done = Planned::new(plan, MACHINE)
         .and_then(|p| p.lock(&SystemRunner))
         .and_then(|l| l.partition(&SystemRunner))
-        .and_then(|p| p.format(&SystemRunner, &mut |_| {}))
+        .and_then(|p| p.format(&SystemRunner, &mut |p| seen.push((p.done, p.total, p.what.clone()))))
         .and_then(|f| f.mount(root));
-    done.unwrap_or_else(|e| panic!("{e:#}"))
+    let mounted = done.unwrap_or_else(|e| panic!("{e:#}"));
+    let (done, total, _) = seen.last().expect("formatting tells its progress");
+    assert_eq!(done, total, "{seen:?}");
+    mounted
 }

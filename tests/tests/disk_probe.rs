@@ -8,24 +8,7 @@ use akene_agent::storage::image::Image;
 use akene_exec::{Cmd, RecordingRunner, Runner, SystemRunner};
 use akene_protocol::Bytes;
 use akene_protocol::inventory::{Bus, FirmwareKind, Health, LooksLike, TableKind};
-
-fn run(program: &str, args: &[&str]) -> String {
-    SystemRunner.run(&Cmd::new(program).args(args)).unwrap_or_else(|e| panic!("{e:#}")).text()
-}
-
-fn can_run() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let root = Path::new("/proc/self").metadata().is_ok_and(|m| m.uid() == 0);
-    let can = root && Path::new("/dev/loop-control").exists();
-    if can {
-        // Tests run side by side. A mount namespace that one of them makes for a moment would hold a copy of what
-        // another has mounted, and its disk would stay in use.
-        akene_exec::own_mounts().unwrap_or_else(|e| panic!("{e:#}"));
-    } else {
-        eprintln!("SKIPPED: needs to be root and loop devices");
-    }
-    can
-}
+use akene_tests::disks::{can_run, run};
 
 /// A machine as files.
 struct Recorded(tempfile::TempDir);

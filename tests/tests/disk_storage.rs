@@ -5,118 +5,25 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use akene_agent::probe::{ProbeRoot, disk, table};
+use akene_agent::storage::Planned;
 use akene_agent::storage::image::Image;
-use akene_agent::storage::{Mounted, Planned};
-use akene_exec::{Cmd, Runner, SystemRunner};
-use akene_planner::{Action, DiskPlan, DiskRef, PartitionPlan, Plan, Role};
+use akene_exec::SystemRunner;
+use akene_planner::{Action, PartitionPlan, Plan, Role};
 use akene_protocol::Bytes;
-use akene_protocol::api::Consent;
 use akene_protocol::ids::MachineId;
 use akene_protocol::inventory::TableKind;
 use akene_protocol::issue::Issue;
 use akene_protocol::profile::Filesystem;
+use akene_tests::disks::{
+    MACHINE, MIB, can_run, carry_out, disk_plan, gpt_layout, partition, plan_of, run, wiping,
+};
 
-const MACHINE: MachineId = MachineId([0x5a; 16]);
-const MIB: u64 = 1 << 20;
 const SIZE: Bytes = Bytes(304 * MIB);
-
-/// Whether loop devices can be used. Says so where not.
-fn can_run() -> bool {
-    let can = nix_is_root() && Path::new("/dev/loop-control").exists();
-    if can {
-        // Tests run side by side. A mount namespace that one of them makes for a moment would hold a copy of what
-        // another has mounted, and its disk would stay in use.
-        akene_exec::own_mounts().unwrap_or_else(|e| panic!("{e:#}"));
-    } else {
-        eprintln!("SKIPPED: needs to be root and loop devices");
-    }
-    can
-}
-
-fn nix_is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    Path::new("/proc/self").metadata().is_ok_and(|m| m.uid() == 0)
-}
-
-fn run(program: &str, args: &[&str]) -> String {
-    SystemRunner.run(&Cmd::new(program).args(args)).unwrap_or_else(|e| panic!("{e:#}")).text()
-}
-
-fn partition(
-    number: u32,
-    start: u64,
-    size: u64,
-    purpose: Role,
-    filesystem: Option<Filesystem>,
-    label: &str,
-    mount: Option<&str>,
-) -> PartitionPlan {
-    PartitionPlan {
-        number,
-        start: Bytes(start * MIB),
-        size: Bytes(size * MIB),
-        purpose,
-        action: Action::Create,
-        filesystem,
-        label: Some(label.to_owned()).filter(|l| !l.is_empty()),
-        mount: mount.map(str::to_owned),
-        why: "because the test says so".into(),
-    }
-}
 
 /// A plan for the disk behind `image`, as it is now.
 fn plan_for(image: &Image, kind: TableKind, sector: u32, partitions: Vec<PartitionPlan>) -> Plan {
-    let name = image.path().file_name().unwrap().to_str().unwrap();
-    let facts = disk::facts(&ProbeRoot::default(), name).unwrap();
-    let device = File::open(image.path()).unwrap();
-    let present = table::read(&device, facts.size.0, sector).unwrap();
-    Plan {
-        version: akene_planner::VERSION,
-        disks: vec![DiskPlan {
-            disk: DiskRef {
-                name: facts.name,
-                path: facts.path,
-                by_id: facts.by_id,
-                serial: facts.serial,
-                wwn: facts.wwn,
-                size: facts.size,
-                table_hash: present.map(|t| t.hash),
-            },
-            logical_sector: sector,
-            table: kind,
-            new_table: partitions.iter().all(|p| p.action == Action::Create),
-            partitions,
-        }],
-        groups: vec![],
-        rung: "full".into(),
-        destroys: Vec::new(),
-        needs: Consent::Blank,
-        notes: Vec::new(),
-    }
-}
-
-fn gpt_layout() -> Vec<PartitionPlan> {
-    vec![
-        partition(1, 1, 1, Role::BiosBoot, None, "", None),
-        partition(2, 2, 64, Role::Esp, Some(Filesystem::Vfat), "AKENE_ESP", Some("/boot/efi")),
-        partition(3, 66, 40, Role::Boot, Some(Filesystem::Ext4), "AKENE_BOOT", Some("/boot")),
-        partition(4, 106, 32, Role::Swap, Some(Filesystem::Swap), "swap", None),
-        partition(5, 138, 100, Role::Root, Some(Filesystem::Ext4), "root", Some("/")),
-        partition(6, 238, 48, Role::Volume("home".into()), Some(Filesystem::Ext4), "home", Some("/home")),
-    ]
-}
-
-fn carry_out(plan: Plan, root: &Path) -> Mounted {
-    let mut seen = Vec::new();
-    let locked = Planned::new(plan, MACHINE).unwrap().lock(&SystemRunner).unwrap_or_else(|e| panic!("{e:#}"));
-    let partitioned = locked.partition(&SystemRunner).unwrap_or_else(|e| panic!("{e:#}"));
-    let formatted = partitioned
-        .format(&SystemRunner, &mut |p| seen.push((p.done, p.total, p.what.clone())))
-        .unwrap_or_else(|e| panic!("{e:#}"));
-    let (done, total, _) = seen.last().unwrap();
-    assert_eq!(done, total, "{seen:?}");
-    formatted.mount(root).unwrap_or_else(|e| panic!("{e:#}"))
+    let new_table = partitions.iter().all(|p| p.action == Action::Create);
+    plan_of(vec![disk_plan(image, kind, sector, new_table, partitions)])
 }
 
 #[test]
@@ -359,12 +266,7 @@ fn a_disk_that_was_blank_and_is_not_any_more_is_refused() {
     run("mkfs.ext4", &["-q", "-F", image.path().to_str().unwrap()]);
     assert_eq!(refusal(&image, plan.clone()), "disk-changed");
     // With the loss counted and named, it may go.
-    let mut named = plan;
-    named.destroys.push(akene_planner::Destroyed {
-        name: image.path().file_name().unwrap().to_str().unwrap().to_owned(),
-        what: "ext4".into(),
-    });
-    carry_out(named, &dir.path().join("root")).unmount().unwrap();
+    carry_out(wiping(plan, &image), &dir.path().join("root")).unmount().unwrap();
     image.detach().unwrap();
 }
 

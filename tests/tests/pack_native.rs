@@ -16,6 +16,7 @@ use akene_protocol::inventory::{Firmware, FirmwareKind, Inventory, Memory};
 use akene_protocol::profile::{Bundle, Layer, parse_layer};
 use akene_protocol::resolve::resolve;
 use akene_protocol::{Bytes, Issue, Secret};
+use akene_tests::disks::can_run;
 use akene_tests::mirror::{Mirror, cache_dir};
 use akene_tests::standin::Standin;
 use akene_tests::vm::{Firmware as VmFirmware, Machine};
@@ -39,20 +40,6 @@ impl Watch for Notes {
     fn warn(&mut self, issue: Issue) {
         self.warnings.push(issue);
     }
-}
-
-fn can_run() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let root = Path::new("/proc/self").metadata().is_ok_and(|m| m.uid() == 0);
-    let can = root && Path::new("/dev/loop-control").exists();
-    if can {
-        // Tests run side by side. A mount namespace that one of them makes for a moment would hold a copy of what
-        // another has mounted, and its disk would stay in use.
-        akene_exec::own_mounts().unwrap_or_else(|e| panic!("{e:#}"));
-    } else {
-        eprintln!("SKIPPED: needs to be root and loop devices");
-    }
-    can
 }
 
 /// What all profiles of this test have: something of everything.
@@ -321,6 +308,13 @@ fn has_debian(mirror: &Mirror) -> bool {
     has
 }
 
+/// The end of `[apt]` where only what is needed is wanted.
+const FEWER: &str = "install-recommends = false\n";
+
+fn keyring_of_debian() -> &'static Path {
+    AptSettings::default_keyring(akene_protocol::profile::Distribution::Debian)
+}
+
 fn debian(mirror: &Mirror) -> String {
     format!(
         "[apt]\ndistribution = \"debian\"\nsuite = \"{}\"\nmirrors = [\"{}\"]\nsecurity-mirrors = [\"{}\"]\ncomponents = [\"main\"]\n",
@@ -330,45 +324,43 @@ fn debian(mirror: &Mirror) -> String {
     )
 }
 
-#[test]
-fn debian_for_a_bios_starts_under_both_firmwares() {
+/// Debian installed for one firmware and judged, then started under `always`, and in a full run under `full`.
+/// Nothing where it cannot be tested.
+fn debian_for(
+    firmware: FirmwareKind,
+    more: &str,
+    always: &[VmFirmware],
+    full: &[VmFirmware],
+) -> Option<Installed> {
     if !can_run() {
-        return;
+        return None;
     }
     let mirror = Mirror::start().unwrap();
     if !has_debian(&mirror) {
-        return;
+        return None;
     }
     let dir = tempfile::tempdir_in(cache_dir().unwrap()).unwrap();
-    let keyring = AptSettings::default_keyring(akene_protocol::profile::Distribution::Debian);
-    let installed = install(dir.path(), &debian(&mirror), FirmwareKind::Bios, keyring, look_at);
-    assert!(installed.notes.warnings.is_empty(), "{:?}", installed.notes.warnings);
-    assert!(installed.notes.steps > 100 && installed.times.len() == 7);
+    let profile = debian(&mirror) + more;
+    let installed = install(dir.path(), &profile, firmware, keyring_of_debian(), look_at);
     judge(&installed);
-    for firmware in boots(&[VmFirmware::Bios, VmFirmware::SecureBoot], &[VmFirmware::Uefi32]) {
+    for firmware in boots(always, full) {
         let took = boot(&installed.image, &dir.path().join(format!("{firmware:?}")), firmware);
         eprintln!("{firmware:?}: login prompt after {:.0} s", took.as_secs_f64());
     }
+    Some(installed)
+}
+
+#[test]
+fn debian_for_a_bios_starts_under_both_firmwares() {
+    let always = [VmFirmware::Bios, VmFirmware::SecureBoot];
+    let Some(installed) = debian_for(FirmwareKind::Bios, "", &always, &[VmFirmware::Uefi32]) else { return };
+    assert!(installed.notes.warnings.is_empty(), "{:?}", installed.notes.warnings);
+    assert!(installed.notes.steps > 100 && installed.times.len() == 7);
 }
 
 #[test]
 fn debian_for_uefi_starts_under_a_bios_too() {
-    if !can_run() {
-        return;
-    }
-    let mirror = Mirror::start().unwrap();
-    if !has_debian(&mirror) {
-        return;
-    }
-    let dir = tempfile::tempdir_in(cache_dir().unwrap()).unwrap();
-    let keyring = AptSettings::default_keyring(akene_protocol::profile::Distribution::Debian);
-    let profile = debian(&mirror).replace("[apt]", "[apt]\ninstall-recommends = false");
-    let installed = install(dir.path(), &profile, FirmwareKind::Uefi64, keyring, look_at);
-    judge(&installed);
-    for firmware in boots(&[VmFirmware::Bios], &[VmFirmware::Uefi]) {
-        let took = boot(&installed.image, &dir.path().join(format!("{firmware:?}")), firmware);
-        eprintln!("{firmware:?}: login prompt after {:.0} s", took.as_secs_f64());
-    }
+    debian_for(FirmwareKind::Uefi64, FEWER, &[VmFirmware::Bios], &[VmFirmware::Uefi]);
 }
 
 #[test]
@@ -379,8 +371,8 @@ fn a_reinstallation_keeps_homes_and_their_numbers() {
     }
     let mirror = Mirror::start().unwrap();
     let dir = tempfile::tempdir_in(cache_dir().unwrap()).unwrap();
-    let keyring = AptSettings::default_keyring(akene_protocol::profile::Distribution::Debian);
-    let profile = debian(&mirror).replace("[apt]", "[apt]\ninstall-recommends = false");
+    let keyring = keyring_of_debian();
+    let profile = debian(&mirror) + FEWER;
     install(dir.path(), &profile, FirmwareKind::Bios, keyring, |root, _| {
         // As if accounts had been made in another order, and a kernel had come and gone.
         let lou = root.join("home/lou");
