@@ -9,6 +9,10 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+use akene_protocol::Language;
+
+use crate::report::words;
+
 /// What kind of thing a console is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConsoleKind {
@@ -77,12 +81,14 @@ impl Consoles {
         self.0.iter()
     }
 
-    /// Writes lines to every console. A console that does not take them is passed over: there is nobody
-    /// to tell.
-    pub fn say(&self, text: &str) {
+    /// Writes lines in a language to every console; who reads a serial line in French has maybe no accents. A
+    /// console that does not take them is passed over: there is nobody to tell.
+    pub fn say(&self, language: Language, text: &str) {
         let lines = text.replace('\n', "\r\n");
+        let plain = if language == Language::En { lines.clone() } else { words::ascii(&lines) };
         for console in &self.0 {
             if let Ok(mut device) = console.open() {
+                let lines = if console.is_serial() { &plain } else { &lines };
                 write_patiently(&mut device, lines.as_bytes());
                 write_patiently(&mut device, b"\r\n");
             }

@@ -11,16 +11,17 @@
 //! "After a while" is long enough to read a message over the telephone, and not for ever: a machine whose
 //! reinstall was ordered from far away has to come back to its old system with nobody touching it.
 
-use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use akene_protocol::Issue;
+use akene_protocol::{Issue, Language};
 use nix::sys::signal::Signal;
 
 use super::console::Consoles;
+use crate::report::words::{self, Text};
 use crate::sys::kernel::{self, MachineEnd};
 
 /// How long a fatal message stands before the machine restarts.
@@ -48,31 +49,59 @@ pub fn power_off() -> ! {
 
 /// Says on every console why it cannot go on, waits long enough to be read, and restarts the machine.
 pub fn fatal(issues: &[Issue]) -> ! {
-    let mut text = String::from("\n*** The installation cannot go on. ***\n");
+    hold(&reasons(issues, language()))
+}
+
+/// Reasons in the words of a language, each with its code and, where the words are a translation, the message that
+/// has the details.
+fn reasons(issues: &[Issue], language: Language) -> String {
+    let text = |text: Text| text.get(language);
+    let mut lines = vec![String::new(), text(Text::CannotGoOn).into()];
     for issue in issues {
-        // Writing to a String cannot fail.
-        write!(text, "\n{}\n", issue.message).ok();
-        if !issue.next.is_empty() {
-            writeln!(text, "What to do: {}", issue.next).ok();
+        lines.push(String::new());
+        let translated = words::reason(issue, language);
+        let (what, next) = translated.unwrap_or((&issue.message, &issue.next));
+        lines.push(what.into());
+        if translated.is_some() {
+            lines.push(format!("{} {}", text(Text::Detail), issue.message));
         }
-        writeln!(text, "Code: {}", issue.code).ok();
+        if !next.is_empty() {
+            lines.push(format!("{} {next}", text(Text::ToDo)));
+        }
+        lines.push(format!("{} {}", text(Text::Code), issue.code));
     }
-    hold(&text)
+    lines.push(String::new());
+    lines.join("\n")
 }
 
 /// Shows a text, waits, restarts.
 fn hold(text: &str) -> ! {
+    let language = language();
+    let words = |text: Text| text.get(language);
     say(text);
     say(&format!(
-        "This computer restarts in {} minutes. Ctrl-Alt-Del restarts it at once.",
-        TIME_TO_READ.as_secs() / 60
+        "*** {} {} {} min. {}",
+        words(Text::Restarts),
+        words(Text::In),
+        TIME_TO_READ.as_secs() / 60,
+        words(Text::AtOnce)
     ));
     std::thread::sleep(TIME_TO_READ);
     restart()
 }
 
 fn say(text: &str) {
-    CONSOLES.get_or_init(Consoles::find).say(text);
+    CONSOLES.get_or_init(Consoles::find).say(language(), text);
+}
+
+/// The language of the stamp, read anew: the first process knows nothing of what the second has read, and what
+/// went wrong may have done so before the initramfs was at its later place.
+fn language() -> Language {
+    let places = [Path::new(super::INITRAMFS), Path::new("/")];
+    places
+        .into_iter()
+        .find_map(|place| super::read_stamp(place).ok())
+        .map_or(Language::default(), |stamp| stamp.language)
 }
 
 /// From now on a panic leaves its text where the first process finds it. In the first process itself (it
@@ -115,7 +144,7 @@ fn watch_over(child: nix::unistd::Pid) -> ! {
     }
     let ended = kernel::reap_until(child, |signal| {
         if signal == Signal::SIGINT {
-            say("Restarting, because Ctrl-Alt-Del was pressed.");
+            say(Text::KeysPressed.get(language()));
             restart();
         }
     });
@@ -151,4 +180,41 @@ pub fn adopt_consoles(consoles: &Consoles) {
     nix::unistd::dup2_stdin(console.as_fd()).ok();
     nix::unistd::dup2_stdout(console.as_fd()).ok();
     nix::unistd::dup2_stderr(console.as_fd()).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_in_the_language_of_the_medium_and_keeps_its_details() {
+        let ended =
+            Issue::new("installer-ended", "", "the installer was killed by SIGKILL", "note the text above");
+        let french = reasons(std::slice::from_ref(&ended), Language::Fr);
+        for part in [
+            "L'installation ne peut pas continuer",
+            "à cause d'un défaut",
+            "SIGKILL",
+            "notez",
+            "installer-ended",
+        ] {
+            assert!(french.contains(part), "`{part}` is missing:\n{french}");
+        }
+        assert!(!french.contains("What to do") && !french.contains("note the text"), "{french}");
+        let english = reasons(&[ended], Language::En);
+        assert!(
+            english.contains("\nWhat to do: note the text above\n") && !english.contains("notez"),
+            "{english}"
+        );
+        // A reason without French words keeps its English ones below a French head.
+        let other = reasons(&[Issue::new("odd", "", "something odd", "")], Language::Fr);
+        assert!(
+            other.contains("ne peut pas") && other.contains("something odd") && !other.contains("Que faire")
+        );
+    }
+
+    #[test]
+    fn where_there_is_no_stamp_it_is_english() {
+        assert_eq!(language(), Language::En);
+    }
 }

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use akene_exec::Runner;
 use akene_protocol::image::ImageManifest;
 use akene_protocol::stamp::StampError;
-use akene_protocol::{Issue, Stamp};
+use akene_protocol::{Issue, Language, Stamp};
 use jiff::Timestamp;
 
 use crate::sys::clock;
@@ -68,6 +68,11 @@ impl LiveSystem {
     /// A time that no correct clock is earlier than: when the image was built.
     pub fn clock_floor(&self) -> Timestamp {
         self.image.as_ref().map_or(Timestamp::UNIX_EPOCH, |image| image.built)
+    }
+
+    /// The language of whoever stands in front of the machine: that of the stamp.
+    pub fn language(&self) -> Language {
+        self.stamp.as_ref().map_or(Language::default(), |stamp| stamp.language)
     }
 }
 

@@ -8,22 +8,28 @@ use akene_exec::{Cmd, Runner};
 
 use super::LiveSystem;
 use super::console::Console;
+use crate::report::words::{self, Text};
 
 /// Runs shells until the machine is restarted, and tries to have a network for them. A shell that ends is
 /// started again.
 pub fn rescue(live: &LiveSystem, runner: &'static dyn Runner) -> ! {
-    live.consoles.say(
-        "\nRescue shell. Nothing is installed and nothing is changed unless you do it.\n\
-         `busybox reboot -f` restarts the computer, `akene-agent --help` shows what the installer can do by hand.\n",
-    );
+    let language = live.language();
+    let text = |text: Text| text.get(language);
+    let say = |text: &str| live.consoles.say(language, text);
+    say(&format!("\n{}\n{}\n", text(Text::Rescue), text(Text::RescueHelp)));
     for console in live.consoles.0.clone() {
         thread::spawn(move || shells(&console, runner));
     }
     // What is up stays up as long as this is kept.
     let network = crate::net::connect(live, runner, &mut |_| {});
-    live.consoles.say(&match &network {
-        Ok(online) => format!("\nNetwork: {}", online.describe()),
-        Err(issue) => format!("\nNetwork: {issue}"),
+    say(&match &network {
+        Ok(online) => format!("\n{} {}", text(Text::Network), online.describe()),
+        Err(issue) => match words::reason(issue, language) {
+            Some((what, next)) => {
+                format!("\n{} {what}. {} {next}\n{issue}", text(Text::Network), text(Text::ToDo))
+            }
+            None => format!("\n{} {issue}", text(Text::Network)),
+        },
     });
     loop {
         thread::park();

@@ -89,6 +89,23 @@ texts! {
     Failed: "FAILED", "ECHEC";
     /// A phase has ended.
     Done: "done", "fait";
+    /// The head of a reason that leaves nothing to try.
+    CannotGoOn: "*** The installation cannot go on. ***", "*** L'installation ne peut pas continuer. ***";
+    /// Before the code of a reason.
+    Code: "Code:", "Code de l'erreur :";
+    /// After a restart that comes by itself.
+    AtOnce: "Ctrl-Alt-Del restarts it at once.", "Ctrl-Alt-Suppr le redémarre tout de suite.";
+    /// The answer to the three keys.
+    KeysPressed: "Restarting, because Ctrl-Alt-Del was pressed.",
+        "Redémarrage, car Ctrl-Alt-Suppr a été pressé.";
+    /// The head of the rescue shell.
+    Rescue: "Rescue shell. Nothing is installed and nothing is changed unless you do it.",
+        "Console de dépannage. Rien n'est installé ni modifié si vous ne le faites pas vous-même.";
+    /// Below it.
+    RescueHelp: "`busybox reboot -f` restarts the computer, `akene-agent --help` shows what the installer can do by hand.",
+        "`busybox reboot -f` redémarre l'ordinateur, `akene-agent --help` montre ce que l'installateur sait faire à la main.";
+    /// Before what became of the network.
+    Network: "Network:", "Réseau :";
 }
 
 /// What a phase does.
@@ -170,6 +187,16 @@ const FRENCH: &[(&str, &str, &str)] = &[
         "appelez l'administrateur : il faut le préparer à nouveau",
     ),
     ("stamp-damaged", "ce disque ou cette clé est abîmé", "faites une nouvelle copie du disque ou de la clé"),
+    (
+        "live-system-broken",
+        "l'installateur de ce disque ou de cette clé ne démarre pas",
+        "redémarrez ; si le message revient, essayez une autre copie du disque ou de la clé",
+    ),
+    (
+        "installer-ended",
+        "l'installateur s'est arrêté à cause d'un défaut",
+        "notez le texte ci-dessus ; cet ordinateur redémarre de lui-même",
+    ),
     (
         "unstamped",
         "ce disque ou cette clé n'appartient à aucune association",

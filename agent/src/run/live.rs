@@ -18,11 +18,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use akene_exec::Runner;
+use akene_protocol::Issue;
 use akene_protocol::event::Phase;
 use akene_protocol::inventory::{Disk, FirmwareKind, LooksLike};
 use akene_protocol::profile::Shutdown;
 use akene_protocol::stamp::{Source, Stamp, StampError, Tls};
-use akene_protocol::{Issue, Language};
 use anyhow::{Context, Result};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -285,7 +285,7 @@ fn new_reporter(live: &LiveSystem) -> Result<Reporter> {
     let reporter = Reporter::for_new_run()?;
     reporter.start_courier()?;
     let site = live.stamp.as_ref().map_or("", |stamp| stamp.site.as_str());
-    let language = live.stamp.as_ref().map_or(Language::default(), |stamp| stamp.language);
+    let language = live.language();
     reporter.speak(language);
     for console in live.consoles.iter() {
         match writer(console) {
