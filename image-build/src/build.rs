@@ -1,7 +1,7 @@
 //! From a distribution's name to an image: the steps in order.
 
 use std::fs::{self, File};
-use std::io::BufWriter;
+use std::io::{BufWriter, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -156,22 +156,38 @@ fn live_root(
     Ok((kernel, root))
 }
 
+/// Bytes of a program in which its headers are: far more than any linker writes.
+const HEADERS: u64 = 4096;
+
 /// A dynamic agent would not start: nothing else is in the initrd.
 fn check_agent(path: &Path) -> Result<()> {
-    let bytes = fs::read(path).with_context(|| {
+    let mut head = Vec::new();
+    File::open(path).and_then(|file| file.take(HEADERS).read_to_end(&mut head)).with_context(|| {
         format!("reading the agent {}; build it with `cargo build --release -p akene-agent` or name it with --agent", path.display())
     })?;
-    if !bytes.starts_with(b"\x7fELF") {
-        bail!("{} is not a program", path.display());
+    // The fifth byte: 64 bits.
+    if !head.starts_with(b"\x7fELF\x02") {
+        bail!("{} is not a 64-bit program", path.display());
     }
-    let head = &bytes[..bytes.len().min(4096)];
-    if head.windows(8).any(|w| w == b"ld-linux") {
+    if needs_loader(&head) {
         bail!(
             "{} needs shared libraries, but it is the first program of the live system: build it static",
             path.display()
         );
     }
     Ok(())
+}
+
+/// Whether the headers of a 64-bit program name a dynamic loader.
+fn needs_loader(head: &[u8]) -> bool {
+    const INTERPRETER: [u8; 4] = 3u32.to_le_bytes();
+    fn at<const N: usize>(head: &[u8], place: usize) -> Option<[u8; N]> {
+        head.get(place..)?.first_chunk().copied()
+    }
+    let number = |place| at(head, place).map(|bytes| usize::from(u16::from_le_bytes(bytes)));
+    let table = at(head, 32).and_then(|bytes| usize::try_from(u64::from_le_bytes(bytes)).ok());
+    let (Some(table), Some(size), Some(count)) = (table, number(54), number(56)) else { return false };
+    (0..count).any(|n| at(head, table.saturating_add(n * size)) == Some(INTERPRETER))
 }
 
 fn squash(runner: &dyn Runner, root: &Path, output: &Path, built: Timestamp, level: u8) -> Result<()> {
@@ -236,4 +252,26 @@ fn sums(tree: &Path) -> Result<()> {
         text.push_str(&format!("{}  {path}\n", sum(&tree.join(&path))?.0));
     }
     files::write(&tree.join(stamp::SUMS), text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_static_program_is_taken_for_the_agent() {
+        // All programs of this workspace are static, its tests too; those of a distribution are not.
+        check_agent(&std::env::current_exe().unwrap()).unwrap();
+        let refusal = |path: &Path| format!("{:#}", check_agent(path).unwrap_err());
+        assert!(refusal(&fs::canonicalize("/bin/sh").unwrap()).contains("needs shared libraries"));
+        let text = tempfile::NamedTempFile::new().unwrap();
+        fs::write(text.path(), "#!/bin/sh\n").unwrap();
+        assert!(refusal(text.path()).contains("is not a 64-bit program"));
+        // Cut off, or with a table that lies outside.
+        fs::write(text.path(), b"\x7fELF\x02").unwrap();
+        check_agent(text.path()).unwrap();
+        fs::write(text.path(), [b"\x7fELF\x02".as_slice(), &[0xff; 100]].concat()).unwrap();
+        check_agent(text.path()).unwrap();
+        assert!(refusal(Path::new("/nonexistent")).contains("cargo build"));
+    }
 }
