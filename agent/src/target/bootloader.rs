@@ -2,9 +2,8 @@
 //!
 //! GRUB never depends on the root filesystem: its directory, modules and configuration lie on the boot
 //! partition. The core image for a BIOS finds it by number on its own disk, by UUID from any other disk, the one
-//! on the ESP by UUID. The
-//! signed GRUB cannot be told anything at build time; it reads `EFI/DISTRIBUTION/grub.cfg` beside it,
-//! which only says where the real configuration is.
+//! on the ESP by UUID. The signed GRUB cannot be told anything at build time; it reads
+//! `EFI/DISTRIBUTION/grub.cfg` beside it, which only says where the real configuration is.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +16,7 @@ use anyhow::{Context, Result, bail};
 
 use super::bios::{self, Room};
 use super::esp::EspFiles;
+use super::firmware::{self, Entry};
 use super::{Job, Watch};
 use crate::durable;
 use crate::probe::disk;
@@ -376,7 +376,14 @@ fn for_efi(job: &Job<'_>, root: &Root, watch: &mut dyn Watch) -> Result<()> {
     files.write(&esp.device, job.scratch, job.runner)?;
     if job.this_machine && job.firmware == FirmwareKind::Uefi64 {
         let loader = format!("\\EFI\\{ours}\\{loader}");
-        if let Err(error) = firmware_entry(job, &esp.disk, esp.number, &loader) {
+        let entry = Entry {
+            label: &format!("{} (akene)", job.distribution()),
+            disk: &esp.disk,
+            partition: esp.number,
+            partuuid: esp.partuuid.as_deref(),
+            loader: &loader,
+        };
+        if let Err(error) = firmware::enter(job.runner, &entry) {
             // Old firmwares refuse, or forget: the removable path starts the system all the same.
             watch.warn(Issue::new(
                 "firmware-entry",
@@ -387,22 +394,6 @@ fn for_efi(job: &Job<'_>, root: &Root, watch: &mut dyn Watch) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// One entry in the firmware's menu, in place of those of the same name.
-fn firmware_entry(job: &Job<'_>, disk: &Path, partition: u32, loader: &str) -> Result<()> {
-    let label = format!("{} (akene)", job.distribution());
-    let list = job.run(&akene_exec::Cmd::new("efibootmgr"))?;
-    for line in list.lines() {
-        let entry = line.strip_prefix("Boot").and_then(|l| l.split_once(['*', ' ']));
-        let Some((number, name)) = entry else { continue };
-        let is_number = number.len() == 4 && number.chars().all(|c| c.is_ascii_hexdigit());
-        if is_number && name.trim().split('\t').next() == Some(label.as_str()) {
-            job.run(&akene_exec::Cmd::new("efibootmgr").args(["-q", "-b", number, "-B"]))?;
-        }
-    }
-    let cmd = akene_exec::Cmd::new("efibootmgr").args(["-q", "-c", "-d"]).arg(disk);
-    job.run(&cmd.args(["-p", &partition.to_string(), "-L", &label, "-l", loader])).map(drop)
 }
 
 /// A GRUB image, made by the new system's own tool from its own modules.

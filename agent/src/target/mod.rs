@@ -19,6 +19,7 @@ mod bios;
 mod bootloader;
 mod choose;
 mod esp;
+mod firmware;
 mod hooks;
 mod loader;
 mod network;
