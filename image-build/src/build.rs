@@ -229,6 +229,7 @@ fn manifest(
         architecture: "amd64".to_owned(),
         kernel: kernel.release.clone(),
         built,
+        wireless: settings.wireless,
         packages: entries,
         files: listed,
     })

@@ -89,7 +89,7 @@ struct Build {
     /// The static agent [default: akene-agent beside this program]
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
-    /// Put in drivers and firmware of wireless cards
+    /// Put in drivers, firmware and programs of wireless cards, for the rescue shell; the installer itself needs a cable
     #[arg(long, overrides_with = "no_wireless")]
     wireless: bool,
     /// Leave them out (the default)

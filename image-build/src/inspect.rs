@@ -25,6 +25,7 @@ pub fn describe(contents: &Contents, show_secrets: bool) -> String {
     line("system", &format!("{:?} {} {}", manifest.distribution, manifest.suite, manifest.architecture));
     line("kernel", &manifest.kernel);
     line("packages", &manifest.packages.len().to_string());
+    line("wireless", if manifest.wireless { "drivers and firmware are in it" } else { "not in it" });
     for file in &manifest.files {
         line("  file", &format!("{} {} sha256 {}", file.path, file.size, file.sha256));
     }

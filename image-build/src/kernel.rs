@@ -272,7 +272,8 @@ fn firmware(runner: &dyn Runner, places: &Places<'_>, modules: &[PathBuf]) -> Re
     let (mut found, mut missing) = (0, Vec::new());
     for name in named {
         let hits: Vec<&String> = all.iter().filter(|path| names_file(&name, path)).collect();
-        if hits.is_empty() {
+        // Some lies in the live root already: the rules of wireless come with a package of their own.
+        if hits.is_empty() && fs::symlink_metadata(target.join(&name)).is_err() {
             missing.push(name);
         }
         for path in hits {
@@ -285,16 +286,20 @@ fn firmware(runner: &dyn Runner, places: &Places<'_>, modules: &[PathBuf]) -> Re
     Ok((found, missing))
 }
 
-/// Whether a module that names `pattern` means this file. Newer drivers name `dir/*`; a distribution may
+/// Whether a module that names `pattern` means this file. Newer drivers name `dir/*` or `card*-bus.*.bin`; a distribution may
 /// compress its firmware.
 fn names_file(pattern: &str, path: &str) -> bool {
     let path = uncompressed(path);
-    match pattern.split_once('*') {
-        Some((before, after)) => {
-            path.len() >= before.len() + after.len() && path.starts_with(before) && path.ends_with(after)
-        }
-        None => path == pattern,
+    let Some((before, rest)) = pattern.split_once('*') else { return path == pattern };
+    let Some(mut path) = path.strip_prefix(before) else { return false };
+    let mut parts: Vec<&str> = rest.split('*').collect();
+    let Some(end) = parts.pop() else { return false };
+    // What lies between two stars is taken where it comes first: more is left for the rest.
+    for part in parts {
+        let Some(at) = path.find(part) else { return false };
+        path = &path[at + part.len()..];
     }
+    path.ends_with(end)
 }
 
 #[cfg(test)]
@@ -342,5 +347,10 @@ mod tests {
         assert!(names_file("nfp/*.nffw", "nfp/a.nffw"));
         assert!(!names_file("nfp/*.nffw", "nfp/a.bin"));
         assert!(!names_file("tigon/tg3.bin", "tigon/tg3.bin2"));
+        let board = "brcm/brcmfmac*-sdio.*.txt";
+        assert!(names_file(board, "brcm/brcmfmac43430a0-sdio.ilife-S806.txt"));
+        assert!(!names_file(board, "brcm/brcmfmac43430-pcie.board.txt"));
+        assert!(!names_file(board, "brcm/brcmfmac43430-sdio.txt"), "nothing between the full stops");
+        assert!(!names_file("ab*ba", "aba"), "a letter counts once");
     }
 }

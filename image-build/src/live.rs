@@ -73,6 +73,8 @@ fn alternatives(root: &Path) -> Result<()> {
         ("usr/bin/pager", "less"),
         ("usr/bin/editor", "nano"),
         ("usr/sbin/udhcpc", "../bin/busybox"),
+        ("usr/lib/firmware/regulatory.db", "regulatory.db-debian"),
+        ("usr/lib/firmware/regulatory.db.p7s", "regulatory.db.p7s-debian"),
         ("etc/mtab", "../proc/self/mounts"),
         ("etc/os-release", "../usr/lib/os-release"),
         ("var/run", "../run"),
@@ -222,6 +224,20 @@ mod tests {
         let none = format!("{here}\tlibpam.so.0 => not found\n");
         let root = Path::new("/build/live");
         assert!(all_inside(here, root) && !all_inside(&host, root) && !all_inside(&none, root));
+    }
+
+    #[test]
+    fn links_are_made_where_they_lead_somewhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        fs::create_dir_all(root.join("usr/lib/firmware")).unwrap();
+        fs::create_dir_all(root.join("etc")).unwrap();
+        fs::write(root.join("usr/lib/firmware/regulatory.db-debian"), "rules").unwrap();
+        alternatives(root).unwrap();
+        // Debian's rules of wireless, under the name the kernel asks for; without them nothing of it.
+        assert_eq!(fs::read(root.join("usr/lib/firmware/regulatory.db")).unwrap(), b"rules");
+        assert!(fs::symlink_metadata(root.join("usr/lib/firmware/regulatory.db.p7s")).is_err());
+        assert!(fs::symlink_metadata(root.join("usr/bin/editor")).is_err());
     }
 
     #[test]

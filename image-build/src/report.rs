@@ -68,11 +68,12 @@ impl fmt::Display for Report {
         if let Some(image) = &self.image {
             writeln!(
                 f,
-                "{:?} {}, kernel {}, {} packages",
+                "{:?} {}, kernel {}, {} packages{}",
                 image.distribution,
                 image.suite,
                 image.kernel,
-                image.packages.len()
+                image.packages.len(),
+                if image.wireless { ", with wireless" } else { "" }
             )?;
         }
         writeln!(

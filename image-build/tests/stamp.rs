@@ -36,6 +36,7 @@ fn tree(dir: &Path, label: &str) -> PathBuf {
         architecture: "amd64".into(),
         kernel: "6.1.0-1-amd64".into(),
         built: Timestamp::from_second(BUILT).unwrap(),
+        wireless: label.contains("wireless"),
         packages: vec![],
         files: vec![],
     };
@@ -226,6 +227,17 @@ fn what_must_not_be_stamped_is_refused_and_untouched() {
     long.site = "x".repeat(100_000);
     assert!(stamp::write(&good, &long, None).is_err());
     assert!(fs::read(&good).unwrap() == before);
+}
+
+#[test]
+fn what_an_image_is_for_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let shown = |name: &str| inspect::describe(&stamp::read(&iso(dir.path(), name)).unwrap(), false);
+    let wired = shown("a.iso");
+    assert!(wired.contains("6.1.0-1-amd64") && wired.contains("Debian bookworm"), "{wired}");
+    assert!(wired.lines().any(|l| l.starts_with("wireless") && l.ends_with("not in it")), "{wired}");
+    let wireless = shown("wireless.iso");
+    assert!(wireless.lines().any(|l| l.starts_with("wireless") && l.ends_with("are in it")), "{wireless}");
 }
 
 #[test]

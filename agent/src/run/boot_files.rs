@@ -114,6 +114,7 @@ mod tests {
             architecture: "amd64".into(),
             kernel: "6.12".into(),
             built: jiff::Timestamp::UNIX_EPOCH,
+            wireless: false,
             packages: vec![],
             files: vec![file("init"), file("akene/vmlinuz")],
         }

@@ -59,6 +59,9 @@ pub struct ImageManifest {
     pub kernel: String,
     /// When it was built, or `SOURCE_DATE_EPOCH`: no correct clock is earlier than this.
     pub built: Timestamp,
+    /// Whether drivers and firmware of wireless cards are in it.
+    #[serde(default)]
+    pub wireless: bool,
     /// The packages the live root and the kernel come from, by name.
     pub packages: Vec<ImagePackage>,
     /// Files of the initrd other than this one, by path.
@@ -113,6 +116,7 @@ mod tests {
             architecture: "amd64".into(),
             kernel: "6.12.57+deb13-amd64".into(),
             built: Timestamp::from_second(1_760_000_000).unwrap(),
+            wireless: true,
             packages: vec![ImagePackage {
                 name: "udev".into(),
                 version: "257.8-1".into(),
@@ -123,6 +127,9 @@ mod tests {
         };
         let text = serde_json::to_string(&manifest).unwrap();
         assert_eq!(ImageManifest::parse(text.as_bytes()), Ok(manifest));
+        // Images of before there was a choice had none.
+        let before = text.replacen(",\"wireless\":true", "", 1);
+        assert!(before != text && !ImageManifest::parse(before.as_bytes()).unwrap().wireless);
         let newer = text.replacen("\"version\":1", "\"version\":2", 1);
         assert!(ImageManifest::parse(newer.as_bytes()).unwrap_err().contains("has version 2"));
         assert!(ImageManifest::parse(b"{}").is_err());
