@@ -21,15 +21,22 @@ pub const MACHINE: MachineId = MachineId([0x5a; 16]);
 pub const MIB: u64 = 1 << 20;
 
 /// Whether loop devices can be used. Says so where not.
-pub fn can_run() -> bool {
+pub fn has_loop_devices() -> bool {
     let root = Path::new("/proc/self").metadata().is_ok_and(|m| m.uid() == 0);
-    let can = root && Path::new("/dev/loop-control").exists();
+    let has = root && Path::new("/dev/loop-control").exists();
+    if !has {
+        eprintln!("SKIPPED: needs to be root and loop devices");
+    }
+    has
+}
+
+/// The same for a test that mounts what is on them.
+pub fn can_run() -> bool {
+    let can = has_loop_devices();
     if can {
         // Tests run side by side. A mount namespace that one of them makes for a moment would hold a copy of what
         // another has mounted, and its disk would stay in use.
         akene_exec::own_mounts().unwrap_or_else(|e| panic!("{e:#}"));
-    } else {
-        eprintln!("SKIPPED: needs to be root and loop devices");
     }
     can
 }
