@@ -35,7 +35,7 @@ fn expected(secrets: &Secrets) -> Expected {
     }
 }
 
-fn whole_way(firmware: Firmware, put: Put) {
+fn whole_way(firmware: Firmware, put: Put, memory: u32) {
     if !possible() {
         return;
     }
@@ -44,7 +44,8 @@ fn whole_way(firmware: Firmware, put: Put) {
     let built = journey::image_of_this_run(&mirror).unwrap();
     println!("running under {:?}", Accelerator::find(&built.kernel()));
     let site = journey::site_for_machines(&mirror, dir.path()).unwrap();
-    let (machine, disk) = journey::machine_with_disk(firmware, dir.path(), 8).unwrap();
+    let (mut machine, disk) = journey::machine_with_disk(firmware, dir.path(), 8).unwrap();
+    machine.memory = memory;
     let mut journey = Journey::begin(site, &built.iso(), put, machine, dir.path()).unwrap();
     // The packages of the new system are being unpacked: only the image's own boot loader is on the disk.
     let there = [
@@ -60,7 +61,7 @@ fn whole_way(firmware: Firmware, put: Put) {
         println!("{second:>5} s {word}");
     }
     let figures = journey.complete(40 * MINUTE).unwrap();
-    println!("{firmware:?} from a {put:?}: {figures:?}");
+    println!("{firmware:?} from a {put:?}, {memory} MiB of memory: {figures:?}");
     let console = journey.vm.console.text().to_owned();
     let site = journey.shut_down().unwrap();
     let secrets = Secrets::of(&site, &disk).unwrap();
@@ -70,14 +71,17 @@ fn whole_way(firmware: Firmware, put: Put) {
     checks::installed(&disk, &expected(&secrets)).unwrap();
 }
 
+/// The least memory an installation has to do with. The oldest of the machines have it; a BIOS is what they have, too.
+const LEAST: u32 = 512;
+
 #[test]
 fn bios_from_cd() {
-    whole_way(Firmware::Bios, Put::Disc);
+    whole_way(Firmware::Bios, Put::Disc, LEAST);
 }
 
 #[test]
 fn uefi_with_secure_boot_from_usb() {
-    whole_way(Firmware::SecureBoot, Put::Stick);
+    whole_way(Firmware::SecureBoot, Put::Stick, 1024);
 }
 
 /// An image, and a site that permits nothing: machines get as far as telling it what they are.

@@ -100,7 +100,7 @@ texts! {
         "Redémarrage, car Ctrl-Alt-Suppr a été pressé.";
     /// The head of the rescue shell.
     Rescue: "Rescue shell. Nothing is installed and nothing is changed unless you do it.",
-        "Console de dépannage. Rien n'est installé ni modifié si vous ne le faites pas vous-même.";
+        "Console de secours. Rien n'est installé ni modifié si vous ne le faites pas vous-même.";
     /// Below it.
     RescueHelp: "`busybox reboot -f` restarts the computer, `akene-agent --help` shows what the installer can do by hand.",
         "`busybox reboot -f` redémarre l'ordinateur, `akene-agent --help` montre ce que l'installateur sait faire à la main.";
