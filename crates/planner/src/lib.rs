@@ -89,7 +89,7 @@ pub fn plan_within(wishes: &StorageWishes, inventory: &Inventory, allowed: Conse
         version: VERSION,
         disks: vec![best.plan],
         groups: Vec::new(),
-        rung: "full".to_owned(),
+        rung: akene_protocol::profile::Rung::Full.name().to_owned(),
         needs: if best.destroys.is_empty() { Consent::Blank } else { Consent::Wipe },
         destroys: best.destroys,
         notes,

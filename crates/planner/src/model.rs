@@ -28,7 +28,7 @@ pub struct Plan {
     /// Volume groups that lie on the plan's partitions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<GroupPlan>,
-    /// How much the plan gives up of what the profile asks for: `full` is nothing but optional volumes.
+    /// How far down the profile's ladder of fall-backs the plan had to go: `full` is nothing given up.
     pub rung: String,
     /// What is lost when the plan is carried out: every filesystem, table or signature found on what will
     /// be formatted, deleted or overwritten. Empty on blank disks.

@@ -6,7 +6,7 @@ use akene_planner::{Action, DiskPlan, GRAIN, Issues, Plan, Role, plan, plan_with
 use akene_protocol::Bytes;
 use akene_protocol::api::Consent;
 use akene_protocol::inventory::*;
-use akene_protocol::profile::{DiskSelector, Filesystem};
+use akene_protocol::profile::{DiskSelector, Filesystem, Foreign, Rung};
 use akene_protocol::resolve::{StorageWishes, VolumeWish};
 use common::{after, disk, machine, volume};
 use proptest::prelude::*;
@@ -124,6 +124,9 @@ fn any_wishes() -> impl Strategy<Value = StorageWishes> {
             StorageWishes {
                 table: if gpt { TableKind::Gpt } else { TableKind::Mbr },
                 disks,
+                foreign: Foreign::Replace,
+                keep_homes: true,
+                ladder: Rung::ALL.to_vec(),
                 volumes: std::iter::once(root).chain(others).collect(),
             }
         },

@@ -293,6 +293,19 @@ pub struct Storage {
     /// and it is an error when it names none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disks: Option<DiskSelector>,
+    /// What happens to other systems on the disks: `replace` them (with permission to wipe), or `leave` them
+    /// and use only the room beside them. Default: `replace`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<Foreign>,
+    /// Whether people's files that are found are kept: a `/home` of its own, on a volume group, or inside an old
+    /// system. With `false`, a permission to wipe includes them. Default: `true`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_homes: Option<bool>,
+    /// What may be given up where the disks cannot hold everything, in this order; each rung gives up what the
+    /// ones before it do, too. What is not listed is never given up. Default: `full`, `no-extras`, `no-home`,
+    /// `no-swap`, `minimal`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ladder: Vec<Rung>,
     /// Volumes by name. Default: `root`, `home` and `swap` as listed below. A volume
     /// with one of these names changes the default one.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -322,6 +335,64 @@ pub struct DiskSelector {
     /// Whether removable disks may be chosen too. Default: `false`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub removable: Option<bool>,
+}
+
+/// What happens to other systems on the disks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Foreign {
+    /// They make room, if the permission allows it.
+    #[default]
+    Replace,
+    /// They stay; only free room is used.
+    Leave,
+}
+
+/// A rung of the ladder of fall-backs. From [`Rung::NoExtras`] to [`Rung::NoSwap`] only volumes that are
+/// optional are given up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rung {
+    /// Everything that is wished.
+    #[default]
+    Full,
+    /// Without optional volumes other than the next two, those with the lowest `priority` first.
+    NoExtras,
+    /// Without a volume of its own for people's files: they lie on the root.
+    NoHome,
+    /// Without a swap volume; compressed memory takes its place.
+    NoSwap,
+    /// And with the smallest boot partition that works.
+    Minimal,
+}
+
+impl Rung {
+    /// All rungs, in the usual order.
+    pub const ALL: [Rung; 5] = [Rung::Full, Rung::NoExtras, Rung::NoHome, Rung::NoSwap, Rung::Minimal];
+
+    /// Its name in a profile.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rung::Full => "full",
+            Rung::NoExtras => "no-extras",
+            Rung::NoHome => "no-home",
+            Rung::NoSwap => "no-swap",
+            Rung::Minimal => "minimal",
+        }
+    }
+}
+
+/// Which medium suits a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Medium {
+    /// The quickest there is, once everything else is settled.
+    Fast,
+    /// One that is large and slow, so that the quick one is left to others.
+    Large,
+    /// No matter.
+    #[default]
+    Any,
 }
 
 /// Filesystems we make.
@@ -377,6 +448,16 @@ pub struct Volume {
     /// for `home` and `swap`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,
+    /// Which of several optional volumes is left out first: the one with the lowest number. Default: 50.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+    /// The medium that suits it. Default: `any`, but `fast` for `root` and `swap`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub medium: Option<Medium>,
+    /// Whether it may be put together from several disks (by LVM) where one disk has too little room for
+    /// it. When one of them fails, all of it is lost. Default: `false`, but `true` for `home`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub span: Option<bool>,
     /// `false` leaves the volume out on every machine: no `/home` of its own, no swap. Default: `true`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wanted: Option<bool>,

@@ -5,7 +5,7 @@
 
 use akene_planner::{Action, DiskPlan, Plan, Role};
 use akene_protocol::inventory::*;
-use akene_protocol::profile::Filesystem;
+use akene_protocol::profile::{Filesystem, Foreign, Medium, Rung};
 use akene_protocol::resolve::{StorageWishes, VolumeWish};
 use akene_protocol::{Bytes, Sha256};
 
@@ -61,6 +61,9 @@ pub fn volume(name: &str, mount: Option<&str>, min: Bytes, enough: Bytes, max: O
         max,
         user_data: false,
         optional: false,
+        priority: 50,
+        medium: Medium::Any,
+        span: false,
     }
 }
 
@@ -71,6 +74,9 @@ pub fn usual() -> StorageWishes {
     StorageWishes {
         table: TableKind::Gpt,
         disks: None,
+        foreign: Foreign::Replace,
+        keep_homes: true,
+        ladder: Rung::ALL.to_vec(),
         volumes: vec![
             volume("root", Some("/"), Bytes::gib(3), Bytes::gib(20), Some(Bytes::gib(64))),
             VolumeWish { user_data: true, optional: true, ..home },

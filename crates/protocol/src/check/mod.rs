@@ -5,7 +5,7 @@ mod volumes;
 
 use crate::issue::Issue;
 use crate::profile::{Apt, Bundle, File, Layer, Network, Script, User};
-pub(crate) use volumes::volumes;
+pub(crate) use volumes::{ladder, volumes};
 
 /// Checks every layer of a bundle, also the classes that do not count on some machine.
 pub fn bundle(bundle: &Bundle) -> Vec<Issue> {

@@ -2,7 +2,7 @@
 
 use super::text;
 use crate::issue::Issue;
-use crate::profile::Filesystem;
+use crate::profile::{Filesystem, Rung};
 use crate::resolve::VolumeWish;
 use crate::size::Bytes;
 
@@ -84,6 +84,21 @@ pub(crate) fn volumes(volumes: &[VolumeWish], issues: &mut Vec<Issue>) {
     }
 }
 
+/// Checks the order of fall-backs.
+pub(crate) fn ladder(ladder: &[Rung], issues: &mut Vec<Issue>) {
+    let twice = ladder.iter().enumerate().any(|(i, rung)| ladder[..i].contains(rung));
+    let misplaced = ladder.first() != Some(&Rung::Full)
+        || ladder.iter().position(|r| *r == Rung::Minimal).is_some_and(|at| at + 1 != ladder.len());
+    if twice || misplaced {
+        issues.push(Issue::new(
+            "storage-ladder",
+            "storage.ladder",
+            "the ladder does not go down step by step",
+            "begin with `full`, name each rung once, and put `minimal` last if at all",
+        ));
+    }
+}
+
 type Complaint = (&'static str, &'static str, String, &'static str);
 
 fn mount(volume: &VolumeWish) -> Option<Complaint> {
@@ -122,6 +137,10 @@ fn mount(volume: &VolumeWish) -> Option<Complaint> {
             "the root is always there and made anew at every reinstall: neither optional nor user data";
         return Some(("volume-root", "mount", message.into(), "take `optional` and `user-data` out"));
     }
+    if volume.span && volume.filesystem == Filesystem::Vfat {
+        let message = "vfat cannot lie on several disks".to_owned();
+        return Some(("volume-filesystem", "span", message, "choose ext4, xfs or btrfs"));
+    }
     if (root || mount == "/home") && volume.filesystem == Filesystem::Vfat {
         let message = format!("vfat knows no owners and permissions, which {mount} needs");
         return Some(("volume-filesystem", "filesystem", message, "choose ext4, xfs or btrfs"));
@@ -130,6 +149,10 @@ fn mount(volume: &VolumeWish) -> Option<Complaint> {
 }
 
 fn swap_wishes(volume: &VolumeWish) -> Option<Complaint> {
+    if volume.span {
+        let message = "swap does not lie on several disks".into();
+        return Some(("volume-swap", "span", message, "take `span` out"));
+    }
     volume
         .user_data
         .then(|| ("volume-swap", "user-data", "nobody keeps files on swap".into(), "take `user-data` out"))

@@ -3,7 +3,7 @@
 use super::{Archive, StorageWishes, VolumeWish};
 use crate::inventory::{Inventory, TableKind};
 use crate::issue::{Issue, Issues};
-use crate::profile::{Distribution, Filesystem, Pocket};
+use crate::profile::{Distribution, Filesystem, Medium, Pocket, Rung};
 use crate::size::Bytes;
 
 impl Distribution {
@@ -104,6 +104,9 @@ pub(super) fn archive(apt: crate::profile::Apt, issues: &mut Vec<Issue>) -> Arch
     }
 }
 
+/// Priority of an optional volume when nothing is said.
+const PRIORITY: u32 = 50;
+
 /// The volumes a profile has when it says nothing. `enough` of swap follows the memory: as much as there
 /// is, between 512 MiB and 4 GiB.
 fn default_volumes(inventory: &Inventory) -> [VolumeWish; 3] {
@@ -117,12 +120,19 @@ fn default_volumes(inventory: &Inventory) -> [VolumeWish; 3] {
         max,
         user_data: false,
         optional: false,
+        priority: PRIORITY,
+        medium: Medium::Any,
+        span: false,
     };
     [
-        volume("root", "/", Bytes::gib(3), Bytes::gib(20), Some(Bytes::gib(64))),
+        VolumeWish {
+            medium: Medium::Fast,
+            ..volume("root", "/", Bytes::gib(3), Bytes::gib(20), Some(Bytes::gib(64)))
+        },
         VolumeWish {
             user_data: true,
             optional: true,
+            span: true,
             ..volume("home", "/home", Bytes::gib(1), Bytes::gib(20), None)
         },
         VolumeWish {
@@ -134,6 +144,9 @@ fn default_volumes(inventory: &Inventory) -> [VolumeWish; 3] {
             max: Some(swap),
             user_data: false,
             optional: true,
+            priority: PRIORITY,
+            medium: Medium::Fast,
+            span: false,
         },
     ]
 }
@@ -162,6 +175,9 @@ pub(super) fn storage(
             max: None,
             user_data: false,
             optional: false,
+            priority: PRIORITY,
+            medium: Medium::Any,
+            span: false,
         };
         volumes.extend(volume(default, upper));
     }
@@ -172,7 +188,19 @@ pub(super) fn storage(
         name => (1, name.to_owned()),
     });
     crate::check::volumes(&volumes, issues);
-    StorageWishes { table: wish.table.unwrap_or(TableKind::Gpt), disks: wish.disks, volumes }
+    let ladder = match wish.ladder.is_empty() {
+        true => Rung::ALL.to_vec(),
+        false => wish.ladder,
+    };
+    crate::check::ladder(&ladder, issues);
+    StorageWishes {
+        table: wish.table.unwrap_or(TableKind::Gpt),
+        disks: wish.disks,
+        foreign: wish.foreign.unwrap_or_default(),
+        keep_homes: wish.keep_homes.unwrap_or(true),
+        ladder,
+        volumes,
+    }
 }
 
 /// A default volume changed by what a profile says. A size that is given moves the default ones that would
@@ -195,6 +223,9 @@ fn volume(default: VolumeWish, upper: crate::profile::Volume) -> Option<VolumeWi
         max: upper.max.or(default.max.filter(|max| *max >= enough)),
         user_data: upper.user_data.unwrap_or(default.user_data),
         optional: upper.optional.unwrap_or(default.optional),
+        priority: upper.priority.unwrap_or(default.priority),
+        medium: upper.medium.unwrap_or(default.medium),
+        span: upper.span.unwrap_or(default.span),
         name: default.name,
     })
 }

@@ -17,8 +17,8 @@ use crate::inventory::Inventory;
 use crate::inventory::TableKind;
 use crate::issue::{Issue, Issues};
 use crate::profile::{
-    Bundle, DiskSelector, Distribution, File, Filesystem, Kernel, Keyboard, Layer, Network, Pocket,
-    Repository, Script, Shutdown, User,
+    Bundle, DiskSelector, Distribution, File, Filesystem, Foreign, Kernel, Keyboard, Layer, Medium, Network,
+    Pocket, Repository, Rung, Script, Shutdown, User,
 };
 use crate::size::Bytes;
 
@@ -102,6 +102,13 @@ pub struct StorageWishes {
     pub table: TableKind,
     /// Which disks may be used.
     pub disks: Option<DiskSelector>,
+    /// What happens to other systems.
+    #[serde(default)]
+    pub foreign: Foreign,
+    /// Whether people's files that are found are kept.
+    pub keep_homes: bool,
+    /// What may be given up, in this order.
+    pub ladder: Vec<Rung>,
     /// Volumes in the order root, others by name, swap last. The boot chain is the planner's own.
     pub volumes: Vec<VolumeWish>,
 }
@@ -126,6 +133,12 @@ pub struct VolumeWish {
     pub user_data: bool,
     /// May be left out.
     pub optional: bool,
+    /// The lower, the earlier it is left out.
+    pub priority: u32,
+    /// The medium that suits it.
+    pub medium: Medium,
+    /// May be put together from several disks.
+    pub span: bool,
 }
 
 /// Lays the layers of `bundle` over each other for the machine in `inventory`. `asset` fills
@@ -246,6 +259,9 @@ impl Merged {
             let lower = lower.storage.get_or_insert_default();
             replace(&mut lower.table, &upper.table);
             replace(&mut lower.disks, &upper.disks);
+            replace(&mut lower.foreign, &upper.foreign);
+            replace(&mut lower.keep_homes, &upper.keep_homes);
+            replace_list(&mut lower.ladder, &upper.ladder);
             for (name, upper) in &upper.volumes {
                 let lower = lower.volumes.entry(name.clone()).or_default();
                 replace(&mut lower.mount, &upper.mount);
@@ -255,6 +271,9 @@ impl Merged {
                 replace(&mut lower.max, &upper.max);
                 replace(&mut lower.user_data, &upper.user_data);
                 replace(&mut lower.optional, &upper.optional);
+                replace(&mut lower.priority, &upper.priority);
+                replace(&mut lower.medium, &upper.medium);
+                replace(&mut lower.span, &upper.span);
                 replace(&mut lower.wanted, &upper.wanted);
             }
         }
