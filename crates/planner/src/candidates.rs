@@ -28,6 +28,13 @@ impl Excluded {
         Excluded { disk: disk.name.clone(), code, why: why.into(), next: next.to_owned() }
     }
 
+    /// A disk with people's files that cannot be kept in a new system.
+    pub(crate) fn files(disk: &Disk, what: String) -> Self {
+        let next =
+            "copy the files away and clear the disk with `wipefs -a`, or set `storage.keep-homes = false`";
+        Excluded::new(disk, "disk-holds-files", format!("holds {what}"), next)
+    }
+
     pub(crate) fn issue(&self) -> Issue {
         Issue::new(self.code, &self.disk, format!("{} is not used: it {}", self.disk, self.why), &self.next)
     }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use akene_planner::{Action, DiskPlan, GRAIN, Issues, Plan, Role, plan, plan_within, render};
+use akene_planner::{Action, DiskPlan, GRAIN, Issues, PartitionPlan, Plan, Role, plan, plan_within, render};
 use akene_protocol::Bytes;
 use akene_protocol::api::Consent;
 use akene_protocol::inventory::*;
@@ -47,7 +47,8 @@ fn table(whole: Bytes) -> impl Strategy<Value = Option<Table>> {
         let mut partitions = Vec::new();
         for (i, (share, content, name)) in parts.into_iter().enumerate() {
             let size = Bytes(whole.0 / 400 * share).align_down(Bytes(4096));
-            let name = name.map(str::to_owned);
+            // An MBR has no names.
+            let name = name.filter(|_| gpt).map(str::to_owned);
             let kind = "0fc63daf-8483-4772-8e79-3d69d8477de4".into();
             partitions.push(Partition {
                 number: i as u32 + 1,
@@ -99,13 +100,15 @@ fn any_machine() -> impl Strategy<Value = Inventory> {
 fn any_wishes() -> impl Strategy<Value = StorageWishes> {
     let sizes = || (size(16), size(32), prop::option::of(size(64)));
     let wish = move |name: &'static str, mount: Option<&'static str>| {
-        (sizes(), any::<bool>(), any::<bool>()).prop_map(move |((a, b, c), user_data, optional)| {
-            let (min, enough) = (a.min(b), a.max(b));
-            let wish = volume(name, mount, min, enough, c.map(|c| c.max(enough)));
-            let root = name == "root";
-            let user_data = user_data && !root && mount.is_some();
-            VolumeWish { user_data, optional: optional && !root, ..wish }
-        })
+        (sizes(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+            move |((a, b, c), user_data, optional, span)| {
+                let (min, enough) = (a.min(b), a.max(b));
+                let wish = volume(name, mount, min, enough, c.map(|c| c.max(enough)));
+                let root = name == "root";
+                let user_data = user_data && !root && mount.is_some();
+                VolumeWish { user_data, optional: optional && !root, span: span && mount.is_some(), ..wish }
+            },
+        )
     };
     let all = (
         wish("root", Some("/")),
@@ -138,7 +141,7 @@ fn found<'a>(inventory: &'a Inventory, plan: &DiskPlan) -> &'a Disk {
 }
 
 /// What holds for a new table.
-fn check_new(plan: &DiskPlan, disk: &Disk, wishes: &StorageWishes) {
+fn check_new(plan: &DiskPlan, disk: &Disk) {
     let parts: Vec<_> = plan.partitions.iter().filter(|p| p.action != Action::Delete).collect();
     assert!(parts.iter().all(|p| p.action == Action::Create));
     let mut at = Bytes::mib(1);
@@ -156,43 +159,123 @@ fn check_new(plan: &DiskPlan, disk: &Disk, wishes: &StorageWishes) {
             TableKind::Mbr => assert_eq!(p.number as usize, if i < 3 { i + 1 } else { i + 2 }),
         }
     }
+    assert!(at <= end(disk), "the backup of a GPT fits behind");
+}
+
+fn end(disk: &Disk) -> Bytes {
     let sector = u64::from(disk.logical_sector);
     let entries = (128u64 * 128).div_ceil(sector) * sector;
-    assert!(at + Bytes(entries + sector) <= disk.size, "the backup of a GPT fits behind");
+    disk.size.saturating_sub(Bytes(entries + sector))
+}
 
+/// What holds for a table that stays.
+fn check_kept(plan: &DiskPlan, disk: &Disk) {
+    let table = disk.table.as_ref().expect("there is a table to keep");
+    let mut there: Vec<_> = plan.partitions.iter().filter(|p| p.action != Action::Delete).collect();
+    there.sort_by_key(|p| p.start);
+    for p in &there {
+        match table.partitions.iter().find(|q| q.number == p.number) {
+            Some(before) if p.action != Action::Create => {
+                assert_eq!((p.start, p.size), (before.start, before.size), "nothing moves");
+            }
+            _ => {
+                assert_eq!(p.action, Action::Create);
+                assert_eq!((p.start.0 % GRAIN.0, p.size.0 % GRAIN.0), (0, 0));
+                assert!(p.start >= GRAIN && p.start + p.size <= end(disk));
+                if plan.table == TableKind::Mbr {
+                    assert!(p.number <= 4, "an extended partition that stays is not touched");
+                }
+                let over = |q: &&&PartitionPlan| q.start < p.start + p.size && p.start < q.start + q.size;
+                assert_eq!(there.iter().filter(over).count(), 1, "nothing made overlaps anything");
+            }
+        }
+        assert_eq!(there.iter().filter(|q| q.number == p.number).count(), 1);
+    }
+    for before in &table.partitions {
+        assert!(
+            plan.partitions.iter().any(|p| p.number == before.number),
+            "every partition is accounted for"
+        );
+    }
+}
+
+/// What holds for a plan that makes everything anew.
+fn check_wishes(plan: &Plan, wishes: &StorageWishes, inventory: &Inventory) {
+    let parts: Vec<_> =
+        plan.disks.iter().flat_map(|d| &d.partitions).filter(|p| p.action != Action::Delete).collect();
     let one = |role: Role| {
         let mut all = parts.iter().filter(|p| p.purpose == role);
         let first = all.next();
         assert!(all.next().is_none(), "{role:?} is there once");
         first
     };
-    assert_eq!(one(Role::BiosBoot).is_some(), plan.table == TableKind::Gpt);
+    let first = &plan.disks[0];
+    let disk = found(inventory, first);
+    let kept = first.partitions.iter().any(|p| p.purpose == Role::Boot && p.action != Action::Create);
+    assert!(kept || one(Role::BiosBoot).is_some() == (first.table == TableKind::Gpt));
     let boot = one(Role::Boot).expect("a boot partition");
-    assert!(boot.size >= Bytes::mib(512) && boot.start + boot.size <= Bytes(2 << 40), "in reach of a BIOS");
-    assert_eq!((boot.filesystem, boot.label.as_deref()), (Some(Filesystem::Ext4), Some("AKENE_BOOT")));
-    let esp = one(Role::Esp).expect("an EFI system partition");
-    assert!(esp.size >= if disk.logical_sector == 4096 { Bytes::mib(257) } else { Bytes::mib(64) });
+    assert!(first.partitions.contains(boot), "the boot disk is the first");
+    assert!(
+        kept || boot.size >= Bytes::mib(512) && boot.start + boot.size <= Bytes(2 << 40),
+        "in reach of a BIOS"
+    );
+    assert_eq!(boot.filesystem, Some(Filesystem::Ext4));
+    assert!(kept || boot.label.as_deref() == Some("AKENE_BOOT"));
+    let Some(esp) = one(Role::Esp) else {
+        assert!(!first.new_table && inventory.firmware.kind == FirmwareKind::Bios, "an EFI system partition");
+        return check_sizes(plan, &parts, wishes);
+    };
+    assert!(first.partitions.contains(esp));
+    let made = esp.action == Action::Create;
+    assert!(!made || esp.size >= if disk.logical_sector == 4096 { Bytes::mib(257) } else { Bytes::mib(64) });
+    check_sizes(plan, &parts, wishes);
+}
 
-    let mut short = false;
-    let mut open = false;
+fn check_sizes(plan: &Plan, parts: &[&PartitionPlan], wishes: &StorageWishes) {
     for wish in &wishes.volumes {
-        let p =
-            parts.iter().find(|p| p.mount == wish.mount && (p.mount.is_some() || p.purpose == Role::Swap));
-        let Some(p) = p else {
-            assert!(wish.optional, "{} is mandatory", wish.name);
+        let p = parts
+            .iter()
+            .find(|p| p.mount == wish.mount && (p.mount.is_some() || p.purpose == Role::Swap))
+            .map(|p| (p.size, p.action));
+        let group = plan
+            .groups
+            .iter()
+            .find(|g| g.mount == wish.mount && g.mount.is_some())
+            .map(|g| (g.size, g.action));
+        assert!(p.is_none() || group.is_none());
+        let Some((size, action)) = p.or(group) else {
+            let in_root = wish.name == "home" && plan.rung != "full";
+            assert!(wish.optional || in_root, "{} is mandatory", wish.name);
             continue;
         };
-        assert!(p.size >= wish.min, "{} has its minimum", wish.name);
-        assert!(
-            wish.max.is_none_or(|max| p.size <= max.max(wish.min.align_up(GRAIN)).max(GRAIN)),
-            "{}",
-            wish.name
-        );
-        short |= p.size < wish.enough && wish.max.is_none_or(|max| p.size < max.align_down(GRAIN));
-        open |= p.purpose != Role::Swap && wish.max.is_none_or(|max| p.size < max.align_down(GRAIN));
+        if matches!(action, Action::Keep | Action::Refresh) {
+            continue;
+        }
+        assert!(size >= wish.min, "{} has its minimum", wish.name);
+        // The last extents of a group may be rounded up.
+        let most = wish.max.map(|max| max.max(wish.min.align_up(GRAIN)).max(GRAIN));
+        let slack = if group.is_some() { Bytes::mib(64) } else { Bytes(0) };
+        let made = action == Action::Create;
+        assert!(!made || most.is_none_or(|max| size <= max + slack), "{}", wish.name);
     }
-    let unused = (disk.size.saturating_sub(Bytes(entries + sector))).align_down(GRAIN) - at;
-    assert!(unused == Bytes(0) || (!short && !open), "{unused} unused though somebody could use it");
+    for group in &plan.groups {
+        assert!(group.action == Action::Keep || wishes.volumes.iter().any(|v| v.span));
+        let members: Bytes = group
+            .members
+            .iter()
+            .map(|m| {
+                let disk =
+                    plan.disks.iter().find(|d| d.disk.name == m.disk).expect("its disk is in the plan");
+                let p =
+                    disk.partitions.iter().find(|p| p.number == m.partition && p.action != Action::Delete);
+                let p = p.expect("its partition is in the plan");
+                assert_eq!(p.purpose, Role::Physical(group.name.clone()));
+                (p.size - Bytes::mib(1)).align_down(Bytes::mib(4))
+            })
+            .sum();
+        assert!(group.size <= members && group.size.0 % Bytes::mib(4).0 == 0);
+        assert!(group.members.len() > 1);
+    }
 }
 
 /// Whether a disk's own boot partition says that it never held a whole system.
@@ -209,17 +292,6 @@ fn unfinished(disk: &Disk) -> bool {
     })
 }
 
-/// What holds for a table that stays.
-fn check_kept(plan: &DiskPlan, disk: &Disk) {
-    let table = disk.table.as_ref().expect("there is a table to keep");
-    assert_eq!(plan.partitions.len(), table.partitions.len(), "nothing is made and nothing vanishes");
-    for p in &plan.partitions {
-        assert!(matches!(p.action, Action::Keep | Action::Format));
-        let before = table.partitions.iter().find(|q| q.number == p.number).expect("the same partition");
-        assert_eq!((p.start, p.size), (before.start, before.size), "nothing moves");
-    }
-}
-
 fn check(wishes: &StorageWishes, inventory: &Inventory) -> Option<Plan> {
     let plan: Plan = match plan(wishes, inventory) {
         Ok(plan) => plan,
@@ -230,24 +302,37 @@ fn check(wishes: &StorageWishes, inventory: &Inventory) -> Option<Plan> {
         }
     };
     assert_eq!(plan.destroys.is_empty(), plan.needs == Consent::Blank);
+    check_wishes(&plan, wishes, inventory);
     for done in &plan.disks {
         let disk = found(inventory, done);
         assert!(!disk.live_medium && !disk.read_only && disk.health != Health::Failing);
         assert!(!disk.removable || wishes.disks.as_ref().is_some_and(|s| s.removable == Some(true)));
         match done.new_table {
-            true => check_new(done, disk, wishes),
+            true => check_new(done, disk),
             false => check_kept(done, disk),
         }
         // Everything recognised that is not kept is named.
         let kept = |n| done.partitions.iter().any(|p| p.number == n && p.action == Action::Keep);
         for p in disk.table.iter().flat_map(|t| &t.partitions).filter(|p| !kept(p.number)) {
-            let listed = plan.destroys.iter().any(|d| d.name.ends_with(&p.number.to_string()));
+            let node = common::node(&disk.name, p.number);
+            let listed = plan.destroys.iter().any(|d| d.name == node);
             let looks = p.content.as_ref().and_then(|c| c.looks_like.as_ref());
             let files =
                 matches!(looks, Some(LooksLike::Home | LooksLike::LinuxRoot { home_inside: true, .. }));
             // What an installation that was never completed left is nobody's.
             let rest = !done.new_table && !files && unfinished(disk);
-            assert!(listed || rest, "partition {} is lost and not named", p.number);
+            let refreshed =
+                done.partitions.iter().any(|q| q.number == p.number && q.action == Action::Refresh);
+            assert!(
+                listed || rest || refreshed && unfinished(disk),
+                "partition {} is lost and not named",
+                p.number
+            );
+            // People's files are never lost while a profile wants them kept.
+            let linux =
+                p.content.as_ref().is_some_and(|c| matches!(c.kind.as_str(), "ext4" | "xfs" | "btrfs"));
+            let ours = done.partitions.iter().any(|q| q.number == p.number && q.action == Action::Format);
+            assert!(!wishes.keep_homes || !files || !linux || refreshed || ours, "{p:?}");
         }
     }
     assert!(!render::text(&plan, inventory, render::Style::default()).is_empty());
@@ -264,7 +349,7 @@ proptest! {
         let mut turned = inventory.clone();
         turned.disks.reverse();
         let again = plan(&wishes, &turned).unwrap();
-        prop_assert_eq!((&first.disks, &first.destroys), (&again.disks, &again.destroys));
+        prop_assert_eq!((&first.disks, &first.destroys, &first.groups), (&again.disks, &again.destroys, &again.groups));
     }
 
     #[test]
@@ -273,14 +358,21 @@ proptest! {
         let installed = after(&first, &inventory);
         let second = plan(&wishes, &installed).unwrap();
         check(&wishes, &installed);
-        let (a, b) = (&first.disks[0], &second.disks[0]);
-        prop_assert_eq!(&a.disk.name, &b.disk.name);
-        prop_assert!(!b.new_table);
-        for p in &b.partitions {
+        let places = |plan: &Plan| -> Vec<(String, u32, Bytes, Bytes, Role)> {
+            let there = |d: &DiskPlan| {
+                let there = d.partitions.iter().filter(|p| p.action != Action::Delete);
+                there.map(|p| (d.disk.name.clone(), p.number, p.start, p.size, p.purpose.clone())).collect::<Vec<_>>()
+            };
+            plan.disks.iter().flat_map(there).collect()
+        };
+        prop_assert_eq!(places(&first), places(&second));
+        prop_assert!(second.disks.iter().all(|d| !d.new_table));
+        for p in second.disks.iter().flat_map(|d| &d.partitions) {
             let role = &p.purpose;
             let user_data = |name: &str| wishes.volumes.iter().any(|v| v.name == name && v.user_data);
             let expected = match role {
-                Role::BiosBoot | Role::Esp | Role::Boot | Role::Foreign => Action::Keep,
+                Role::BiosBoot | Role::Esp | Role::Boot | Role::Foreign | Role::Physical(_) => Action::Keep,
+                Role::Root if p.action == Action::Refresh => Action::Refresh,
                 Role::Volume(name) if user_data(name) => Action::Keep,
                 _ => Action::Format,
             };
@@ -288,7 +380,7 @@ proptest! {
         }
         // And so for ever after.
         let third = plan(&wishes, &after(&second, &installed)).unwrap();
-        prop_assert_eq!(&second.disks[0].partitions, &third.disks[0].partitions);
+        prop_assert_eq!((&second.disks, &second.groups), (&third.disks, &third.groups));
     }
 
     #[test]

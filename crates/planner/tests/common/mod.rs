@@ -78,9 +78,12 @@ pub fn usual() -> StorageWishes {
         keep_homes: true,
         ladder: Rung::ALL.to_vec(),
         volumes: vec![
-            volume("root", Some("/"), Bytes::gib(3), Bytes::gib(20), Some(Bytes::gib(64))),
-            VolumeWish { user_data: true, optional: true, ..home },
-            VolumeWish { optional: true, ..swap },
+            VolumeWish {
+                medium: Medium::Fast,
+                ..volume("root", Some("/"), Bytes::gib(3), Bytes::gib(20), Some(Bytes::gib(64)))
+            },
+            VolumeWish { user_data: true, optional: true, span: true, ..home },
+            VolumeWish { optional: true, medium: Medium::Fast, ..swap },
         ],
     }
 }
@@ -91,6 +94,8 @@ pub fn applied(plan: &DiskPlan) -> Table {
         (TableKind::Gpt, Role::BiosBoot) => "21686148-6449-6e6f-744e-656564454649",
         (TableKind::Gpt, Role::Esp) => "c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
         (TableKind::Gpt, Role::Swap) => "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f",
+        (TableKind::Gpt, Role::Physical(_)) => "e6d6d379-f507-44c2-a23c-238f2a3df928",
+        (TableKind::Mbr, Role::Physical(_)) => "0x8e",
         (TableKind::Gpt, _) => "0fc63daf-8483-4772-8e79-3d69d8477de4",
         (TableKind::Mbr, Role::Esp) => "0xef",
         (TableKind::Mbr, Role::Swap) => "0x82",
@@ -107,7 +112,7 @@ pub fn applied(plan: &DiskPlan) -> Table {
             kind: kind(&p.purpose).into(),
             name: if plan.table == TableKind::Gpt { p.purpose.partition_name() } else { None },
             uuid: None,
-            content: p.filesystem.map(|f| Content {
+            content: matches!(p.purpose, Role::Physical(_)).then(member).or(p.filesystem.map(|f| Content {
                 kind: f.name().into(),
                 label: p.label.clone(),
                 uuid: None,
@@ -118,17 +123,29 @@ pub fn applied(plan: &DiskPlan) -> Table {
                     Role::Swap => Some(LooksLike::Swap),
                     Role::Root => Some(LooksLike::LinuxRoot {
                         name: Some("Debian GNU/Linux 12 (bookworm)".into()),
-                        home_inside: false,
+                        home_inside: p.action == Action::Refresh,
                         home_used: None,
                     }),
                     Role::Volume(name) if name == "home" => Some(LooksLike::Home),
                     _ => None,
                 },
-            }),
+            })),
         })
         .collect();
     partitions.sort_by_key(|p| p.number);
     Table { kind: plan.table, id: None, hash: Sha256::of(b"after"), damage: None, partitions }
+}
+
+fn member() -> Content {
+    Content { kind: "LVM2_member".into(), label: None, uuid: None, used: None, looks_like: None }
+}
+
+/// Name of a partition's node.
+pub fn node(disk: &str, number: u32) -> String {
+    match disk.ends_with(|c: char| c.is_ascii_digit()) {
+        true => format!("{disk}p{number}"),
+        false => format!("{disk}{number}"),
+    }
 }
 
 /// The machine after the plan was carried out.
@@ -139,6 +156,27 @@ pub fn after(plan: &Plan, before: &Inventory) -> Inventory {
             disk.table = Some(applied(done));
             disk.content = None;
         }
+    }
+    for group in &plan.groups {
+        inventory.volume_groups.retain(|g| g.name != group.name);
+        let looks_like = (group.volume() == "home").then_some(LooksLike::Home);
+        inventory.volume_groups.push(VolumeGroup {
+            name: group.name.clone(),
+            uuid: "uuid".into(),
+            members: group.members.iter().map(|m| node(&m.disk, m.partition)).collect(),
+            complete: true,
+            logical: vec![LogicalVolume {
+                name: group.volume().into(),
+                size: group.size,
+                content: group.filesystem.map(|f| Content {
+                    kind: f.name().into(),
+                    label: group.label.clone(),
+                    uuid: None,
+                    used: None,
+                    looks_like,
+                }),
+            }],
+        });
     }
     inventory
 }

@@ -1,0 +1,162 @@
+//! One way to treat the disks: what stays, what has its place already, and what is still to be placed where.
+
+use akene_protocol::inventory::{Disk, FirmwareKind};
+use akene_protocol::profile::{Filesystem, Rung};
+use akene_protocol::resolve::{StorageWishes, VolumeWish};
+
+use crate::fill::Ask;
+use crate::ground::{self, Site};
+use crate::problem::{Item, Kind, Layout, Problem};
+use crate::{Destroyed, GroupPlan, PartitionPlan};
+
+/// One way to treat the disks.
+pub(crate) struct Arrangement<'a> {
+    /// An Akène machine's own table stays.
+    pub reinstall: bool,
+    pub sites: Vec<Site<'a>>,
+    /// Partitions that have their place, by the index of their site.
+    pub fixed: Vec<(usize, PartitionPlan)>,
+    pub groups: Vec<GroupPlan>,
+    /// What is lost on partitions that are formatted where they lie.
+    pub destroys: Vec<Destroyed>,
+    pub notes: Vec<String>,
+    /// Whether the boot chain is still to be placed.
+    pub chain: bool,
+    /// Volumes still to be placed.
+    pub volumes: Vec<&'a VolumeWish>,
+    /// Optional volumes that are known to be left out.
+    pub without: Vec<&'a VolumeWish>,
+    /// People's files lie on the root, although the profile wishes them a volume of their own.
+    pub home_in_root: bool,
+    /// Disks people's files and the system need already: a bit for each site.
+    pub fixed_files: u16,
+    pub fixed_system: u16,
+}
+
+/// An arrangement with the best layout in it.
+pub(crate) struct Solved<'a> {
+    pub arrangement: Arrangement<'a>,
+    pub problem: Problem<'a>,
+    pub layout: Layout,
+    /// Optional volumes for which there was no room.
+    pub left_out: Vec<&'a VolumeWish>,
+    pub rung: Rung,
+}
+
+impl<'a> Arrangement<'a> {
+    /// Every disk with a new table.
+    pub fn fresh(disks: &[&'a Disk], wishes: &'a StorageWishes) -> Self {
+        Arrangement {
+            reinstall: false,
+            sites: disks.iter().map(|d| ground::fresh(d, wishes)).collect(),
+            fixed: Vec::new(),
+            groups: Vec::new(),
+            destroys: Vec::new(),
+            notes: Vec::new(),
+            chain: true,
+            volumes: wishes.volumes.iter().collect(),
+            without: Vec::new(),
+            home_in_root: false,
+            fixed_files: 0,
+            fixed_system: 0,
+        }
+    }
+
+    fn problem(&mut self, firmware: FirmwareKind) -> Problem<'a> {
+        let regions = ground::regions(&self.sites);
+        let grounds = self.sites.iter().map(|s| s.ground.clone()).collect();
+        Problem {
+            grounds,
+            regions,
+            items: Vec::new(),
+            firmware,
+            small_boot: false,
+            fixed_files: self.fixed_files,
+            fixed_system: self.fixed_system,
+            given_up: Vec::new(),
+        }
+    }
+
+    /// The best layout: as much of what is optional as fits, the most important first.
+    ///
+    /// # Errors
+    /// Not even the least fits: the problem with the items that must have a place.
+    pub fn solve(
+        mut self,
+        wishes: &'a StorageWishes,
+        firmware: FirmwareKind,
+    ) -> Result<Solved<'a>, Problem<'a>> {
+        let mut problem = self.problem(firmware);
+        let rung_of = |v: &VolumeWish| wishes.ladder.iter().position(|r| *r == rung(v));
+        let may_go = |v: &VolumeWish| v.optional && rung_of(v).is_some();
+        let (mut optional, mandatory): (Vec<_>, Vec<_>) =
+            self.volumes.iter().copied().partition(|v| may_go(v));
+        // Whom the ladder gives up last, and among equals who has the highest priority, is the most important.
+        optional.sort_by_key(|v| std::cmp::Reverse((rung_of(v), v.priority)));
+        let chain =
+            self.chain.then_some(Item { kind: Kind::Chain, ask: Ask { min: 0, enough: 0 }, max: None });
+        let base: Vec<Item<'a>> = chain.into_iter().chain(mandatory.into_iter().map(Item::volume)).collect();
+        problem.items = ordered(base.clone());
+        if !problem.feasible() {
+            if !wishes.ladder.contains(&Rung::Minimal) || !self.chain {
+                return Err(problem);
+            }
+            problem.small_boot = true;
+            if !problem.feasible() {
+                problem.small_boot = false;
+                return Err(problem);
+            }
+        }
+        let mut left_out = std::mem::take(&mut self.without);
+        let mut without = Vec::new();
+        let mut chosen = base;
+        for volume in optional {
+            if !problem.small_boot {
+                chosen.push(Item::volume(volume));
+                problem.items = ordered(chosen.clone());
+                if problem.feasible() {
+                    problem.given_up.push(false);
+                    continue;
+                }
+                chosen.pop();
+            }
+            problem.given_up.push(true);
+            without.push(volume);
+        }
+        // As the ladder goes down.
+        left_out.extend(without.into_iter().rev());
+        problem.items = ordered(chosen);
+        let gone = left_out.iter().map(|v| rung(v)).chain(self.home_in_root.then_some(Rung::NoHome));
+        let lowest = match problem.small_boot {
+            true => Rung::Minimal,
+            false => gone.max_by_key(|r| wishes.ladder.iter().position(|l| l == r)).unwrap_or(Rung::Full),
+        };
+        let Some(layout) = problem.solve(&|_| true) else { return Err(problem) };
+        Ok(Solved { arrangement: self, problem, layout, left_out, rung: lowest })
+    }
+}
+
+/// The rung of the ladder at which a volume is given up.
+pub(crate) fn rung(volume: &VolumeWish) -> Rung {
+    match volume.filesystem {
+        Filesystem::Swap => Rung::NoSwap,
+        _ if volume.user_data => Rung::NoHome,
+        _ => Rung::NoExtras,
+    }
+}
+
+/// In the order in which they are placed: those that decide most first, and what may be spanned last.
+fn ordered(mut items: Vec<Item<'_>>) -> Vec<Item<'_>> {
+    items.sort_by_key(|item| {
+        let place = match item.wish() {
+            None => 0,
+            Some(_) if item.is_root() => 1,
+            Some(w) if w.span => 5,
+            Some(w) if w.filesystem == Filesystem::Swap => 3,
+            Some(w) if w.user_data => 2,
+            Some(_) => 4,
+        };
+        (place, item.wish().map(|w| w.name.clone()))
+    });
+    items
+}

@@ -1,0 +1,333 @@
+//! Which of the ways to treat the disks is taken, and what is said when none can be.
+
+use std::cmp::Reverse;
+
+use akene_protocol::Bytes;
+use akene_protocol::api::Consent;
+use akene_protocol::inventory::{Disk, Health, Inventory, TableKind};
+use akene_protocol::profile::Foreign;
+use akene_protocol::resolve::StorageWishes;
+
+use crate::arrangement::{Arrangement, Solved};
+use crate::candidates::{Candidates, Excluded, candidates};
+use crate::lay;
+use crate::problem::{Kind, PRIMARIES, Problem};
+use crate::{Destroyed, GRAIN, Issue, Issues, Plan, VERSION, ground, homes, reinstall, risk, words};
+
+/// A plan with how it came about.
+pub(crate) struct Decided<'a> {
+    pub plan: Plan,
+    pub solved: Solved<'a>,
+}
+
+/// Plans the disks of a machine where no more than `allowed` may be destroyed.
+pub(crate) fn decide<'a>(
+    wishes: &'a StorageWishes,
+    inventory: &'a Inventory,
+    allowed: Consent,
+) -> Result<Decided<'a>, Issues> {
+    let Candidates { mut usable, mut excluded } = candidates(wishes, inventory)?;
+    // Always the same order, whatever the kernel found first.
+    usable.sort_by_key(|d| (d.serial.clone(), d.name.clone()));
+    usable.truncate(MOST_DISKS);
+    let mut remarks: Vec<Issue> = Vec::new();
+    if let Some(solved) = reinstalled(wishes, inventory, &usable, allowed, &mut remarks)? {
+        return Ok(finish(solved, &usable, &remarks, &excluded));
+    }
+    let mut free: Vec<&Disk> = Vec::new();
+    for disk in usable {
+        match homes::untouchable(disk, inventory).filter(|_| wishes.keep_homes) {
+            Some(reason) => excluded.push(reason),
+            None => free.push(disk),
+        }
+    }
+    let kind = inventory.firmware.kind;
+    let around = match allowed {
+        Consent::Blank => None,
+        Consent::Wipe | Consent::None => homes::around(&free, wishes, inventory),
+    };
+    let arrangement = match around {
+        Some(Err((name, why))) => return Err(in_the_way(&name, &why).into()),
+        Some(Ok((arrangement, name))) => match arrangement.solve(wishes, kind) {
+            Ok(solved) => return Ok(finish(solved, &free, &remarks, &excluded)),
+            Err(problem) => return Err(in_the_way(&name, &shortages(&problem).join("; ")).into()),
+        },
+        None => new(&free, wishes, allowed, &mut remarks),
+    };
+    match arrangement.solve(wishes, kind) {
+        Ok(solved) => Ok(finish(solved, &free, &remarks, &excluded)),
+        Err(problem) => {
+            let mut issues = remarks;
+            issues.extend(too_small(&problem));
+            issues.extend(excluded.iter().map(Excluded::issue));
+            Err(Issues(issues))
+        }
+    }
+}
+
+/// Disks beyond this are not looked at: a bit for each.
+const MOST_DISKS: usize = 16;
+
+/// The best of the arrangements in which an Akène machine's own table stays.
+///
+/// # Errors
+/// There are people's files on such a disk, and it cannot serve: a person decides, nobody installs beside them.
+fn reinstalled<'a>(
+    wishes: &'a StorageWishes,
+    inventory: &'a Inventory,
+    disks: &[&'a Disk],
+    allowed: Consent,
+    remarks: &mut Vec<Issue>,
+) -> Result<Option<Solved<'a>>, Issues> {
+    let mut solved: Vec<(usize, Solved<'a>)> = Vec::new();
+    let mut blocked: Vec<Issue> = Vec::new();
+    for (at, disk) in disks.iter().enumerate().filter(|(_, d)| reinstall::is_boot_disk(d)) {
+        match reinstall::existing(at, disks, wishes, inventory) {
+            Some(Ok(arrangement)) => match arrangement.solve(wishes, inventory.firmware.kind) {
+                Ok(one) => solved.push((at, one)),
+                Err(problem) => {
+                    blocked.extend(reinstall::blocked(disk, wishes, &shortages(&problem).join("; ")));
+                }
+            },
+            Some(Err(issue)) => blocked.push(issue),
+            None => {}
+        }
+    }
+    if !blocked.is_empty() && solved.is_empty() {
+        return Err(Issues(blocked));
+    }
+    if allowed == Consent::Blank {
+        solved.retain(|(at, one)| {
+            let lost = lost(one);
+            if !lost.is_empty() {
+                remarks.push(consent_needed(disks[*at], &lost));
+            }
+            lost.is_empty()
+        });
+    }
+    remarks.extend(blocked);
+    solved.sort_by_cached_key(|(at, one)| {
+        let disk = disks[*at];
+        (
+            (one.layout.objective.given_up.clone(), disk.health >= Health::Worn, !lost(one).is_empty()),
+            (risk::latency(disk), disk.health, Reverse(disk.size), *at),
+        )
+    });
+    Ok(solved.into_iter().next().map(|(_, one)| one))
+}
+
+/// New tables, or with [`Foreign::Leave`] the room beside what is there.
+fn new<'a>(
+    disks: &[&'a Disk],
+    wishes: &'a StorageWishes,
+    allowed: Consent,
+    remarks: &mut Vec<Issue>,
+) -> Arrangement<'a> {
+    let mut arrangement = Arrangement::fresh(disks, wishes);
+    for (site, disk) in arrangement.sites.iter_mut().zip(disks) {
+        if !site.ground.destroys {
+            continue;
+        }
+        match (wishes.foreign, &disk.table) {
+            (Foreign::Leave, Some(table)) => *site = ground::kept(disk, table, &|_| true),
+            (Foreign::Leave, None) => site.free.clear(),
+            (Foreign::Replace, _) if allowed == Consent::Blank => {
+                remarks.push(consent_needed(disk, &site.lost));
+                site.free.clear();
+            }
+            (Foreign::Replace, _) => {}
+        }
+    }
+    arrangement
+}
+
+/// What a solved arrangement destroys.
+fn lost(solved: &Solved<'_>) -> Vec<Destroyed> {
+    let mut lost = solved.arrangement.destroys.clone();
+    let touched = solved.layout.places.iter().fold(0, |all, p| all | solved.problem.disks_of(*p));
+    let sites = solved.arrangement.sites.iter().enumerate();
+    lost.extend(sites.filter(|(g, _)| touched & (1 << g) != 0).flat_map(|(_, s)| s.lost.clone()));
+    lost
+}
+
+fn finish<'a>(solved: Solved<'a>, disks: &[&Disk], remarks: &[Issue], excluded: &[Excluded]) -> Decided<'a> {
+    let (plans, groups) = lay::disks(&solved);
+    let destroys = lost(&solved);
+    let mut notes = solved.arrangement.notes.clone();
+    let boot = plans.first().map(|d| d.disk.name.clone()).unwrap_or_default();
+    let one = disks.len() == 1 || solved.arrangement.reinstall;
+    for volume in &solved.left_out {
+        let already = notes.iter().any(|n| n.starts_with(&format!("`{}` is left out", volume.name)));
+        if already {
+            continue;
+        }
+        notes.push(match one {
+            true => format!("`{}` is left out: {boot} has no room for its {}", volume.name, volume.min),
+            false => format!("`{}` is left out: no disk has room for its {}", volume.name, volume.min),
+        });
+    }
+    let used = |name: &str| plans.iter().any(|d| d.disk.name == name);
+    for disk in disks.iter().filter(|d| !used(&d.name)) {
+        if remarks.iter().any(|issue| issue.path.starts_with(&disk.name)) {
+            continue;
+        }
+        notes.push(
+            match solved
+                .problem
+                .regions
+                .iter()
+                .any(|r| solved.problem.grounds[r.ground].disk.name == disk.name)
+            {
+                true => format!("{} is not used: {boot} serves better", disk.name),
+                false => format!("{} is not used: what it holds stays, and leaves no room", disk.name),
+            },
+        );
+    }
+    notes.extend(remarks.iter().map(|issue| issue.message.clone()));
+    notes.extend(excluded.iter().map(|e| format!("{} is not used: it {}", e.disk, e.why)));
+    let plan = Plan {
+        version: VERSION,
+        disks: plans,
+        groups,
+        rung: solved.rung.name().to_owned(),
+        needs: if destroys.is_empty() { Consent::Blank } else { Consent::Wipe },
+        destroys,
+        notes,
+    };
+    Decided { plan, solved }
+}
+
+fn consent_needed(disk: &Disk, lost: &[Destroyed]) -> Issue {
+    let lost: Vec<String> = lost.iter().map(|d| format!("{}: {}", d.name, d.what)).collect();
+    let name = &disk.name;
+    Issue::new(
+        "consent-needed",
+        name,
+        format!("{name} is not used: what it holds may not be destroyed: {}", lost.join("; ")),
+        "save what is wanted of it, then order the installation with permission to wipe",
+    )
+}
+
+fn in_the_way(name: &str, why: &str) -> Issue {
+    Issue::new(
+        "kept-data-in-the-way",
+        name,
+        format!(
+            "{name} holds people's files, which are kept, but there is no system that fits around them: {why}"
+        ),
+        "copy the files away and set `storage.keep-homes = false`, ask less in the profile's `storage`, or put in \
+         another disk",
+    )
+}
+
+/// What an item needs at least, part by part, in grains.
+fn least(problem: &Problem<'_>, ground: usize) -> Vec<(String, Bytes, Option<&'static str>)> {
+    let bytes = |grains: u64| Bytes(grains * GRAIN.0);
+    let disk = problem.grounds[ground].disk;
+    let mut parts = Vec::new();
+    for item in &problem.items {
+        match item.kind {
+            Kind::Chain => {
+                let chain = crate::BootChain::on(disk);
+                if problem.grounds[ground].table == TableKind::Gpt {
+                    parts.push(("BIOS boot partition".into(), GRAIN, None));
+                }
+                parts.push(("EFI system partition".into(), bytes(chain.esp), None));
+                parts.push(("boot partition".into(), bytes(chain.boot.0), None));
+            }
+            Kind::Volume(wish) => {
+                let span = (!wish.span).then_some("allow `span` for it");
+                parts.push((lay::item_name(&item.kind), bytes(item.ask.min), span));
+            }
+        }
+    }
+    let logical = match problem.grounds[ground].table {
+        TableKind::Mbr if problem.grounds[ground].new_table && parts.len() > PRIMARIES => parts.len() - 3,
+        _ => 0,
+    };
+    parts.sort_by_key(|(_, size, _)| Reverse(*size));
+    parts.push(("the table".into(), bytes(2 + logical as u64), None));
+    parts
+}
+
+/// What is missing, in words.
+fn shortages(problem: &Problem<'_>) -> Vec<String> {
+    too_small(problem).into_iter().map(|issue| issue.message).collect()
+}
+
+/// Why even the least does not fit.
+fn too_small(problem: &Problem<'_>) -> Vec<Issue> {
+    let bytes = |grains: u64| Bytes(grains * GRAIN.0);
+    let Some(largest) = problem.regions.iter().max_by_key(|r| (r.grains, Reverse(r.ground))) else {
+        let parts: Vec<String> = problem
+            .items
+            .iter()
+            .map(|i| format!("{} {}", lay::item_name(&i.kind), bytes(i.ask.min)))
+            .collect();
+        return vec![Issue::new(
+            "no-room",
+            "",
+            format!(
+                "there is no free room on any disk that may be used, and it is needed for {}",
+                words::list(&parts)
+            ),
+            "allow what is there to be replaced, or put in another disk",
+        )];
+    };
+    let ground = &problem.grounds[largest.ground];
+    let name = &ground.disk.name;
+    let parts = least(problem, largest.ground);
+    let need: Bytes = parts.iter().map(|(_, size, _)| *size).sum();
+    // One grain before the first partition, one for what follows the last.
+    let have = bytes(largest.grains + 2);
+    let listed: Vec<String> = parts.iter().map(|(what, size, _)| format!("{what} {size}")).collect();
+    if problem.regions.len() == 1 {
+        let place = match ground.new_table {
+            true => format!("the largest usable disk, {name}, has {have}"),
+            false => format!("the only free room, on {name}, has {have}"),
+        };
+        let missing = need.saturating_sub(have);
+        let last = match ground.entries < problem.items.len() + 2 {
+            true => format!("; and its table takes only {} more partitions", ground.entries),
+            false => String::new(),
+        };
+        return vec![Issue::new(
+            "disk-too-small",
+            name,
+            format!(
+                "{need} are needed at least ({}); {place}: {missing} are missing{last}",
+                words::list(&listed)
+            ),
+            "put in a larger disk, or choose a profile that asks for less",
+        )];
+    }
+    let mut issues = Vec::new();
+    let total: u64 = problem.regions.iter().map(|r| r.grains + 2).sum();
+    for (what, size, fix) in parts.iter().filter(|(_, size, _)| *size > bytes(largest.grains)) {
+        issues.push(Issue::new(
+            "volume-too-large",
+            what,
+            format!(
+                "{what} needs {size}; the largest room on one disk, {name}, has {}, and all of them together have {}",
+                bytes(largest.grains),
+                bytes(total)
+            ),
+            format!("{} in the profile, ask less for it, or put in a larger disk", fix.unwrap_or("ask less for others")),
+        ));
+    }
+    if issues.is_empty() || need > bytes(total) {
+        issues.push(Issue::new(
+            "disks-too-small",
+            name,
+            format!(
+                "{need} are needed at least ({}); the {} free stretches of the disks have {} together, the largest, on \
+                 {name}, {have}: they cannot be divided among them",
+                words::list(&listed),
+                problem.regions.len(),
+                bytes(total)
+            ),
+            "put in a larger disk, or choose a profile that asks for less",
+        ));
+    }
+    issues
+}

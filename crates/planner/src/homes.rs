@@ -1,0 +1,230 @@
+//! People's files on disks that are no Akène machine's: kept where they are, with a new system around them.
+//!
+//! A `/home` of its own, on a partition or on a volume group, becomes the new system's; one that lives inside an old
+//! root stays in it, and the new system is unpacked around it ([`Action::Refresh`](crate::Action::Refresh)). Everything
+//! else on these disks makes room, if the permission allows it.
+
+use akene_protocol::Bytes;
+use akene_protocol::inventory::{Content, Disk, Inventory, LooksLike, Partition, VolumeGroup};
+use akene_protocol::profile::{Filesystem, Foreign};
+use akene_protocol::resolve::{StorageWishes, VolumeWish};
+
+use crate::arrangement::Arrangement;
+use crate::candidates::Excluded;
+use crate::lay::role;
+use crate::recognise::{filesystem_found, filesystem_named, home_inside};
+use crate::reinstall::{kept, old_system, refresh};
+use crate::{Action, GroupPlan, Member, Role, ground, words};
+
+/// Where people's files were found.
+#[derive(Clone)]
+enum Found<'a> {
+    Partition(usize, &'a Partition),
+    Group(&'a VolumeGroup, Vec<(usize, &'a Partition)>),
+    InRoot(usize, &'a Partition),
+}
+
+impl Found<'_> {
+    fn parts(&self) -> Vec<(usize, u32)> {
+        match self {
+            Found::Partition(g, p) | Found::InRoot(g, p) => vec![(*g, p.number)],
+            Found::Group(_, members) => members.iter().map(|(g, p)| (*g, p.number)).collect(),
+        }
+    }
+
+    /// A home of its own first, then the one with the most in it.
+    fn rank(&self) -> (u8, std::cmp::Reverse<Bytes>) {
+        let used = |c: Option<&Content>| std::cmp::Reverse(c.and_then(|c| c.used).unwrap_or(Bytes(0)));
+        match self {
+            Found::Partition(_, p) => (0, used(p.content.as_ref())),
+            Found::Group(group, _) => (1, used(home_of(group).and_then(|l| l.content.as_ref()))),
+            Found::InRoot(_, p) => (2, used(p.content.as_ref())),
+        }
+    }
+
+    fn name(&self, disks: &[&Disk]) -> String {
+        match self {
+            Found::Partition(g, p) | Found::InRoot(g, p) => words::partition(&disks[*g].name, p.number),
+            Found::Group(group, _) => format!("{}/home", group.name),
+        }
+    }
+}
+
+/// Whether people's files belong on this volume.
+pub(crate) fn is_home(volume: &VolumeWish) -> bool {
+    volume.name == "home" && volume.user_data
+}
+
+/// The volume of a group that can be kept as `/home`: only one of this name is found again by it.
+pub(crate) fn home_of(group: &VolumeGroup) -> Option<&akene_protocol::inventory::LogicalVolume> {
+    group
+        .logical
+        .iter()
+        .find(|l| l.name == "home" && l.content.as_ref().is_some_and(|c| looks_home(c) && mountable(&c.kind)))
+}
+
+fn looks_home(content: &Content) -> bool {
+    content.looks_like == Some(LooksLike::Home)
+}
+
+fn mountable(kind: &str) -> bool {
+    filesystem_named(kind).is_some_and(|f| f != Filesystem::Vfat)
+}
+
+/// Why a disk must be left alone, because people's files on it could not be kept otherwise.
+pub(crate) fn untouchable(disk: &Disk, inventory: &Inventory) -> Option<Excluded> {
+    let holds = |c: &Content| {
+        looks_home(c) && mountable(&c.kind)
+            || matches!(c.looks_like, Some(LooksLike::LinuxRoot { home_inside: true, .. }))
+    };
+    let no = |what: String| Some(Excluded::files(disk, what));
+    if let Some(content) = disk.content.as_ref().filter(|c| holds(c)) {
+        return no(words::content(Some(content), disk.size));
+    }
+    for partition in disk.table.iter().flat_map(|t| &t.partitions) {
+        let Some(content) = &partition.content else { continue };
+        let subvolumes = content.kind == "btrfs"
+            && matches!(content.looks_like, Some(LooksLike::LinuxRoot { home_inside: true, .. }));
+        if subvolumes {
+            return no(format!(
+                "{}, which cannot be told apart from the system",
+                words::partition_content(partition)
+            ));
+        }
+        if content.kind != "LVM2_member" {
+            continue;
+        }
+        let node = words::partition(&disk.name, partition.number);
+        let group = inventory.volume_groups.iter().find(|g| g.members.contains(&node));
+        let ours = partition.name.as_deref().is_some_and(|n| n.starts_with("akene-") && n.ends_with("-pv"));
+        match group {
+            Some(group) if group.complete => {
+                let keepable = home_of(group).map(|l| &l.name);
+                let stuck = group
+                    .logical
+                    .iter()
+                    .find(|l| Some(&l.name) != keepable && l.content.as_ref().is_some_and(holds));
+                if let Some(stuck) = stuck {
+                    let what = words::content(stuck.content.as_ref(), stuck.size);
+                    return no(format!("{what} on the volume group `{}`", group.name));
+                }
+            }
+            _ if ours => return no("a part of people's files, of which another disk holds the rest".into()),
+            _ => {}
+        }
+    }
+    None
+}
+
+fn found<'a>(disks: &[&'a Disk], inventory: &'a Inventory) -> Vec<Found<'a>> {
+    let mut all = Vec::new();
+    for (g, disk) in disks.iter().enumerate() {
+        for partition in disk.table.iter().flat_map(|t| &t.partitions) {
+            let content = partition.content.as_ref();
+            if content.is_some_and(|c| looks_home(c) && mountable(&c.kind)) {
+                all.push(Found::Partition(g, partition));
+            } else if home_inside(partition) {
+                all.push(Found::InRoot(g, partition));
+            }
+        }
+    }
+    for group in inventory.volume_groups.iter().filter(|g| g.complete && home_of(g).is_some()) {
+        let members: Option<Vec<_>> = group
+            .members
+            .iter()
+            .map(|member| {
+                disks.iter().enumerate().find_map(|(g, d)| {
+                    let mut parts = d.table.iter().flat_map(|t| &t.partitions);
+                    parts.find(|p| words::partition(&d.name, p.number) == *member).map(|p| (g, p))
+                })
+            })
+            .collect();
+        all.extend(members.map(|members| Found::Group(group, members)));
+    }
+    all.sort_by_key(|f| f.rank());
+    all
+}
+
+/// The arrangement that keeps people's files, with the name of where they are. `None`: there are none.
+///
+/// # Errors
+/// They leave no room for a system: where they are, and the reason.
+#[allow(clippy::type_complexity)]
+pub(crate) fn around<'a>(
+    disks: &[&'a Disk],
+    wishes: &'a StorageWishes,
+    inventory: &'a Inventory,
+) -> Option<Result<(Arrangement<'a>, String), (String, String)>> {
+    if !wishes.keep_homes || wishes.foreign == Foreign::Leave {
+        return None;
+    }
+    let all = found(disks, inventory);
+    let chosen = all.first()?;
+    let name = chosen.name(disks);
+    let stay: Vec<(usize, u32)> = all.iter().flat_map(|f| f.parts()).collect();
+    let mut arrangement = Arrangement::fresh(disks, wishes);
+    for (g, disk) in disks.iter().enumerate().filter(|(g, _)| stay.iter().any(|(s, _)| s == g)) {
+        if let Some(table) = &disk.table {
+            arrangement.sites[g] = ground::kept(disk, table, &|p| stay.contains(&(g, p.number)));
+        }
+    }
+    for other in &all[1..] {
+        let name = other.name(disks);
+        arrangement.notes.push(format!("{name} holds people's files too, and is left alone"));
+    }
+    let home = wishes.volumes.iter().find(|v| is_home(v));
+    let bit = chosen.parts().iter().fold(0, |all, (g, _)| all | 1 << g);
+    match (chosen, home) {
+        (Found::InRoot(g, partition), _) => {
+            let root = wishes.volumes.iter().find(|v| role(v) == Role::Root)?;
+            match refresh(partition, root) {
+                Ok(plan) => arrangement.fixed.push((*g, plan)),
+                Err(why) => return Some(Err((name, why))),
+            }
+            arrangement.destroys.push(old_system(disks[*g], partition));
+            arrangement.volumes.retain(|v| role(v) != Role::Root && !is_home(v));
+            arrangement.home_in_root = home.is_some();
+            arrangement.fixed_files = bit;
+            arrangement.fixed_system = bit;
+        }
+        (_, None) => {
+            arrangement
+                .notes
+                .push(format!("{name} holds people's files, and is left alone: no /home is wished"));
+        }
+        (Found::Partition(g, partition), Some(wish)) => {
+            let why = "people's files: kept as they are";
+            let plan = kept(partition, role(wish), filesystem_found(partition), Some("/home"), why);
+            arrangement.fixed.push((*g, plan));
+            arrangement.volumes.retain(|v| !is_home(v));
+            arrangement.fixed_files = bit;
+        }
+        (Found::Group(group, members), Some(wish)) => {
+            let logical = home_of(group)?;
+            let content = logical.content.as_ref();
+            arrangement.groups.push(GroupPlan {
+                name: group.name.clone(),
+                purpose: role(wish),
+                action: Action::Keep,
+                size: logical.size,
+                filesystem: content.and_then(|c| filesystem_named(&c.kind)),
+                label: content.and_then(|c| c.label.clone()),
+                mount: Some("/home".into()),
+                members: members
+                    .iter()
+                    .map(|(g, p)| Member { disk: disks[*g].name.clone(), partition: p.number })
+                    .collect(),
+                why: "people's files: kept as they are".into(),
+            });
+            for (g, partition) in members {
+                let purpose = Role::Physical(group.name.clone());
+                let mut plan = kept(partition, purpose, None, None, "a part of people's files");
+                plan.label = None;
+                arrangement.fixed.push((*g, plan));
+            }
+            arrangement.volumes.retain(|v| !is_home(v));
+            arrangement.fixed_files = bit;
+        }
+    }
+    Some(Ok((arrangement, name)))
+}

@@ -1,0 +1,186 @@
+//! The best layout: every volume on every region it may lie on, by branch and bound.
+//!
+//! For a fixed assignment of volumes to regions the sizes follow exactly ([`Rooms`]), so only assignments are
+//! searched. A branch is left when the levels of the [`Objective`] that are already certain are worse than those of
+//! the best layout known. Disks that are alike in everything but their serial number are tried in the order of
+//! these numbers only.
+
+use std::cmp::{Ordering, Reverse};
+
+use crate::fill::{Part, Rooms};
+use crate::problem::{Layout, Problem, bits};
+use crate::risk;
+
+impl Problem<'_> {
+    /// The best layout, of those that `allowed` admits (it is asked for complete layouts only).
+    pub fn solve(&self, allowed: &dyn Fn(&[u16]) -> bool) -> Option<Layout> {
+        let mut search = Search::new(self, allowed, false);
+        search.go(0);
+        search.best
+    }
+
+    /// Whether there is a layout at all.
+    pub fn feasible(&self) -> bool {
+        let mut search = Search::new(self, &|_| true, true);
+        search.go(0);
+        search.best.is_some()
+    }
+}
+
+struct Search<'s, 'a> {
+    problem: &'s Problem<'a>,
+    alike: Vec<usize>,
+    allowed: &'s dyn Fn(&[u16]) -> bool,
+    best: Option<Layout>,
+    places: Vec<u16>,
+    /// The first layout will do.
+    any: bool,
+    /// Places in the order they are tried: single regions, the largest first, then ever more together.
+    tries: Vec<u16>,
+    /// The largest sets of regions on which people's files are at a risk that can be borne.
+    bearable: Vec<u16>,
+}
+
+impl<'s, 'a> Search<'s, 'a> {
+    fn new(problem: &'s Problem<'a>, allowed: &'s dyn Fn(&[u16]) -> bool, any: bool) -> Self {
+        let count = problem.regions.len();
+        let mut tries: Vec<u16> = (1..1u32 << count).map(|m| m as u16).collect();
+        let spans = problem.items.iter().any(|i| i.wish().is_some_and(|w| w.span));
+        tries.retain(|m| spans || m.count_ones() == 1);
+        let room = |m: u16| bits(m).map(|r| problem.regions[r].grains).sum::<u64>();
+        tries.sort_by_key(|m| (m.count_ones(), Reverse(room(*m)), *m));
+        let risk = |m: u16| risk::band(problem.loss(problem.disks_of(m) | problem.fixed_files));
+        let mut bearable: Vec<u16> = tries.iter().copied().filter(|m| risk(*m) == 0).collect();
+        let all = bearable.clone();
+        // Only those to which nothing can be added.
+        bearable.retain(|m| !all.iter().any(|more| more != m && more & m == *m));
+        Search {
+            problem,
+            alike: problem.alike(),
+            allowed,
+            best: None,
+            places: Vec::new(),
+            any,
+            tries,
+            bearable,
+        }
+    }
+
+    fn go(&mut self, at: usize) {
+        if self.any && self.best.is_some() {
+            return;
+        }
+        let problem = self.problem;
+        let Some(item) = problem.items.get(at) else { return self.leaf() };
+        let count = problem.regions.len();
+        let spanned = self.places.iter().any(|p| p.count_ones() > 1);
+        let used = self.places.iter().fold(0, |all, p| all | p);
+        let may_span = !spanned && item.wish().is_some_and(|w| w.span);
+        // One region alone first, then ever more.
+        let alone = if may_span { self.tries.len() } else { count };
+        for at_try in 0..alone {
+            let place = self.tries[at_try];
+            // Of untouched regions that are alike, the first ones.
+            let skips = bits(place).any(|r| {
+                used & (1 << r) == 0
+                    && (0..r).any(|o| {
+                        self.alike[o] == self.alike[r] && used & (1 << o) == 0 && place & (1 << o) == 0
+                    })
+            });
+            if skips || !problem.admits(item, place) {
+                continue;
+            }
+            self.places.push(place);
+            if self.promising() {
+                self.go(at + 1);
+            }
+            self.places.pop();
+        }
+    }
+
+    /// Whether the layout so far fits, and can still become better than the best.
+    fn promising(&self) -> bool {
+        let problem = self.problem;
+        let places = &self.places;
+        let mut caps = [0; 16];
+        if problem.caps(places, &mut caps).is_none() {
+            return false;
+        }
+        let (asks, max) = problem.asks(places);
+        let rooms =
+            Rooms { caps: &caps[..problem.regions.len()], asks: &asks, max: &max, places, order: &[] };
+        if !rooms.fits_least() {
+            return false;
+        }
+        let Some(best) = self.best.as_ref().filter(|_| !self.any).map(|b| &b.objective) else { return true };
+        let (risk, touched) = problem.before_sizes(places);
+        let destroys = bits(touched).any(|g| problem.grounds[g].destroys);
+        let short = best.short || !rooms.all_enough();
+        match (risk, short, destroys).cmp(&(best.risk, best.short, best.destroys)) {
+            Ordering::Greater => return false,
+            Ordering::Less => return true,
+            Ordering::Equal => {}
+        }
+        if best.short {
+            // Whoever is still to be placed has everything at best, and takes nothing away.
+            let Some(sizes) = rooms.share() else { return false };
+            let mut parts: Vec<_> = asks.iter().zip(&sizes).map(|(a, s)| a.part(*s)).collect();
+            parts.resize(problem.items.len(), Part::WHOLE);
+            parts.sort();
+            match parts.cmp(&best.fairness.0) {
+                Ordering::Less => return false,
+                Ordering::Greater => return true,
+                Ordering::Equal => {}
+            }
+        }
+        // A spanned volume at a greater risk than the best layout's is no better than that.
+        let bound = if best.risk.0 == 0 { self.least_wasted(&caps, &max) } else { 0 };
+        let (disks, latency, loss) = problem.traits(places);
+        (bound, disks, latency, loss) <= (best.wasted, best.disks, best.latency, best.loss)
+    }
+
+    /// The fewest quarters of the room that stay unused, however the rest is placed.
+    fn least_wasted(&self, caps: &[u64; 16], max: &[Option<u64>]) -> u8 {
+        let problem = self.problem;
+        let mut free: Vec<u64> = caps[..problem.regions.len()].to_vec();
+        for (i, place) in self.places.iter().enumerate() {
+            for r in bits(*place) {
+                free[r] = match max[i] {
+                    None if problem.takes_rest(i) => 0,
+                    max => free[r].saturating_sub(max.unwrap_or(problem.items[i].ask.enough)),
+                };
+            }
+        }
+        let (mut taken, mut regions, mut files, mut others) = (0, 0, false, false);
+        for (i, item) in problem.items.iter().enumerate().skip(self.places.len()) {
+            match (problem.takes_rest(i), item.max) {
+                (true, None) if item.wish().is_some_and(|w| w.span) && item.files() => files = true,
+                (true, None) if item.wish().is_some_and(|w| w.span) => others = true,
+                (true, None) => regions += 1,
+                (_, max) => taken += max.unwrap_or(item.ask.enough),
+            }
+        }
+        if others {
+            return 0;
+        }
+        if files {
+            let room = |m: u16| bits(m).map(|r| free[r]).sum::<u64>();
+            taken += self.bearable.iter().map(|m| room(*m)).max().unwrap_or(0);
+        }
+        free.sort_by_key(|f| Reverse(*f));
+        let unused = free.iter().skip(regions).sum::<u64>().saturating_sub(taken);
+        let total: u64 = problem.regions.iter().map(|r| r.grains).sum();
+        (unused * 4 / total.max(1)) as u8
+    }
+
+    fn leaf(&mut self) {
+        if !(self.allowed)(&self.places) {
+            return;
+        }
+        let best = self.best.as_ref().map(|b| &b.objective);
+        if let Some(layout) = self.problem.judge(&self.places, best)
+            && best.is_none_or(|b| layout.objective < *b) {
+                self.best = Some(layout);
+            }
+    }
+}
