@@ -43,17 +43,26 @@ pub(crate) fn decide<'a>(
     }
     let kind = inventory.firmware.kind;
     let around = match allowed {
-        Consent::Blank => None,
+        Consent::Blank => Vec::new(),
         Consent::Wipe | Consent::None => homes::around(&free, wishes, inventory),
     };
-    let arrangement = match around {
-        Some(Err((name, why))) => return Err(in_the_way(&name, &why).into()),
-        Some(Ok((arrangement, name))) => match arrangement.solve(wishes, kind) {
+    let mut refused = None;
+    for (name, arrangement) in around {
+        let solved = match arrangement {
+            Ok(arrangement) => {
+                arrangement.solve(wishes, kind).map_err(|problem| shortages(&problem).join("; "))
+            }
+            Err(why) => Err(why),
+        };
+        match solved {
             Ok(solved) => return Ok(finish(solved, &free, &remarks, &excluded)),
-            Err(problem) => return Err(in_the_way(&name, &shortages(&problem).join("; ")).into()),
-        },
-        None => new(&free, wishes, allowed, &mut remarks),
-    };
+            Err(why) => refused = refused.or_else(|| Some(in_the_way(&name, &why))),
+        }
+    }
+    if let Some(issue) = refused {
+        return Err(issue.into());
+    }
+    let arrangement = new(&free, wishes, allowed, &mut remarks);
     match arrangement.solve(wishes, kind) {
         Ok(solved) => Ok(finish(solved, &free, &remarks, &excluded)),
         Err(problem) => {
@@ -259,19 +268,20 @@ fn shortages(problem: &Problem<'_>) -> Vec<String> {
 fn too_small(problem: &Problem<'_>) -> Vec<Issue> {
     let bytes = |grains: u64| Bytes(grains * GRAIN.0);
     let Some(largest) = problem.regions.iter().max_by_key(|r| (r.grains, Reverse(r.ground))) else {
-        let parts: Vec<String> = problem
-            .items
-            .iter()
-            .map(|i| format!("{} {}", lay::item_name(&i.kind), bytes(i.ask.min)))
-            .collect();
+        if problem.grounds.is_empty() {
+            let next = "see what is said about each disk";
+            return vec![Issue::new("no-usable-disk", "", "no disk of this computer can be used", next)];
+        }
+        let parts: Vec<String> =
+            least(problem, 0).iter().map(|(what, size, _)| format!("{what} {size}")).collect();
         return vec![Issue::new(
             "no-room",
             "",
             format!(
-                "there is no free room on any disk that may be used, and it is needed for {}",
+                "no disk has free room where a partition could be made, and there must be room for {}",
                 words::list(&parts)
             ),
-            "allow what is there to be replaced, or put in another disk",
+            "allow what is there to be replaced (`storage.foreign`, permission to wipe), or put in another disk",
         )];
     };
     let ground = &problem.grounds[largest.ground];
@@ -312,7 +322,10 @@ fn too_small(problem: &Problem<'_>) -> Vec<Issue> {
                 bytes(largest.grains),
                 bytes(total)
             ),
-            format!("{} in the profile, ask less for it, or put in a larger disk", fix.unwrap_or("ask less for others")),
+            match fix {
+                Some(fix) => format!("{fix} in the profile, ask less for it, or put in a larger disk"),
+                None => "ask less for it in the profile, or put in a larger disk".to_owned(),
+            },
         ));
     }
     if issues.is_empty() || need > bytes(total) {

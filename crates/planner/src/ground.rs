@@ -84,28 +84,37 @@ pub(crate) fn kept<'a>(disk: &'a Disk, table: &'a Table, stays: &dyn Fn(&Partiti
 
 /// The stretches between what stays.
 fn gaps(disk: &Disk, table: &Table, staying: &[&Partition]) -> Vec<(Bytes, u64)> {
-    let mut walls: Vec<(Bytes, Bytes, bool)> = staying
-        .iter()
-        .map(|p| (p.start, p.start + p.size, table.kind == TableKind::Mbr && p.number > 4))
-        .collect();
-    walls.sort();
+    let mut walls: Vec<(Bytes, Bytes)> = staying.iter().map(|p| (p.start, p.start + p.size)).collect();
     let mut end = end_of(disk);
     if table.kind == TableKind::Mbr {
         end = end.min(Bytes(u64::from(disk.logical_sector) << 32).align_down(GRAIN));
+        if staying.iter().any(|p| p.number > 4) {
+            walls.push(extended(disk, table));
+        }
     }
-    walls.push((end, disk.size, false));
+    walls.push((end, disk.size));
+    walls.sort();
     let mut gaps = Vec::new();
-    let (mut at, mut logical) = (GRAIN, false);
-    for (start, stop, next_logical) in walls {
+    let mut at = GRAIN;
+    for (start, stop) in walls {
         let from = at.align_up(GRAIN);
         let to = start.align_down(GRAIN).min(end);
-        // Beside a logical partition lies the extended one, and nobody knows how far it reaches.
-        if to > from && !logical && !next_logical {
+        if to > from {
             gaps.push((from, (to - from).0 / GRAIN.0));
         }
-        (at, logical) = (at.max(stop), next_logical);
+        at = at.max(stop);
     }
     gaps
+}
+
+/// How far the extended partition can reach at most: it is not listed, but no primary partition lies in it.
+fn extended(disk: &Disk, table: &Table) -> (Bytes, Bytes) {
+    let (logical, primary): (Vec<_>, Vec<_>) = table.partitions.iter().partition(|p| p.number > 4);
+    let first = logical.iter().map(|p| p.start).min().unwrap_or(disk.size);
+    let last = logical.iter().map(|p| p.start + p.size).max().unwrap_or(disk.size);
+    let from = primary.iter().map(|p| p.start + p.size).filter(|end| *end <= first).max();
+    let to = primary.iter().map(|p| p.start).filter(|start| *start >= last).min();
+    (from.unwrap_or(Bytes(0)), to.unwrap_or(disk.size))
 }
 
 /// The regions of all sites, the largest if there are too many.

@@ -145,30 +145,45 @@ fn found<'a>(disks: &[&'a Disk], inventory: &'a Inventory) -> Vec<Found<'a>> {
     all
 }
 
-/// The arrangement that keeps people's files, with the name of where they are. `None`: there are none.
+/// The arrangements that keep people's files, each with the name of where they are: one for each place at which they
+/// were found, the best first. In each of them the files elsewhere are left alone.
 ///
 /// # Errors
-/// They leave no room for a system: where they are, and the reason.
+/// They leave no room for a system: the reason.
 #[allow(clippy::type_complexity)]
 pub(crate) fn around<'a>(
     disks: &[&'a Disk],
     wishes: &'a StorageWishes,
     inventory: &'a Inventory,
-) -> Option<Result<(Arrangement<'a>, String), (String, String)>> {
+) -> Vec<(String, Result<Arrangement<'a>, String>)> {
     if !wishes.keep_homes || wishes.foreign == Foreign::Leave {
-        return None;
+        return Vec::new();
     }
     let all = found(disks, inventory);
-    let chosen = all.first()?;
+    (0..all.len()).filter_map(|at| Some((all[at].name(disks), keep(at, &all, disks, wishes)?))).collect()
+}
+
+/// The arrangement that keeps the files found `at` this place. `None`: the profile has no root.
+fn keep<'a>(
+    at: usize,
+    all: &[Found<'a>],
+    disks: &[&'a Disk],
+    wishes: &'a StorageWishes,
+) -> Option<Result<Arrangement<'a>, String>> {
+    let chosen = &all[at];
     let name = chosen.name(disks);
     let stay: Vec<(usize, u32)> = all.iter().flat_map(|f| f.parts()).collect();
     let mut arrangement = Arrangement::fresh(disks, wishes);
     for (g, disk) in disks.iter().enumerate().filter(|(g, _)| stay.iter().any(|(s, _)| s == g)) {
         if let Some(table) = &disk.table {
-            arrangement.sites[g] = ground::kept(disk, table, &|p| stay.contains(&(g, p.number)));
+            let here = chosen.parts().iter().any(|(c, _)| *c == g);
+            arrangement.sites[g] = ground::kept(disk, table, &|p| !here || stay.contains(&(g, p.number)));
+            if !here {
+                arrangement.sites[g].free.clear();
+            }
         }
     }
-    for other in &all[1..] {
+    for other in all.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, other)| other) {
         let name = other.name(disks);
         arrangement.notes.push(format!("{name} holds people's files too, and is left alone"));
     }
@@ -179,7 +194,7 @@ pub(crate) fn around<'a>(
             let root = wishes.volumes.iter().find(|v| role(v) == Role::Root)?;
             match refresh(partition, root) {
                 Ok(plan) => arrangement.fixed.push((*g, plan)),
-                Err(why) => return Some(Err((name, why))),
+                Err(why) => return Some(Err(why)),
             }
             arrangement.destroys.push(old_system(disks[*g], partition));
             arrangement.volumes.retain(|v| role(v) != Role::Root && !is_home(v));
@@ -226,5 +241,5 @@ pub(crate) fn around<'a>(
             arrangement.fixed_files = bit;
         }
     }
-    Some(Ok((arrangement, name)))
+    Some(Ok(arrangement))
 }

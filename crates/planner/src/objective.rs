@@ -21,10 +21,14 @@ pub struct Objective {
     pub short: bool,
     /// Something is destroyed.
     pub destroys: bool,
-    /// How far the volumes are on their way to enough, the worst off first.
-    pub fairness: Reverse<Vec<Part>>,
+    /// Tenths of its way to enough that the worst off has covered.
+    pub worst: Reverse<u8>,
     /// Quarters of the room that nobody has.
     pub wasted: u8,
+    /// Disks that a volume is spread over beyond the first: the last resort.
+    pub spread: u32,
+    /// How far the volumes are on their way to enough, the worst off first.
+    pub fairness: Reverse<Vec<Part>>,
     /// Disks that people's files need, and disks that the system needs.
     pub disks: (u32, u32),
     /// How slow the media are under the root, under other volumes that want quick ones, and how quick under those
@@ -66,8 +70,10 @@ impl Objective {
             ),
             ("somebody short of enough", yes(self.short)),
             ("something destroyed", yes(self.destroys)),
-            ("the worst off on its way to enough", format!("{worst} %")),
+            ("tenths of the way to enough, of the worst off", self.worst.0.to_string()),
             ("quarters of the room unused", self.wasted.to_string()),
+            ("disks a volume is spread over beyond the first", self.spread.to_string()),
+            ("the worst off on its way to enough", format!("{worst} %")),
             ("disks needed", format!("{} for files, {} for the system", self.disks.0, self.disks.1)),
             (
                 "slowness",
@@ -100,8 +106,10 @@ impl Objective {
             self.risk != other.risk,
             self.short != other.short,
             self.destroys != other.destroys,
-            self.fairness != other.fairness,
+            self.worst != other.worst,
             self.wasted != other.wasted,
+            self.spread != other.spread,
+            self.fairness != other.fairness,
             self.disks != other.disks,
             self.latency != other.latency,
             self.loss != other.loss,

@@ -209,9 +209,10 @@ impl<'a> Problem<'a> {
                 return None;
             }
             if let (true, TableKind::Mbr, Some(r)) = (ground.new_table, ground.table, first)
-                && count > PRIMARIES {
-                    caps[r] = caps[r].checked_sub((count - (PRIMARIES - 1)) as u64)?;
-                }
+                && count > PRIMARIES
+            {
+                caps[r] = caps[r].checked_sub((count - (PRIMARIES - 1)) as u64)?;
+            }
         }
         Some(())
     }
@@ -287,9 +288,10 @@ impl<'a> Problem<'a> {
         let short = !rooms.all_enough();
         let destroys = bits(touched).any(|g| self.grounds[g].destroys);
         if let Some(best) = best
-            && (risk, short, destroys) > (best.risk, best.short, best.destroys) {
-                return None;
-            }
+            && (risk, short, destroys) > (best.risk, best.short, best.destroys)
+        {
+            return None;
+        }
         let sizes = rooms.share()?;
         let fairness: Vec<_> = match short {
             true => {
@@ -309,6 +311,8 @@ impl<'a> Problem<'a> {
             risk,
             short,
             destroys,
+            worst: Reverse(fairness.first().map_or(10, |p| (p.percent() / 10) as u8)),
+            spread: places.iter().map(|p| self.disks_of(*p).count_ones().saturating_sub(1)).sum(),
             fairness: Reverse(fairness),
             wasted: (unused * 4 / total.max(1)) as u8,
             disks,
@@ -345,7 +349,8 @@ impl<'a> Problem<'a> {
         if files == 0 && !self.items.iter().any(|i| i.files()) {
             files = root;
         }
-        ((files.count_ones(), system.count_ones()), latency, (self.loss(files), self.loss(system)))
+        // Wherever they are still to be placed, it is at least one disk.
+        ((files.count_ones().max(1), system.count_ones()), latency, (self.loss(files), self.loss(system)))
     }
 
     /// Whether an item takes what is left.

@@ -37,8 +37,27 @@ pub(crate) fn existing<'a>(
     let table = disk.table.as_ref().filter(|t| t.partitions.iter().any(is_boot))?;
     match serve(at, table, disks, wishes, inventory) {
         Ok(arrangement) => Some(Ok(arrangement)),
-        Err(reasons) => blocked(disk, wishes, &reasons.join("; ")).map(Err),
+        Err(reasons) => {
+            let reasons = reasons.join("; ");
+            blocked(disk, wishes, &reasons).or_else(|| group_blocked(wishes, inventory, &reasons)).map(Err)
+        }
     }
+}
+
+/// The refusal to install beside people's files on a volume group of ours that cannot be used.
+fn group_blocked(wishes: &StorageWishes, inventory: &Inventory, reasons: &str) -> Option<Issue> {
+    let files = |v: &&VolumeWish| v.user_data && wishes.keep_homes;
+    let names: Vec<String> = wishes.volumes.iter().filter(files).map(group_name).collect();
+    let group = inventory.volume_groups.iter().find(|g| names.contains(&g.name))?;
+    Some(Issue::new(
+        "kept-data-in-the-way",
+        &group.name,
+        format!(
+            "the volume group {} holds people's files, which are always kept, but: {reasons}",
+            group.name
+        ),
+        "put the disk back that is missing; if it is lost, so are the files: set `storage.keep-homes = false`",
+    ))
 }
 
 /// The refusal to install around people's files that are on this disk. `None`: there are none.
@@ -88,7 +107,9 @@ enum Before {
 
 impl Before {
     fn of(table: &Table) -> Before {
-        let boot = table.partitions.iter().find(|p| is_boot(p)).and_then(|p| p.content.as_ref());
+        let found = find(table, &Role::Boot, Filesystem::Ext4, &|_| true).ok().flatten();
+        let boot =
+            found.or_else(|| table.partitions.iter().find(|p| is_boot(p))).and_then(|p| p.content.as_ref());
         match boot.map(|c| &c.looks_like) {
             None => Before::TableOnly,
             Some(Some(LooksLike::AkeneBoot { unfinished: true })) => Before::Unfinished,

@@ -121,22 +121,30 @@ impl<'s, 'a> Search<'s, 'a> {
             Ordering::Less => return true,
             Ordering::Equal => {}
         }
+        let mut fairness = Vec::new();
+        let mut worst = 10;
         if best.short {
             // Whoever is still to be placed has everything at best, and takes nothing away.
             let Some(sizes) = rooms.share() else { return false };
-            let mut parts: Vec<_> = asks.iter().zip(&sizes).map(|(a, s)| a.part(*s)).collect();
-            parts.resize(problem.items.len(), Part::WHOLE);
-            parts.sort();
-            match parts.cmp(&best.fairness.0) {
-                Ordering::Less => return false,
-                Ordering::Greater => return true,
-                Ordering::Equal => {}
-            }
+            fairness = asks.iter().zip(&sizes).map(|(a, s)| a.part(*s)).collect();
+            fairness.resize(problem.items.len(), Part::WHOLE);
+            fairness.sort();
+            worst = fairness.first().map_or(10, |p| (p.percent() / 10) as u8);
         }
         // A spanned volume at a greater risk than the best layout's is no better than that.
-        let bound = if best.risk.0 == 0 { self.least_wasted(&caps, &max) } else { 0 };
+        let wasted = if best.risk.0 == 0 { self.least_wasted(&caps, &max) } else { 0 };
+        let spread: u32 = places.iter().map(|p| problem.disks_of(*p).count_ones().saturating_sub(1)).sum();
         let (disks, latency, loss) = problem.traits(places);
-        (bound, disks, latency, loss) <= (best.wasted, best.disks, best.latency, best.loss)
+        (Reverse(worst), wasted, spread, Reverse(fairness), disks, latency, loss)
+            <= (
+                best.worst,
+                best.wasted,
+                best.spread,
+                best.fairness.clone(),
+                best.disks,
+                best.latency,
+                best.loss,
+            )
     }
 
     /// The fewest quarters of the room that stay unused, however the rest is placed.
@@ -179,8 +187,9 @@ impl<'s, 'a> Search<'s, 'a> {
         }
         let best = self.best.as_ref().map(|b| &b.objective);
         if let Some(layout) = self.problem.judge(&self.places, best)
-            && best.is_none_or(|b| layout.objective < *b) {
-                self.best = Some(layout);
-            }
+            && best.is_none_or(|b| layout.objective < *b)
+        {
+            self.best = Some(layout);
+        }
     }
 }

@@ -320,14 +320,11 @@ fn check(wishes: &StorageWishes, inventory: &Inventory) -> Option<Plan> {
             let files =
                 matches!(looks, Some(LooksLike::Home | LooksLike::LinuxRoot { home_inside: true, .. }));
             // What an installation that was never completed left is nobody's.
-            let rest = !done.new_table && !files && unfinished(disk);
+            let before = inventory.disks.iter().any(unfinished);
+            let rest = !done.new_table && !files && before;
             let refreshed =
                 done.partitions.iter().any(|q| q.number == p.number && q.action == Action::Refresh);
-            assert!(
-                listed || rest || refreshed && unfinished(disk),
-                "partition {} is lost and not named",
-                p.number
-            );
+            assert!(listed || rest || refreshed && before, "partition {} is lost and not named", p.number);
             // People's files are never lost while a profile wants them kept.
             let linux =
                 p.content.as_ref().is_some_and(|c| matches!(c.kind.as_str(), "ext4" | "xfs" | "btrfs"));

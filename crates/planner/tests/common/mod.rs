@@ -153,7 +153,20 @@ pub fn after(plan: &Plan, before: &Inventory) -> Inventory {
     let mut inventory = before.clone();
     for done in &plan.disks {
         for disk in inventory.disks.iter_mut().filter(|d| d.name == done.disk.name) {
-            disk.table = Some(applied(done));
+            let mut table = applied(done);
+            // What is not ours stays what it is.
+            let before: Vec<Partition> = disk.table.iter().flat_map(|t| t.partitions.clone()).collect();
+            let stays = |n: u32| {
+                done.partitions
+                    .iter()
+                    .any(|p| p.number == n && p.purpose == Role::Foreign && p.action == Action::Keep)
+            };
+            for p in table.partitions.iter_mut().filter(|p| stays(p.number)) {
+                if let Some(old) = before.iter().find(|q| q.number == p.number) {
+                    *p = old.clone();
+                }
+            }
+            disk.table = Some(table);
             disk.content = None;
         }
     }
