@@ -71,6 +71,9 @@ pub struct PlanArgs {
     /// The plan as JSON.
     #[arg(long)]
     pub json: bool,
+    /// Say for each volume where it lies and why, and what the next best layout lost by.
+    #[arg(long, conflicts_with = "json")]
+    pub explain: bool,
     /// Also draw the disks before and after into this file, as SVG; where nothing can be planned, as they are.
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,

@@ -81,6 +81,12 @@ fn show_plan(args: &PlanArgs) -> Result<ExitCode> {
             }
         }
     }
+    if args.explain {
+        print!(
+            "\n{}",
+            akene_planner::explain_within(&resolved.storage, &inventory, args.consent.into())?.text()
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,5 +1,6 @@
 //! Why a plan is as it is: for each volume where and why, and what the next best layout lost by.
 
+use akene_protocol::api::Consent;
 use akene_protocol::inventory::Inventory;
 use akene_protocol::resolve::StorageWishes;
 
@@ -36,7 +37,19 @@ pub struct Reason {
 /// # Errors
 /// Those of [`plan`](crate::plan()).
 pub fn explain(wishes: &StorageWishes, inventory: &Inventory) -> Result<Explanation, Issues> {
-    let Decided { plan, solved } = decide(wishes, inventory, akene_protocol::api::Consent::Wipe)?;
+    explain_within(wishes, inventory, Consent::Wipe)
+}
+
+/// Like [`explain`], where no more than `allowed` may be destroyed.
+///
+/// # Errors
+/// Those of [`plan_within`](crate::plan_within).
+pub fn explain_within(
+    wishes: &StorageWishes,
+    inventory: &Inventory,
+    allowed: Consent,
+) -> Result<Explanation, Issues> {
+    let Decided { plan, solved } = decide(wishes, inventory, allowed)?;
     let (problem, best) = (&solved.problem, &solved.layout);
     let on = |places: &[u16]| -> Vec<u16> { places.iter().map(|p| problem.disks_of(*p)).collect() };
     let best_on = on(&best.places);
@@ -100,9 +113,6 @@ impl Explanation {
         match &self.runner_up {
             Some(other) => out.push_str(&format!("{} has {}; {}\n", other.what, other.place, other.why)),
             None => out.push_str("There is no other layout.\n"),
-        }
-        for note in &self.plan.notes {
-            out.push_str(&format!("Note: {note}.\n"));
         }
         out
     }

@@ -36,7 +36,7 @@ use akene_protocol::inventory::Inventory;
 use akene_protocol::resolve::StorageWishes;
 
 pub use akene_protocol::issue::{Issue, Issues};
-pub use explain::{Explanation, Reason, explain};
+pub use explain::{Explanation, Reason, explain, explain_within};
 pub use model::*;
 pub use problem::BootChain;
 
