@@ -56,7 +56,7 @@ pub(crate) fn candidates<'a>(
 ) -> Result<Candidates<'a>, Issues> {
     let mut found = Candidates { usable: Vec::new(), excluded: Vec::new() };
     for disk in &inventory.disks {
-        match exclusion(disk, wishes) {
+        match exclusion(disk, wishes, inventory) {
             Some(reason) => found.excluded.push(reason),
             None => found.usable.push(disk),
         }
@@ -64,7 +64,13 @@ pub(crate) fn candidates<'a>(
     if found.usable.is_empty() { Err(none_usable(wishes, inventory, &found.excluded)) } else { Ok(found) }
 }
 
-fn exclusion(disk: &Disk, wishes: &StorageWishes) -> Option<Excluded> {
+/// What the probe found wrong with a disk: "214 reallocated sectors".
+fn findings<'a>(disk: &Disk, inventory: &'a Inventory) -> Option<&'a str> {
+    let note = inventory.notes.iter().find(|n| n.code == "disk-failing" && n.path == disk.name)?;
+    note.message.split_once(" is failing: ").map(|(_, why)| why)
+}
+
+fn exclusion(disk: &Disk, wishes: &StorageWishes, inventory: &Inventory) -> Option<Excluded> {
     let no = |code, why: String, next: &str| Some(Excluded::new(disk, code, why, next));
     if disk.live_medium {
         let why = "is the medium this installer was started from".into();
@@ -90,7 +96,8 @@ fn exclusion(disk: &Disk, wishes: &StorageWishes) -> Option<Excluded> {
         return no("disk-read-only", "refuses to be written".into(), next);
     }
     if disk.health == Health::Failing {
-        return no("disk-failing", "is failing".into(), "save what is on it and replace it");
+        let why = findings(disk, inventory).map(|why| format!(": {why}")).unwrap_or_default();
+        return no("disk-failing", format!("is failing{why}"), "save what is on it and replace it");
     }
     let sector = u64::from(disk.logical_sector);
     if !matches!(sector, 512 | 4096) {
