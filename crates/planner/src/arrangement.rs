@@ -103,7 +103,6 @@ impl<'a> Arrangement<'a> {
             }
             problem.small_boot = true;
             if !problem.feasible() {
-                problem.small_boot = false;
                 return Err(problem);
             }
         }

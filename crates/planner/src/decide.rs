@@ -232,17 +232,16 @@ fn in_the_way(name: &str, why: &str) -> Issue {
 /// What an item needs at least, part by part, in grains.
 fn least(problem: &Problem<'_>, ground: usize) -> Vec<(String, Bytes, Option<&'static str>)> {
     let bytes = |grains: u64| Bytes(grains * GRAIN.0);
-    let disk = problem.grounds[ground].disk;
     let mut parts = Vec::new();
     for item in &problem.items {
         match item.kind {
             Kind::Chain => {
-                let chain = crate::BootChain::on(disk);
+                let chain = problem.grounds[ground].chain;
                 if problem.grounds[ground].table == TableKind::Gpt {
                     parts.push(("BIOS boot partition".into(), GRAIN, None));
                 }
                 parts.push(("EFI system partition".into(), bytes(chain.esp), None));
-                parts.push(("boot partition".into(), bytes(chain.boot.0), None));
+                parts.push(("boot partition".into(), bytes(problem.least_boot(ground)), None));
             }
             Kind::Volume(wish) => {
                 let span = (!wish.span).then_some("allow `span` for it");

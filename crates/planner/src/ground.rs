@@ -5,7 +5,7 @@ use akene_protocol::inventory::{Disk, Partition, Table, TableKind};
 use akene_protocol::resolve::StorageWishes;
 
 use crate::problem::{Ground, PRIMARIES, REGIONS, Region};
-use crate::{Action, Destroyed, GRAIN, PartitionPlan, Role, words};
+use crate::{Action, BootChain, Destroyed, GRAIN, PartitionPlan, Role, words};
 
 /// A disk with its free stretches and what using it takes away.
 pub(crate) struct Site<'a> {
@@ -51,6 +51,7 @@ pub(crate) fn fresh<'a>(disk: &'a Disk, wishes: &StorageWishes) -> Site<'a> {
             taken: Vec::new(),
             removes: removed.len() as u32 + u32::from(disk.content.is_some()),
             destroys: !lost.is_empty(),
+            chain: BootChain::on(disk),
         },
         free: vec![(GRAIN, grains)],
         removed,
@@ -74,6 +75,7 @@ pub(crate) fn kept<'a>(disk: &'a Disk, table: &'a Table, stays: &dyn Fn(&Partiti
             taken: staying.iter().map(|p| p.number).collect(),
             removes: removed.len() as u32,
             destroys: !lost.is_empty(),
+            chain: BootChain::on(disk),
         },
         // Into a table that is damaged nothing is added.
         free: if table.damage.is_some() { Vec::new() } else { gaps(disk, table, &staying) },

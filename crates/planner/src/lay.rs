@@ -134,7 +134,7 @@ fn slots(solved: &Solved<'_>, region: usize, table: TableKind) -> Vec<Slot> {
             })
         };
         let Some(wish) = item.wish() else {
-            let esp = crate::BootChain::on(ground.disk).esp;
+            let esp = ground.chain.esp;
             // An old BIOS starts what is marked active, and some only look at the first entry.
             let (first, second) = if table == TableKind::Mbr { (2, 1) } else { (1, 2) };
             if table == TableKind::Gpt {

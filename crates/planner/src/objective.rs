@@ -21,10 +21,9 @@ pub struct Objective {
     pub short: bool,
     /// Something is destroyed.
     pub destroys: bool,
-    /// Tenths of its way to enough that the worst off has covered.
-    pub worst: Reverse<u8>,
-    /// Quarters of the room that nobody has.
-    pub wasted: u8,
+    /// Whole tenths of its way to enough that each volume has covered, the worst off first. Empty when nobody is
+    /// short. It is for this that a volume is spread, not for a little more.
+    pub tenths: Reverse<Vec<u8>>,
     /// Disks that a volume is spread over beyond the first: the last resort.
     pub spread: u32,
     /// How far the volumes are on their way to enough, the worst off first.
@@ -55,6 +54,10 @@ impl Objective {
         let worst = self.fairness.0.first().map_or(100, |p| p.percent());
         let gib = |grains: u64| format!("{:.1} GiB", grains as f64 / 1024.0);
         let rest: Vec<String> = self.rest.0.iter().map(|r| gib(*r)).collect();
+        let tenths = match self.short {
+            true => self.tenths.0.iter().map(u8::to_string).collect::<Vec<_>>().join(", "),
+            false => "all".to_owned(),
+        };
         let given_up = self.given_up.iter().filter(|g| **g).count();
         vec![
             ("given up", format!("{given_up} of {} optional volumes", self.given_up.len())),
@@ -70,8 +73,7 @@ impl Objective {
             ),
             ("somebody short of enough", yes(self.short)),
             ("something destroyed", yes(self.destroys)),
-            ("tenths of the way to enough, of the worst off", self.worst.0.to_string()),
-            ("quarters of the room unused", self.wasted.to_string()),
+            ("tenths of the way to enough, the worst off first", tenths),
             ("disks a volume is spread over beyond the first", self.spread.to_string()),
             ("the worst off on its way to enough", format!("{worst} %")),
             ("disks needed", format!("{} for files, {} for the system", self.disks.0, self.disks.1)),
@@ -106,8 +108,7 @@ impl Objective {
             self.risk != other.risk,
             self.short != other.short,
             self.destroys != other.destroys,
-            self.worst != other.worst,
-            self.wasted != other.wasted,
+            self.tenths != other.tenths,
             self.spread != other.spread,
             self.fairness != other.fairness,
             self.disks != other.disks,

@@ -7,7 +7,7 @@ use akene_protocol::inventory::{Bus, Disk, FirmwareKind, TableKind};
 use akene_protocol::profile::{Filesystem, Medium};
 use akene_protocol::resolve::VolumeWish;
 
-use crate::fill::{Ask, MEMBER_LEAST, Rooms};
+use crate::fill::{Ask, MEMBER_LEAST, Part, Rooms};
 use crate::objective::Objective;
 use crate::risk;
 
@@ -29,6 +29,8 @@ pub(crate) struct Ground<'a> {
     pub removes: u32,
     /// Whether that destroys something.
     pub destroys: bool,
+    /// What the boot chain would need here.
+    pub chain: BootChain,
 }
 
 /// A free stretch of a disk.
@@ -113,6 +115,8 @@ pub struct BootChain {
     pub esp: u64,
     /// `AKENE_BOOT`, least and enough.
     pub boot: (u64, u64),
+    /// The smallest `AKENE_BOOT` that works at all, without room for a distribution's upgrades.
+    pub smallest: u64,
 }
 
 impl BootChain {
@@ -133,13 +137,7 @@ impl BootChain {
             size if size < Bytes::gib(100) => (1024, 1024),
             _ => (1024, 2048),
         };
-        BootChain { esp, boot }
-    }
-
-    /// The smallest that works.
-    pub fn least(disk: &Disk) -> BootChain {
-        let usual = BootChain::on(disk);
-        BootChain { boot: (usual.boot.0.min(512), usual.boot.1), ..usual }
+        BootChain { esp, boot, smallest: 512 }
     }
 }
 
@@ -175,13 +173,6 @@ impl<'a> Problem<'a> {
         bits(place).fold(0, |mask, r| mask | 1 << self.regions[r].ground)
     }
 
-    fn chain(&self, ground: usize) -> BootChain {
-        match self.small_boot {
-            true => BootChain::least(self.grounds[ground].disk),
-            false => BootChain::on(self.grounds[ground].disk),
-        }
-    }
-
     /// Grains of a region once the boot chain's fixed parts and the boot records of logical partitions are
     /// taken off. `None`: the table cannot take that many partitions.
     pub(crate) fn caps(&self, places: &[u16], caps: &mut [u64; 16]) -> Option<()> {
@@ -196,9 +187,8 @@ impl<'a> Problem<'a> {
                     first = Some(r);
                     count += match item.kind {
                         Kind::Chain => {
-                            let chain = self.chain(g);
                             let bios = u64::from(ground.table == TableKind::Gpt);
-                            caps[r] = caps[r].checked_sub(chain.esp + bios)?;
+                            caps[r] = caps[r].checked_sub(ground.chain.esp + bios)?;
                             2 + bios as usize
                         }
                         Kind::Volume(_) => 1,
@@ -217,14 +207,21 @@ impl<'a> Problem<'a> {
         Some(())
     }
 
+    /// The least `AKENE_BOOT` on a disk, in grains.
+    pub(crate) fn least_boot(&self, ground: usize) -> u64 {
+        let chain = self.grounds[ground].chain;
+        if self.small_boot { chain.smallest.min(chain.boot.0) } else { chain.boot.0 }
+    }
+
     pub(crate) fn asks(&self, places: &[u16]) -> (Vec<Ask>, Vec<Option<u64>>) {
         let mut asks = Vec::with_capacity(self.items.len());
         let mut max = Vec::with_capacity(self.items.len());
         for (item, place) in self.items.iter().zip(places) {
             match item.kind {
                 Kind::Chain => {
-                    let (min, enough) = self.chain(self.regions[place.trailing_zeros() as usize].ground).boot;
-                    asks.push(Ask { min, enough });
+                    let ground = self.regions[place.trailing_zeros() as usize].ground;
+                    let enough = self.grounds[ground].chain.boot.1;
+                    asks.push(Ask { min: self.least_boot(ground), enough });
                     max.push(Some(enough));
                 }
                 Kind::Volume(_) => {
@@ -302,7 +299,6 @@ impl<'a> Problem<'a> {
             false => Vec::new(),
         };
         let unused = rooms.unused(&sizes);
-        let total: u64 = self.regions.iter().map(|r| r.grains).sum();
         let (disks, latency, loss) = self.traits(places);
         let partitions = places.iter().map(|p| p.count_ones()).sum();
         let objective = Objective {
@@ -311,10 +307,9 @@ impl<'a> Problem<'a> {
             risk,
             short,
             destroys,
-            worst: Reverse(fairness.first().map_or(10, |p| (p.percent() / 10) as u8)),
+            tenths: Reverse(tenths(&fairness)),
             spread: places.iter().map(|p| self.disks_of(*p).count_ones().saturating_sub(1)).sum(),
             fairness: Reverse(fairness),
-            wasted: (unused * 4 / total.max(1)) as u8,
             disks,
             latency,
             loss,
@@ -397,6 +392,11 @@ impl<'a> Problem<'a> {
             Kind::Volume(_) => regions().all(|r| r.grains >= item.ask.min),
         }
     }
+}
+
+/// Whole tenths of the parts.
+pub(crate) fn tenths(fairness: &[Part]) -> Vec<u8> {
+    fairness.iter().map(|p| (p.percent() / 10) as u8).collect()
 }
 
 /// Most primary partitions of an MBR.

@@ -8,8 +8,7 @@
 use std::cmp::{Ordering, Reverse};
 
 use crate::fill::{Part, Rooms};
-use crate::problem::{Layout, Problem, bits};
-use crate::risk;
+use crate::problem::{Layout, Problem, bits, tenths};
 
 impl Problem<'_> {
     /// The best layout, of those that `allowed` admits (it is asked for complete layouts only).
@@ -37,8 +36,6 @@ struct Search<'s, 'a> {
     any: bool,
     /// Places in the order they are tried: single regions, the largest first, then ever more together.
     tries: Vec<u16>,
-    /// The largest sets of regions on which people's files are at a risk that can be borne.
-    bearable: Vec<u16>,
 }
 
 impl<'s, 'a> Search<'s, 'a> {
@@ -49,11 +46,6 @@ impl<'s, 'a> Search<'s, 'a> {
         tries.retain(|m| spans || m.count_ones() == 1);
         let room = |m: u16| bits(m).map(|r| problem.regions[r].grains).sum::<u64>();
         tries.sort_by_key(|m| (m.count_ones(), Reverse(room(*m)), *m));
-        let risk = |m: u16| risk::band(problem.loss(problem.disks_of(m) | problem.fixed_files));
-        let mut bearable: Vec<u16> = tries.iter().copied().filter(|m| risk(*m) == 0).collect();
-        let all = bearable.clone();
-        // Only those to which nothing can be added.
-        bearable.retain(|m| !all.iter().any(|more| more != m && more & m == *m));
         Search {
             problem,
             alike: problem.alike(),
@@ -62,7 +54,6 @@ impl<'s, 'a> Search<'s, 'a> {
             places: Vec::new(),
             any,
             tries,
-            bearable,
         }
     }
 
@@ -115,70 +106,31 @@ impl<'s, 'a> Search<'s, 'a> {
         let Some(best) = self.best.as_ref().filter(|_| !self.any).map(|b| &b.objective) else { return true };
         let (risk, touched) = problem.before_sizes(places);
         let destroys = bits(touched).any(|g| problem.grounds[g].destroys);
-        let short = best.short || !rooms.all_enough();
+        let short = !rooms.all_enough();
         match (risk, short, destroys).cmp(&(best.risk, best.short, best.destroys)) {
             Ordering::Greater => return false,
             Ordering::Less => return true,
             Ordering::Equal => {}
         }
         let mut fairness = Vec::new();
-        let mut worst = 10;
         if best.short {
             // Whoever is still to be placed has everything at best, and takes nothing away.
             let Some(sizes) = rooms.share() else { return false };
             fairness = asks.iter().zip(&sizes).map(|(a, s)| a.part(*s)).collect();
             fairness.resize(problem.items.len(), Part::WHOLE);
             fairness.sort();
-            worst = fairness.first().map_or(10, |p| (p.percent() / 10) as u8);
         }
-        // A spanned volume at a greater risk than the best layout's is no better than that.
-        let wasted = if best.risk.0 == 0 { self.least_wasted(&caps, &max) } else { 0 };
         let spread: u32 = places.iter().map(|p| problem.disks_of(*p).count_ones().saturating_sub(1)).sum();
         let (disks, latency, loss) = problem.traits(places);
-        (Reverse(worst), wasted, spread, Reverse(fairness), disks, latency, loss)
+        (Reverse(tenths(&fairness)), spread, Reverse(fairness), disks, latency, loss)
             <= (
-                best.worst,
-                best.wasted,
+                best.tenths.clone(),
                 best.spread,
                 best.fairness.clone(),
                 best.disks,
                 best.latency,
                 best.loss,
             )
-    }
-
-    /// The fewest quarters of the room that stay unused, however the rest is placed.
-    fn least_wasted(&self, caps: &[u64; 16], max: &[Option<u64>]) -> u8 {
-        let problem = self.problem;
-        let mut free: Vec<u64> = caps[..problem.regions.len()].to_vec();
-        for (i, place) in self.places.iter().enumerate() {
-            for r in bits(*place) {
-                free[r] = match max[i] {
-                    None if problem.takes_rest(i) => 0,
-                    max => free[r].saturating_sub(max.unwrap_or(problem.items[i].ask.enough)),
-                };
-            }
-        }
-        let (mut taken, mut regions, mut files, mut others) = (0, 0, false, false);
-        for (i, item) in problem.items.iter().enumerate().skip(self.places.len()) {
-            match (problem.takes_rest(i), item.max) {
-                (true, None) if item.wish().is_some_and(|w| w.span) && item.files() => files = true,
-                (true, None) if item.wish().is_some_and(|w| w.span) => others = true,
-                (true, None) => regions += 1,
-                (_, max) => taken += max.unwrap_or(item.ask.enough),
-            }
-        }
-        if others {
-            return 0;
-        }
-        if files {
-            let room = |m: u16| bits(m).map(|r| free[r]).sum::<u64>();
-            taken += self.bearable.iter().map(|m| room(*m)).max().unwrap_or(0);
-        }
-        free.sort_by_key(|f| Reverse(*f));
-        let unused = free.iter().skip(regions).sum::<u64>().saturating_sub(taken);
-        let total: u64 = problem.regions.iter().map(|r| r.grains).sum();
-        (unused * 4 / total.max(1)) as u8
     }
 
     fn leaf(&mut self) {

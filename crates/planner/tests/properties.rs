@@ -362,6 +362,7 @@ proptest! {
             };
             plan.disks.iter().flat_map(there).collect()
         };
+        if places(&first) != places(&second) { println!("FIRST\n{}\nSECOND\n{}", render::text(&first, &inventory, render::Style::default()), render::text(&second, &installed, render::Style::default())); }
         prop_assert_eq!(places(&first), places(&second));
         prop_assert!(second.disks.iter().all(|d| !d.new_table));
         for p in second.disks.iter().flat_map(|d| &d.partitions) {
