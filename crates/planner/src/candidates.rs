@@ -10,6 +10,8 @@ use akene_protocol::profile::DiskSelector;
 use akene_protocol::resolve::StorageWishes;
 use akene_protocol::rule::glob;
 
+use crate::decide::MOST_DISKS;
+
 /// Why a disk is not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Excluded {
@@ -33,6 +35,12 @@ impl Excluded {
         let next =
             "copy the files away and clear the disk with `wipefs -a`, or set `storage.keep-homes = false`";
         Excluded::new(disk, "disk-holds-files", format!("holds {what}"), next)
+    }
+
+    /// A disk more than can be looked at.
+    pub(crate) fn beyond(disk: &Disk) -> Self {
+        let why = format!("is one of more than {MOST_DISKS} disks");
+        Excluded::new(disk, "too-many-disks", why, "choose with `storage.disks` which ones are used")
     }
 
     pub(crate) fn issue(&self) -> Issue {

@@ -11,7 +11,7 @@ use akene_protocol::resolve::StorageWishes;
 use crate::arrangement::{Arrangement, Solved};
 use crate::candidates::{Candidates, Excluded, candidates};
 use crate::lay;
-use crate::problem::{Kind, PRIMARIES, Problem};
+use crate::problem::{Kind, PRIMARIES, Problem, REGIONS};
 use crate::{Destroyed, GRAIN, Issue, Issues, Plan, VERSION, ground, homes, reinstall, risk, words};
 
 /// A plan with how it came about.
@@ -28,8 +28,12 @@ pub(crate) fn decide<'a>(
 ) -> Result<Decided<'a>, Issues> {
     let Candidates { mut usable, mut excluded } = candidates(wishes, inventory)?;
     // Always the same order, whatever the kernel found first.
-    usable.sort_by_key(|d| (d.serial.clone(), d.name.clone()));
-    usable.truncate(MOST_DISKS);
+    let order = |d: &&Disk| (d.serial.clone(), d.name.clone());
+    if usable.len() > MOST_DISKS {
+        usable.sort_by_cached_key(|d| (!reinstall::is_boot_disk(d), Reverse(d.size), order(d)));
+        excluded.extend(usable.drain(MOST_DISKS..).map(Excluded::beyond));
+    }
+    usable.sort_by_cached_key(order);
     let mut remarks: Vec<Issue> = Vec::new();
     if let Some(solved) = reinstalled(wishes, inventory, &usable, allowed, &mut remarks)? {
         return Ok(finish(solved, &usable, &remarks, &excluded));
@@ -75,7 +79,7 @@ pub(crate) fn decide<'a>(
 }
 
 /// Disks beyond this are not looked at: a bit for each.
-const MOST_DISKS: usize = 16;
+pub(crate) const MOST_DISKS: usize = 16;
 
 /// The best of the arrangements in which an Akène machine's own table stays.
 ///
@@ -90,12 +94,13 @@ fn reinstalled<'a>(
 ) -> Result<Option<Solved<'a>>, Issues> {
     let mut solved: Vec<(usize, Solved<'a>)> = Vec::new();
     let mut blocked: Vec<Issue> = Vec::new();
-    for (at, disk) in disks.iter().enumerate().filter(|(_, d)| reinstall::is_boot_disk(d)) {
+    for at in (0..disks.len()).filter(|at| reinstall::is_boot_disk(disks[*at])) {
         match reinstall::existing(at, disks, wishes, inventory) {
             Some(Ok(arrangement)) => match arrangement.solve(wishes, inventory.firmware.kind) {
                 Ok(one) => solved.push((at, one)),
                 Err(problem) => {
-                    blocked.extend(reinstall::blocked(disk, wishes, &shortages(&problem).join("; ")));
+                    let why = shortages(&problem).join("; ");
+                    blocked.extend(reinstall::blocked(at, disks, wishes, inventory, &why));
                 }
             },
             Some(Err(issue)) => blocked.push(issue),
@@ -115,12 +120,12 @@ fn reinstalled<'a>(
         });
     }
     remarks.extend(blocked);
+    // Only by what an installation does not change, so that the next one chooses the same.
     solved.sort_by_cached_key(|(at, one)| {
         let disk = disks[*at];
-        (
-            (one.layout.objective.given_up.clone(), disk.health >= Health::Worn, !lost(one).is_empty()),
-            (risk::latency(disk), disk.health, Reverse(disk.size), *at),
-        )
+        let gone: Vec<bool> =
+            wishes.volumes.iter().map(|v| one.left_out.iter().any(|l| l.name == v.name)).collect();
+        (gone, disk.health >= Health::Worn, risk::latency(disk), disk.health, Reverse(disk.size), *at)
     });
     Ok(solved.into_iter().next().map(|(_, one)| one))
 }
@@ -180,17 +185,15 @@ fn finish<'a>(solved: Solved<'a>, disks: &[&Disk], remarks: &[Issue], excluded: 
         if remarks.iter().any(|issue| issue.path.starts_with(&disk.name)) {
             continue;
         }
-        notes.push(
-            match solved
-                .problem
-                .regions
-                .iter()
-                .any(|r| solved.problem.grounds[r.ground].disk.name == disk.name)
-            {
-                true => format!("{} is not used: {boot} serves better", disk.name),
-                false => format!("{} is not used: what it holds stays, and leaves no room", disk.name),
-            },
-        );
+        let name = &disk.name;
+        let site = solved.arrangement.sites.iter().find(|s| s.ground.disk.name == *name);
+        let regions = &solved.problem.regions;
+        let searched = regions.iter().any(|r| solved.problem.grounds[r.ground].disk.name == *name);
+        notes.push(match site.is_some_and(|s| !s.free.is_empty()) {
+            true if searched => format!("{name} is not used: {boot} serves better"),
+            true => format!("{name} is not used: only the {REGIONS} largest free places are looked at"),
+            false => format!("{name} is not used: what it holds stays, and leaves no room"),
+        });
     }
     notes.extend(remarks.iter().map(|issue| issue.message.clone()));
     notes.extend(excluded.iter().map(|e| format!("{} is not used: it {}", e.disk, e.why)));

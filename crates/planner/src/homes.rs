@@ -12,7 +12,7 @@ use akene_protocol::resolve::{StorageWishes, VolumeWish};
 use crate::arrangement::Arrangement;
 use crate::candidates::Excluded;
 use crate::lay::role;
-use crate::recognise::{filesystem_found, filesystem_named, home_inside};
+use crate::recognise::{filesystem_found, filesystem_named, home_inside, named};
 use crate::reinstall::{kept, old_system, refresh};
 use crate::{Action, GroupPlan, Member, Role, ground, words};
 
@@ -39,6 +39,15 @@ impl Found<'_> {
             Found::Partition(_, p) => (0, used(p.content.as_ref())),
             Found::Group(group, _) => (1, used(home_of(group).and_then(|l| l.content.as_ref()))),
             Found::InRoot(_, p) => (2, used(p.content.as_ref())),
+        }
+    }
+
+    /// Whether the next run would take it for a `/home` that it made.
+    fn has_our_name(&self) -> bool {
+        match self {
+            Found::Partition(_, p) => named(p, &Role::Volume("home".into()), Filesystem::Ext4),
+            Found::Group(group, _) => group.name == "akene-home",
+            Found::InRoot(..) => false,
         }
     }
 
@@ -183,11 +192,21 @@ fn keep<'a>(
             }
         }
     }
-    for other in all.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, other)| other) {
+    let home = wishes.volumes.iter().find(|v| is_home(v));
+    for (i, other) in all.iter().enumerate() {
+        let stranger = i != at || !matches!(other, Found::InRoot(..)) && home.is_none();
+        if stranger && other.has_our_name() {
+            let name = other.name(disks);
+            return Some(Err(format!(
+                "{name} has the name of this system's own /home, and would be taken for it"
+            )));
+        }
+        if i == at {
+            continue;
+        }
         let name = other.name(disks);
         arrangement.notes.push(format!("{name} holds people's files too, and is left alone"));
     }
-    let home = wishes.volumes.iter().find(|v| is_home(v));
     let bit = chosen.parts().iter().fold(0, |all, (g, _)| all | 1 << g);
     match (chosen, home) {
         (Found::InRoot(g, partition), _) => {

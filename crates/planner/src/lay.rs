@@ -152,7 +152,7 @@ fn slots(solved: &Solved<'_>, region: usize, table: TableKind) -> Vec<Slot> {
         if let Some((_, grains)) =
             layout.members.iter().find(|(r, _)| *r == region).filter(|_| spans(layout.places[i]))
         {
-            let why = format!("a part of `{}`, which is larger than one disk", wish.name);
+            let why = format!("a part of `{}`, which no single place holds", wish.name);
             slot(7, Role::Physical(group_name(wish)), *grains, None, None, why);
             continue;
         }
@@ -266,13 +266,15 @@ fn group(solved: &Solved<'_>, made: &[(usize, u32)]) -> Option<GroupPlan> {
                 partition: *partition,
             })
             .collect(),
-        why: format!(
-            "{}; put together from {} disks: it is lost when one of them is, about {} a year (one disk: {})",
-            why(solved, i, wish),
-            disks.count_ones(),
-            risk::percent(loss),
-            risk::percent(alone),
-        ),
+        why: match disks.count_ones() {
+            1 => format!("{}; put together from several places on one disk", why(solved, i, wish)),
+            n => format!(
+                "{}; put together from {n} disks: it is lost when one of them is, about {} a year (one disk: {})",
+                why(solved, i, wish),
+                risk::percent(loss),
+                risk::percent(alone),
+            ),
+        },
     })
 }
 

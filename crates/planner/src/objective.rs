@@ -24,7 +24,7 @@ pub struct Objective {
     /// Whole tenths of its way to enough that each volume has covered, the worst off first. Empty when nobody is
     /// short. It is for this that a volume is spread, not for a little more.
     pub tenths: Reverse<Vec<u8>>,
-    /// Disks that a volume is spread over beyond the first: the last resort.
+    /// Pieces of a spread volume beyond the first: the last resort.
     pub spread: u32,
     /// How far the volumes are on their way to enough, the worst off first.
     pub fairness: Reverse<Vec<Part>>,
@@ -74,7 +74,7 @@ impl Objective {
             ("somebody short of enough", yes(self.short)),
             ("something destroyed", yes(self.destroys)),
             ("tenths of the way to enough, the worst off first", tenths),
-            ("disks a volume is spread over beyond the first", self.spread.to_string()),
+            ("pieces of a spread volume beyond the first", self.spread.to_string()),
             ("the worst off on its way to enough", format!("{worst} %")),
             ("disks needed", format!("{} for files, {} for the system", self.disks.0, self.disks.1)),
             (

@@ -308,7 +308,7 @@ impl<'a> Problem<'a> {
             short,
             destroys,
             tenths: Reverse(tenths(&fairness)),
-            spread: places.iter().map(|p| self.disks_of(*p).count_ones().saturating_sub(1)).sum(),
+            spread: places.iter().map(|p| p.count_ones().saturating_sub(1)).sum(),
             fairness: Reverse(fairness),
             disks,
             latency,

@@ -1,6 +1,9 @@
 //! What a partition is: by the name or label we gave it, by its type, by what its content looks like.
 
-use akene_protocol::inventory::{LooksLike, Partition, Table};
+use std::cmp::Reverse;
+
+use akene_protocol::Bytes;
+use akene_protocol::inventory::{Content, LooksLike, Partition, Table};
 use akene_protocol::profile::Filesystem;
 use akene_protocol::resolve::StorageWishes;
 
@@ -15,17 +18,25 @@ pub(crate) fn is_boot(partition: &Partition) -> bool {
     let content = partition.content.as_ref();
     partition.name == Role::Boot.partition_name()
         || content.is_some_and(|c| {
-            c.label.as_deref() == Some(BOOT_LABEL)
+            c.label.as_deref() == Some(BOOT_LABEL) && filesystem_named(&c.kind) == Some(Filesystem::Ext4)
                 || matches!(c.looks_like, Some(LooksLike::AkeneBoot { .. }))
         })
 }
 
-/// Whether people's files are on a partition of our own.
+/// Whether people's files are on a partition of an Akène machine's boot disk.
 pub(crate) fn holds_files(partition: &Partition, wishes: &StorageWishes) -> bool {
+    looks_like_files(partition) || named_for_files(partition, wishes)
+}
+
+/// Whether its content is people's files.
+pub(crate) fn looks_like_files(partition: &Partition) -> bool {
     let looks = partition.content.as_ref().and_then(|c| c.looks_like.as_ref());
-    looks == Some(&LooksLike::Home)
-        || home_inside(partition)
-        || named_pv(partition)
+    matches!(looks, Some(LooksLike::Home | LooksLike::LinuxRoot { home_inside: true, .. }))
+}
+
+/// Whether it has a name that we give to a place for people's files.
+pub(crate) fn named_for_files(partition: &Partition, wishes: &StorageWishes) -> bool {
+    named_pv(partition)
         || wishes.volumes.iter().filter(|v| v.user_data).any(|v| named(partition, &role(v), v.filesystem))
         || named(partition, &Role::Volume("home".into()), Filesystem::Ext4)
 }
@@ -48,13 +59,29 @@ fn named_pv(partition: &Partition) -> bool {
 
 /// Whether it has the name or label we give to this role.
 pub(crate) fn named(partition: &Partition, role: &Role, filesystem: Filesystem) -> bool {
-    let label = partition.content.as_ref().and_then(|c| c.label.clone());
     match &partition.name {
         // Where the table has our names, they count alone: labels can be copied with a filesystem.
         Some(name) if name.starts_with("akene-") || name.starts_with("AKENE_") => {
             Some(name) == role.partition_name().as_ref()
         }
-        _ => label.is_some() && label == role.label(filesystem),
+        _ => partition
+            .content
+            .as_ref()
+            .is_some_and(|c| c.label.is_some() && c.label == role.label(filesystem) && !contradicts(c, role)),
+    }
+}
+
+/// Whether what lies there is known to be for something else.
+fn contradicts(content: &Content, role: &Role) -> bool {
+    let home = *role == Role::Volume("home".into());
+    match content.looks_like.as_ref() {
+        None => false,
+        Some(LooksLike::LinuxRoot { .. }) => *role != Role::Root,
+        Some(LooksLike::AkeneBoot { .. }) => *role != Role::Boot,
+        Some(LooksLike::Home) => !home,
+        Some(LooksLike::Esp) => *role != Role::Esp,
+        Some(LooksLike::Swap) => *role != Role::Swap,
+        Some(_) => true,
     }
 }
 
@@ -66,29 +93,59 @@ pub(crate) fn find<'t>(
     filesystem: Filesystem,
     free: &dyn Fn(&Partition) -> bool,
 ) -> Result<Option<&'t Partition>, String> {
-    let one = |fits: &dyn Fn(&Partition) -> bool| {
-        let mut all = table.partitions.iter().filter(|p| free(p) && fits(p));
-        match (all.next(), all.next()) {
-            (Some(a), Some(b)) => Err(format!("partitions {} and {} both look like it", a.number, b.number)),
-            (found, _) => Ok(found),
-        }
-    };
-    if let Some(found) = one(&|p| named(p, role, filesystem))? {
-        return Ok(Some(found));
+    match find_named(table, role, filesystem, free)? {
+        None => find_alike(table, role, free),
+        found => Ok(found),
     }
-    let by_type = |types: &[&str]| one(&|p| types.contains(&p.kind.as_str()));
-    let looks = |wanted: fn(&LooksLike) -> bool| {
-        one(&|p| p.content.as_ref().and_then(|c| c.looks_like.as_ref()).is_some_and(wanted))
+}
+
+/// Finds the one partition with the name or label of a role.
+pub(crate) fn find_named<'t>(
+    table: &'t Table,
+    role: &Role,
+    filesystem: Filesystem,
+    free: &dyn Fn(&Partition) -> bool,
+) -> Result<Option<&'t Partition>, String> {
+    one(table, &|p| free(p) && named(p, role, filesystem))
+}
+
+/// Finds the one partition whose content looks like a role.
+pub(crate) fn find_alike<'t>(
+    table: &'t Table,
+    role: &Role,
+    free: &dyn Fn(&Partition) -> bool,
+) -> Result<Option<&'t Partition>, String> {
+    let by_type = |types: &[&str]| one(table, &|p| free(p) && types.contains(&p.kind.as_str()));
+    let looks = |p: &Partition, wanted: &dyn Fn(&LooksLike) -> bool| {
+        free(p) && p.content.as_ref().and_then(|c| c.looks_like.as_ref()).is_some_and(wanted)
     };
     match role {
-        Role::Boot => one(&is_boot),
+        Role::Boot => one(table, &|p| free(p) && is_boot(p)),
         Role::BiosBoot => by_type(&[BIOS_BOOT_TYPE]),
         Role::Esp => by_type(&ESP_TYPES),
-        Role::Root => looks(|l| matches!(l, LooksLike::LinuxRoot { .. })),
-        Role::Swap => one(&|p| p.content.as_ref().is_some_and(|c| c.kind == "swap")),
-        Role::Volume(name) if name == "home" => looks(|l| *l == LooksLike::Home),
+        Role::Root => one(table, &|p| looks(p, &|l| matches!(l, LooksLike::LinuxRoot { .. }))),
+        Role::Swap => one(table, &|p| free(p) && p.content.as_ref().is_some_and(|c| c.kind == "swap")),
+        // Of several, as when they were found first: none of them is lost, whichever is taken.
+        Role::Volume(name) if name == "home" => {
+            let homes = table.partitions.iter().filter(|p| looks(p, &|l| *l == LooksLike::Home));
+            Ok(homes.min_by_key(|p| fullest(p)))
+        }
         Role::Volume(_) | Role::Physical(_) | Role::Foreign => Ok(None),
     }
+}
+
+/// The only partition that fits.
+fn one<'t>(table: &'t Table, fits: &dyn Fn(&Partition) -> bool) -> Result<Option<&'t Partition>, String> {
+    let mut all = table.partitions.iter().filter(|p| fits(p));
+    match (all.next(), all.next()) {
+        (Some(a), Some(b)) => Err(format!("partitions {} and {} both look like it", a.number, b.number)),
+        (found, _) => Ok(found),
+    }
+}
+
+/// The order in which places with people's files are taken: what has the most in it first.
+pub(crate) fn fullest(partition: &Partition) -> Reverse<Bytes> {
+    Reverse(partition.content.as_ref().and_then(|c| c.used).unwrap_or(Bytes(0)))
 }
 
 /// The filesystem found, as `fstab` names it.

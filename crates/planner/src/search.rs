@@ -46,15 +46,7 @@ impl<'s, 'a> Search<'s, 'a> {
         tries.retain(|m| spans || m.count_ones() == 1);
         let room = |m: u16| bits(m).map(|r| problem.regions[r].grains).sum::<u64>();
         tries.sort_by_key(|m| (m.count_ones(), Reverse(room(*m)), *m));
-        Search {
-            problem,
-            alike: problem.alike(),
-            allowed,
-            best: None,
-            places: Vec::new(),
-            any,
-            tries,
-        }
+        Search { problem, alike: problem.alike(), allowed, best: None, places: Vec::new(), any, tries }
     }
 
     fn go(&mut self, at: usize) {
@@ -120,17 +112,10 @@ impl<'s, 'a> Search<'s, 'a> {
             fairness.resize(problem.items.len(), Part::WHOLE);
             fairness.sort();
         }
-        let spread: u32 = places.iter().map(|p| problem.disks_of(*p).count_ones().saturating_sub(1)).sum();
+        let spread: u32 = places.iter().map(|p| p.count_ones().saturating_sub(1)).sum();
         let (disks, latency, loss) = problem.traits(places);
         (Reverse(tenths(&fairness)), spread, Reverse(fairness), disks, latency, loss)
-            <= (
-                best.tenths.clone(),
-                best.spread,
-                best.fairness.clone(),
-                best.disks,
-                best.latency,
-                best.loss,
-            )
+            <= (best.tenths.clone(), best.spread, best.fairness.clone(), best.disks, best.latency, best.loss)
     }
 
     fn leaf(&mut self) {

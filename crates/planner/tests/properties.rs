@@ -16,17 +16,30 @@ fn size(max_gib: u64) -> impl Strategy<Value = Bytes> {
     (0..max_gib.ilog2() + 11, 0u64..1 << 20).prop_map(|(shift, rest)| Bytes((1 << (20 + shift)) + rest * 513))
 }
 
-fn content() -> impl Strategy<Value = Option<Content>> {
+/// Whether parts of other Akène machines, in any state, lie about on the disks.
+#[derive(Clone, Copy, PartialEq)]
+enum Strays {
+    None,
+    Any,
+}
+
+fn content(strays: Strays) -> impl Strategy<Value = Option<Content>> {
+    let ours = u32::from(strays == Strays::Any);
     let looks = prop_oneof![
-        Just(None),
-        Just(Some(LooksLike::Home)),
-        Just(Some(LooksLike::Windows)),
-        Just(Some(LooksLike::LinuxRoot { name: None, home_inside: true, home_used: None })),
-        Just(Some(LooksLike::AkeneBoot { unfinished: false })),
-        Just(Some(LooksLike::AkeneBoot { unfinished: true })),
+        2 => Just(None),
+        2 => Just(Some(LooksLike::Home)),
+        2 => Just(Some(LooksLike::Windows)),
+        2 => Just(Some(LooksLike::LinuxRoot { name: None, home_inside: true, home_used: None })),
+        1 + ours => Just(Some(LooksLike::LinuxRoot { name: None, home_inside: false, home_used: None })),
+        ours => Just(Some(LooksLike::AkeneBoot { unfinished: false })),
+        ours => Just(Some(LooksLike::AkeneBoot { unfinished: true })),
     ];
-    let label =
-        prop_oneof![Just(None), Just(Some("AKENE_BOOT".to_owned())), Just(Some("akene-home".to_owned()))];
+    let label = prop_oneof![
+        2 => Just(None),
+        2 => Just(Some("data".to_owned())),
+        ours => Just(Some("AKENE_BOOT".to_owned())),
+        ours => Just(Some("akene-home".to_owned()))
+    ];
     let kind = prop_oneof![Just("ext4"), Just("ntfs"), Just("swap"), Just("vfat"), Just("xfs")];
     let content = (kind, label, looks).prop_map(|(kind, label, looks_like)| Content {
         kind: kind.into(),
@@ -39,9 +52,11 @@ fn content() -> impl Strategy<Value = Option<Content>> {
 }
 
 /// A table of any partitions, one after the other.
-fn table(whole: Bytes) -> impl Strategy<Value = Option<Table>> {
-    let part =
-        (1u64..50, content(), prop_oneof![Just(None), Just(Some("AKENE_BOOT")), Just(Some("akene-home"))]);
+fn table(whole: Bytes, strays: Strays) -> impl Strategy<Value = Option<Table>> {
+    let ours = u32::from(strays == Strays::Any);
+    let name =
+        prop_oneof![1 => Just(None), ours => Just(Some("AKENE_BOOT")), ours => Just(Some("akene-home"))];
+    let part = (1u64..50, content(strays), name);
     let table = (prop::collection::vec(part, 0..6), any::<bool>()).prop_map(move |(parts, gpt)| {
         let mut at = Bytes::mib(1);
         let mut partitions = Vec::new();
@@ -67,14 +82,14 @@ fn table(whole: Bytes) -> impl Strategy<Value = Option<Table>> {
     prop_oneof![1 => Just(None), 1 => table.prop_map(Some)]
 }
 
-fn any_disk(name: &'static str) -> impl Strategy<Value = Disk> {
+fn any_disk(name: &'static str, strays: Strays) -> impl Strategy<Value = Disk> {
     let flags =
         (prop::bool::weighted(0.1), prop::bool::weighted(0.1), prop::bool::weighted(0.1), any::<bool>());
     let health =
         prop_oneof![Just(Health::Good), Just(Health::Unknown), Just(Health::Worn), Just(Health::Failing)];
     let rotational = prop_oneof![Just(None), Just(Some(true)), Just(Some(false))];
     size(4096).prop_flat_map(move |size| {
-        (table(size), flags, health.clone(), rotational.clone()).prop_map(
+        (table(size, strays), flags, health.clone(), rotational.clone()).prop_map(
             move |(table, (removable, read_only, live_medium, big_sectors), health, rotational)| Disk {
                 size: size.align_down(Bytes(4096)),
                 logical_sector: if big_sectors { 4096 } else { 512 },
@@ -90,10 +105,10 @@ fn any_disk(name: &'static str) -> impl Strategy<Value = Disk> {
     })
 }
 
-fn any_machine() -> impl Strategy<Value = Inventory> {
+fn any_machine(strays: Strays) -> impl Strategy<Value = Inventory> {
     let firmware =
         prop_oneof![Just(FirmwareKind::Bios), Just(FirmwareKind::Uefi64), Just(FirmwareKind::Uefi32)];
-    (firmware, any_disk("sda"), any_disk("sdb"), any_disk("nvme0n1"), 0usize..4)
+    (firmware, any_disk("sda", strays), any_disk("sdb", strays), any_disk("nvme0n1", strays), 0usize..4)
         .prop_map(|(firmware, a, b, c, n)| machine(firmware, [a, b, c].into_iter().take(n).collect()))
 }
 
@@ -337,10 +352,10 @@ fn check(wishes: &StorageWishes, inventory: &Inventory) -> Option<Plan> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(4000))]
 
     #[test]
-    fn every_plan_is_sound(wishes in any_wishes(), inventory in any_machine()) {
+    fn every_plan_is_sound(wishes in any_wishes(), inventory in any_machine(Strays::Any)) {
         let Some(first) = check(&wishes, &inventory) else { return Ok(()) };
         // The order in which the kernel found the disks changes nothing.
         let mut turned = inventory.clone();
@@ -350,7 +365,7 @@ proptest! {
     }
 
     #[test]
-    fn a_machine_that_has_the_plan_keeps_it(wishes in any_wishes(), inventory in any_machine()) {
+    fn a_machine_that_has_the_plan_keeps_it(wishes in any_wishes(), inventory in any_machine(Strays::None)) {
         let Some(first) = check(&wishes, &inventory) else { return Ok(()) };
         let installed = after(&first, &inventory);
         let second = plan(&wishes, &installed).unwrap();
@@ -362,8 +377,11 @@ proptest! {
             };
             plan.disks.iter().flat_map(there).collect()
         };
-        if places(&first) != places(&second) { println!("FIRST\n{}\nSECOND\n{}", render::text(&first, &inventory, render::Style::default()), render::text(&second, &installed, render::Style::default())); }
-        prop_assert_eq!(places(&first), places(&second));
+        let shown = |plan: &Plan, before: &Inventory| render::text(plan, before, render::Style::default());
+        prop_assert_eq!(
+            places(&first), places(&second),
+            "first\n{}\nthen\n{}", shown(&first, &inventory), shown(&second, &installed)
+        );
         prop_assert!(second.disks.iter().all(|d| !d.new_table));
         for p in second.disks.iter().flat_map(|d| &d.partitions) {
             let role = &p.purpose;
@@ -381,8 +399,24 @@ proptest! {
         prop_assert_eq!((&second.disks, &second.groups), (&third.disks, &third.groups));
     }
 
+    /// With parts of other machines about, nobody may be able to tell what is whose. Then nothing is touched.
     #[test]
-    fn without_permission_to_wipe_nothing_is_lost(wishes in any_wishes(), inventory in any_machine()) {
+    fn a_machine_among_strays_keeps_its_plan_or_is_refused(
+        wishes in any_wishes(), inventory in any_machine(Strays::Any)
+    ) {
+        let Some(first) = check(&wishes, &inventory) else { return Ok(()) };
+        let installed = after(&first, &inventory);
+        match plan(&wishes, &installed) {
+            Ok(second) => {
+                check(&wishes, &installed);
+                prop_assert!(second.disks.iter().all(|d| !d.new_table));
+            }
+            Err(Issues(issues)) => prop_assert!(issues.iter().all(|i| i.code == "kept-data-in-the-way"), "{issues:?}"),
+        }
+    }
+
+    #[test]
+    fn without_permission_to_wipe_nothing_is_lost(wishes in any_wishes(), inventory in any_machine(Strays::Any)) {
         if let Ok(careful) = plan_within(&wishes, &inventory, Consent::Blank) {
             prop_assert!(careful.destroys.is_empty());
             prop_assert_eq!(careful.needs, Consent::Blank);

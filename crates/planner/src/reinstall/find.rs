@@ -1,0 +1,126 @@
+//! Where a volume lies on a machine that has had a system of ours: by the names we gave, else by what it looks like.
+
+use akene_protocol::inventory::{Disk, LooksLike, Partition, VolumeGroup};
+use akene_protocol::profile::Filesystem;
+use akene_protocol::resolve::VolumeWish;
+
+use super::is_boot_disk;
+use super::work::Work;
+use crate::homes::{home_of, is_home};
+use crate::lay::{group_name, role};
+use crate::recognise::{filesystem_found, find_alike, find_named, fullest, home_inside, named};
+use crate::{Role, words};
+
+/// Where a volume lies: on a partition of a disk, or on a group with its members.
+pub(super) enum Found<'a> {
+    Partition(usize, &'a Partition),
+    Group(&'a VolumeGroup, Vec<(usize, &'a Partition)>),
+}
+
+impl<'a> Work<'_, 'a> {
+    /// Where a volume lies: what has our name, on the boot disk, on others and among the groups; else what looks like
+    /// it. A `/home` that is to be made anew each time never is somebody's because of its look.
+    pub(super) fn find(&self, volume: &VolumeWish) -> Result<Option<Found<'a>>, String> {
+        let role = role(volume);
+        let free = |p: &Partition| self.fixed.iter().all(|(g, q)| *g != self.at || q.number != p.number);
+        let boot = self.disks[self.at].table.as_ref();
+        let here = |p: &'a Partition| Found::Partition(self.at, p);
+        let named_here = boot.map(|t| find_named(t, &role, volume.filesystem, &free)).transpose()?.flatten();
+        if let Some(found) = named_here {
+            return Ok(Some(here(found)));
+        }
+        let mut elsewhere = self.others().filter(|(_, p)| named(p, &role, volume.filesystem));
+        match (elsewhere.next(), elsewhere.next()) {
+            (Some((g, p)), Some((h, q))) => {
+                return Err(format!(
+                    "{} and {} both look like it",
+                    words::partition(&self.disks[g].name, p.number),
+                    words::partition(&self.disks[h].name, q.number)
+                ));
+            }
+            (Some((g, p)), None) => return Ok(Some(Found::Partition(g, p))),
+            (None, _) => {}
+        }
+        if let Some(group) = self.group(&group_name(volume))? {
+            return Ok(Some(group));
+        }
+        if role == Role::Volume("home".into()) && !is_home(volume) {
+            return Ok(None);
+        }
+        let alike = boot.map(|t| find_alike(t, &role, &free)).transpose()?.flatten().map(here);
+        let alike = alike.or_else(|| self.adopted(&role).map(|(g, p)| Found::Partition(g, p)));
+        match self.groups_found.iter().find(|g| g.complete && home_of(g).is_some()) {
+            // One of another system, whose files were kept.
+            Some(group) if alike.is_none() && is_home(volume) && self.wishes.keep_homes => {
+                self.group(&group.name)
+            }
+            _ => Ok(alike),
+        }
+    }
+
+    /// The partitions on disks that are no Akène machine's boot disk.
+    fn others(&self) -> impl Iterator<Item = (usize, &'a Partition)> {
+        let others = self.disks.iter().enumerate().filter(|(g, d)| *g != self.at && !is_boot_disk(d));
+        others.flat_map(|(g, d)| d.table.iter().flat_map(|t| &t.partitions).map(move |p| (g, p)))
+    }
+
+    /// People's files that were found on another disk when this machine was installed, and kept there: they have no
+    /// name of ours. A root is only taken for the files in it, never to be formatted.
+    fn adopted(&self, role: &Role) -> Option<(usize, &'a Partition)> {
+        let fits = |p: &Partition| match role {
+            Role::Volume(name) if name == "home" => {
+                let content = p.content.as_ref();
+                content.is_some_and(|c| c.looks_like == Some(LooksLike::Home))
+                    && filesystem_found(p).is_some_and(|f| f != Filesystem::Vfat)
+            }
+            Role::Root => home_inside(p),
+            _ => false,
+        };
+        let wanted =
+            self.wishes.keep_homes && (*role == Role::Root || self.wishes.volumes.iter().any(is_home));
+        self.others().filter(|(_, p)| wanted && fits(p)).min_by_key(|(_, p)| fullest(p))
+    }
+
+    /// The group with this name.
+    fn group(&self, name: &str) -> Result<Option<Found<'a>>, String> {
+        let mut all = self.groups_found.iter().filter(|g| g.name == name);
+        let group = match (all.next(), all.next()) {
+            (None, _) => return Ok(None),
+            (Some(_), Some(_)) => return Err(format!("there are two volume groups `{name}`")),
+            (Some(group), None) => group,
+        };
+        if !group.complete {
+            return Err(format!(
+                "its volume group `{name}` misses a disk: put back the one that was taken out"
+            ));
+        }
+        let members = group.members.iter().map(|member| {
+            let on = |(g, d): (usize, &&'a Disk)| {
+                let partitions = d.table.iter().flat_map(|t| &t.partitions);
+                let mut fits = partitions.filter(|p| words::partition(&d.name, p.number) == *member);
+                fits.next().map(|p| (g, p))
+            };
+            self.disks.iter().enumerate().find_map(on).ok_or_else(|| {
+                format!("its volume group `{name}` lies on {member} too, which cannot be used")
+            })
+        });
+        Ok(Some(Found::Group(group, members.collect::<Result<_, _>>()?)))
+    }
+
+    /// Whether people's files lie in the root, and nowhere else that counts: a root of ours with files in it was
+    /// chosen for them once, and whatever else looks like a `/home` was left alone then.
+    pub(super) fn root_holds_home(&self) -> bool {
+        let Some(wish) = self.wishes.volumes.iter().find(|v| role(v) == Role::Root) else { return false };
+        let Ok(Some(Found::Partition(_, root))) = self.find(wish) else { return false };
+        if !self.wishes.keep_homes || !home_inside(root) {
+            return false;
+        }
+        let ours = named(root, &Role::Root, wish.filesystem);
+        !self.wishes.volumes.iter().filter(|v| is_home(v)).any(|v| match self.find(v) {
+            Ok(Some(Found::Partition(_, found))) => !ours || named(found, &role(v), v.filesystem),
+            Ok(Some(Found::Group(group, _))) => !ours || group.name == group_name(v),
+            Ok(None) => false,
+            Err(_) => true,
+        })
+    }
+}
