@@ -38,6 +38,8 @@ pub(crate) struct Solved<'a> {
     pub arrangement: Arrangement<'a>,
     pub problem: Problem<'a>,
     pub layout: Layout,
+    /// The layout with a spread volume that would be better but for the risk.
+    pub not_spread: Option<Layout>,
     /// Optional volumes for which there was no room.
     pub left_out: Vec<&'a VolumeWish>,
     pub rung: Rung,
@@ -71,6 +73,7 @@ impl<'a> Arrangement<'a> {
             items: Vec::new(),
             firmware,
             small_boot: false,
+            spread: true,
             fixed_files: self.fixed_files,
             fixed_system: self.fixed_system,
             given_up: Vec::new(),
@@ -130,9 +133,31 @@ impl<'a> Arrangement<'a> {
             true => Rung::Minimal,
             false => gone.max_by_key(|r| wishes.ladder.iter().position(|l| l == r)).unwrap_or(Rung::Full),
         };
-        let Some(layout) = problem.solve(&|_| true) else { return Err(problem) };
-        Ok(Solved { arrangement: self, problem, layout, left_out, rung: lowest })
+        let Some(mut layout) = problem.solve(&|_| true) else { return Err(problem) };
+        let mut not_spread = None;
+        if layout.spread().is_some() {
+            problem.spread = false;
+            match problem.solve(&|_| true) {
+                Some(whole) if !worth_spreading(&layout, &whole, &problem) => {
+                    not_spread = Some(std::mem::replace(&mut layout, whole));
+                }
+                _ => problem.spread = true,
+            }
+        }
+        Ok(Solved { arrangement: self, problem, layout, not_spread, left_out, rung: lowest })
     }
+}
+
+/// Whether a layout with a spread volume is to be taken, where the best one without is this. The volume is lost with
+/// any of its disks: that is borne to keep off a risk, or for at least twice the room where it lacks what it needs.
+fn worth_spreading(spread: &Layout, whole: &Layout, problem: &Problem<'_>) -> bool {
+    if spread.objective.risk < whole.objective.risk {
+        return true;
+    }
+    spread.spread().is_some_and(|item| {
+        let lacks = whole.sizes[item] < problem.items[item].ask.enough;
+        lacks && spread.sizes[item] >= 2 * whole.sizes[item]
+    })
 }
 
 /// The rung of the ladder at which a volume is given up.

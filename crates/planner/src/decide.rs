@@ -11,7 +11,7 @@ use akene_protocol::resolve::StorageWishes;
 use crate::arrangement::{Arrangement, Solved};
 use crate::candidates::{Candidates, Excluded, candidates};
 use crate::lay;
-use crate::problem::{Kind, PRIMARIES, Problem, REGIONS};
+use crate::problem::{Kind, PRIMARIES, Problem, REGIONS, bits};
 use crate::{Destroyed, GRAIN, Issue, Issues, Plan, VERSION, ground, homes, reinstall, risk, words};
 
 /// A plan with how it came about.
@@ -190,7 +190,7 @@ fn finish<'a>(solved: Solved<'a>, disks: &[&Disk], remarks: &[Issue], excluded: 
         let regions = &solved.problem.regions;
         let searched = regions.iter().any(|r| solved.problem.grounds[r.ground].disk.name == *name);
         notes.push(match site.is_some_and(|s| !s.free.is_empty()) {
-            true if searched => format!("{name} is not used: {boot} serves better"),
+            true if searched => unneeded(&solved, name, &boot),
             true => format!("{name} is not used: only the {REGIONS} largest free places are looked at"),
             false => format!("{name} is not used: what it holds stays, and leaves no room"),
         });
@@ -207,6 +207,21 @@ fn finish<'a>(solved: Solved<'a>, disks: &[&Disk], remarks: &[Issue], excluded: 
         notes,
     };
     Decided { plan, solved }
+}
+
+/// Why a disk is not used that could be.
+fn unneeded(solved: &Solved<'_>, disk: &str, boot: &str) -> String {
+    let problem = &solved.problem;
+    let spread = solved.not_spread.as_ref().and_then(|layout| {
+        let item = layout.spread()?;
+        let mut on = bits(problem.disks_of(layout.places[item]));
+        on.any(|g| problem.grounds[g].disk.name == disk).then_some((layout, item))
+    });
+    match spread {
+        Some((layout, item)) => format!("{disk} is not used: {}", lay::not_spread(solved, layout, item)),
+        None if solved.layout.objective.short => format!("{disk} is not used: {boot} serves better"),
+        None => format!("{disk} is not used: everything has enough without it"),
+    }
 }
 
 fn consent_needed(disk: &Disk, lost: &[Destroyed]) -> Issue {

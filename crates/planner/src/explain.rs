@@ -80,6 +80,11 @@ pub fn explain_within(
             Some(other) => lost(&other.objective, &lay::place_name(problem, other.places[i])),
             None => "there is no other place for it".to_owned(),
         };
+        let spread = solved.not_spread.as_ref().filter(|layout| layout.spread() == Some(i));
+        let why = match spread {
+            Some(layout) => format!("{why}; {}", lay::not_spread(&solved, layout, i)),
+            None => why,
+        };
         let place = lay::place_name(problem, best.places[i]);
         volumes.push(Reason { what: lay::item_name(&item.kind), place, why });
     }

@@ -7,7 +7,7 @@ use akene_protocol::resolve::VolumeWish;
 
 use crate::arrangement::Solved;
 use crate::fill::Ask;
-use crate::problem::{Kind, PRIMARIES, Problem, ask, bits};
+use crate::problem::{Kind, Layout, PRIMARIES, Problem, ask, bits};
 use crate::{Action, DiskPlan, DiskRef, GRAIN, GroupPlan, Member, PartitionPlan, Role, risk, words};
 
 /// What a volume of the profile is for.
@@ -283,6 +283,18 @@ pub(crate) fn place_name(problem: &Problem<'_>, place: u16) -> String {
     let names: Vec<String> =
         bits(problem.disks_of(place)).map(|g| problem.grounds[g].disk.name.clone()).collect();
     words::list(&names)
+}
+
+/// Why a volume is not spread, though it would have more.
+pub(crate) fn not_spread(solved: &Solved<'_>, layout: &Layout, item: usize) -> String {
+    let bytes = |grains: u64| Bytes(grains * GRAIN.0);
+    format!(
+        "{} over {} would have {} instead of {}, and be lost with any of them",
+        item_name(&solved.problem.items[item].kind),
+        place_name(&solved.problem, layout.places[item]),
+        bytes(layout.sizes[item]),
+        bytes(solved.layout.sizes[item]),
+    )
 }
 
 /// What an item is called.

@@ -22,10 +22,12 @@ pub struct Objective {
     /// Something is destroyed.
     pub destroys: bool,
     /// Whole tenths of its way to enough that each volume has covered, the worst off first. Empty when nobody is
-    /// short. It is for this that a volume is spread, not for a little more.
+    /// short.
     pub tenths: Reverse<Vec<u8>>,
-    /// Pieces of a spread volume beyond the first: the last resort.
+    /// Pieces of a spread volume beyond the first.
     pub spread: u32,
+    /// Quarters of the room that nobody has.
+    pub wasted: u8,
     /// How far the volumes are on their way to enough, the worst off first.
     pub fairness: Reverse<Vec<Part>>,
     /// Disks that people's files need, and disks that the system needs.
@@ -75,6 +77,7 @@ impl Objective {
             ("something destroyed", yes(self.destroys)),
             ("tenths of the way to enough, the worst off first", tenths),
             ("pieces of a spread volume beyond the first", self.spread.to_string()),
+            ("quarters of the room unused", self.wasted.to_string()),
             ("the worst off on its way to enough", format!("{worst} %")),
             ("disks needed", format!("{} for files, {} for the system", self.disks.0, self.disks.1)),
             (
@@ -110,6 +113,7 @@ impl Objective {
             self.destroys != other.destroys,
             self.tenths != other.tenths,
             self.spread != other.spread,
+            self.wasted != other.wasted,
             self.fairness != other.fairness,
             self.disks != other.disks,
             self.latency != other.latency,

@@ -149,6 +149,8 @@ pub(crate) struct Problem<'a> {
     pub firmware: FirmwareKind,
     /// With the smallest boot partition that works.
     pub small_boot: bool,
+    /// Whether a volume may be spread over several regions, if its wish allows it.
+    pub spread: bool,
     /// Disks, by index of their ground, that people's files and the system need already.
     pub fixed_files: u16,
     pub fixed_system: u16,
@@ -165,6 +167,13 @@ pub(crate) struct Layout {
     /// Grains of each physical volume of the spanned item, by region.
     pub members: Vec<(usize, u64)>,
     pub objective: Objective,
+}
+
+impl Layout {
+    /// The item that is spread.
+    pub fn spread(&self) -> Option<usize> {
+        self.places.iter().position(|p| p.count_ones() > 1)
+    }
 }
 
 impl<'a> Problem<'a> {
@@ -299,6 +308,7 @@ impl<'a> Problem<'a> {
             false => Vec::new(),
         };
         let unused = rooms.unused(&sizes);
+        let total: u64 = self.regions.iter().map(|r| r.grains).sum();
         let (disks, latency, loss) = self.traits(places);
         let partitions = places.iter().map(|p| p.count_ones()).sum();
         let objective = Objective {
@@ -309,6 +319,7 @@ impl<'a> Problem<'a> {
             destroys,
             tenths: Reverse(tenths(&fairness)),
             spread: places.iter().map(|p| p.count_ones().saturating_sub(1)).sum(),
+            wasted: (unused * 4 / total.max(1)) as u8,
             fairness: Reverse(fairness),
             disks,
             latency,

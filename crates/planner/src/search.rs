@@ -42,7 +42,7 @@ impl<'s, 'a> Search<'s, 'a> {
     fn new(problem: &'s Problem<'a>, allowed: &'s dyn Fn(&[u16]) -> bool, any: bool) -> Self {
         let count = problem.regions.len();
         let mut tries: Vec<u16> = (1..1u32 << count).map(|m| m as u16).collect();
-        let spans = problem.items.iter().any(|i| i.wish().is_some_and(|w| w.span));
+        let spans = problem.spread && problem.items.iter().any(|i| i.wish().is_some_and(|w| w.span));
         tries.retain(|m| spans || m.count_ones() == 1);
         let room = |m: u16| bits(m).map(|r| problem.regions[r].grains).sum::<u64>();
         tries.sort_by_key(|m| (m.count_ones(), Reverse(room(*m)), *m));
@@ -58,7 +58,7 @@ impl<'s, 'a> Search<'s, 'a> {
         let count = problem.regions.len();
         let spanned = self.places.iter().any(|p| p.count_ones() > 1);
         let used = self.places.iter().fold(0, |all, p| all | p);
-        let may_span = !spanned && item.wish().is_some_and(|w| w.span);
+        let may_span = problem.spread && !spanned && item.wish().is_some_and(|w| w.span);
         // One region alone first, then ever more.
         let alone = if may_span { self.tries.len() } else { count };
         for at_try in 0..alone {

@@ -6,7 +6,7 @@ mod find;
 mod work;
 
 use akene_protocol::Bytes;
-use akene_protocol::inventory::{Disk, Inventory, LooksLike, Partition, Table};
+use akene_protocol::inventory::{Disk, Inventory, LooksLike, Partition, Table, VolumeGroup};
 use akene_protocol::issue::Issue;
 use akene_protocol::profile::{Filesystem, Foreign};
 use akene_protocol::resolve::{StorageWishes, VolumeWish};
@@ -59,33 +59,36 @@ pub(crate) fn blocked(
         let table = disks[g].table.iter();
         table.flat_map(|t| &t.partitions).find(|p| fits(p)).map(|p| (disks[g], p.clone()))
     };
+    let names: Vec<String> = wishes.volumes.iter().filter(|v| v.user_data).map(group_name).collect();
+    let groups = || inventory.volume_groups.iter().filter(|g| names.contains(&g.name));
+    let on_group = |group: &VolumeGroup| {
+        Issue::new(
+            "kept-data-in-the-way",
+            &group.name,
+            format!(
+                "the volume group {} holds people's files, which are always kept, but: {reasons}",
+                group.name
+            ),
+            "put the disk back that is missing; if it is lost, so are the files: set `storage.keep-homes = false`",
+        )
+    };
+    if let Some(group) = groups().find(|g| !g.complete) {
+        return Some(on_group(group));
+    }
     // What has no name of ours elsewhere is kept without this machine's table, too.
     let others = (0..disks.len()).filter(|g| *g != at && !is_boot_disk(disks[*g]));
     let found = on(at, &|p| holds_files(p, wishes))
         .or_else(|| others.filter_map(|g| on(g, &|p| named_for_files(p, wishes))).next());
-    if let Some((disk, files)) = found {
-        return Some(Issue::new(
-            "kept-data-in-the-way",
-            words::partition(&disk.name, files.number),
-            format!(
-                "{} holds {}, which is always kept, but this profile does not fit the table around it: {reasons}",
-                disk.name,
-                words::partition_content(&files),
-            ),
-            "ask less in the profile's `storage`, or copy the files away and clear the disk with `wipefs -a`",
-        ));
-    }
-    let files = |v: &&VolumeWish| v.user_data;
-    let names: Vec<String> = wishes.volumes.iter().filter(files).map(group_name).collect();
-    let group = inventory.volume_groups.iter().find(|g| names.contains(&g.name))?;
+    let Some((disk, files)) = found else { return groups().next().map(on_group) };
     Some(Issue::new(
         "kept-data-in-the-way",
-        &group.name,
+        words::partition(&disk.name, files.number),
         format!(
-            "the volume group {} holds people's files, which are always kept, but: {reasons}",
-            group.name
+            "{} holds {}, which is always kept, but this profile does not fit the table around it: {reasons}",
+            disk.name,
+            words::partition_content(&files),
         ),
-        "put the disk back that is missing; if it is lost, so are the files: set `storage.keep-homes = false`",
+        "ask less in the profile's `storage`, or copy the files away and clear the disk with `wipefs -a`",
     ))
 }
 
