@@ -75,13 +75,14 @@ pub(crate) fn named(partition: &Partition, role: &Role, filesystem: Filesystem) 
 fn contradicts(content: &Content, role: &Role) -> bool {
     let home = *role == Role::Volume("home".into());
     match content.looks_like.as_ref() {
-        None => false,
+        // Made, and nothing in it yet.
+        None | Some(LooksLike::Empty) => false,
         Some(LooksLike::LinuxRoot { .. }) => *role != Role::Root,
         Some(LooksLike::AkeneBoot { .. }) => *role != Role::Boot,
         Some(LooksLike::Home) => !home,
         Some(LooksLike::Esp) => *role != Role::Esp,
         Some(LooksLike::Swap) => *role != Role::Swap,
-        Some(_) => true,
+        Some(LooksLike::Windows | LooksLike::OtherSystem { .. } | LooksLike::AkeneMedium) => true,
     }
 }
 
