@@ -1,0 +1,120 @@
+//! A machine with two small disks in a virtual machine: no disk alone holds the homes, so they lie on both. From
+//! the medium to the installed system that has confirmed itself, and judged from outside.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_tests::disks::has;
+use akene_tests::journey::{self, Journey, Put};
+use akene_tests::mirror::Mirror;
+use akene_tests::site::{Site, USER, small_server};
+use akene_tests::vm::{self, Accelerator, Firmware, HOST, Machine};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Says aloud what cannot be tested here, and why.
+fn possible() -> bool {
+    let missing = vm::missing().or_else(akene_tests::image::missing);
+    if let Some(why) = &missing {
+        eprintln!("SKIPPED: no virtual machine can be tested here: {why}");
+    }
+    missing.is_none() && has("lvm")
+}
+
+fn run(cmd: Cmd) -> String {
+    SystemRunner.run(&cmd).unwrap_or_else(|e| panic!("{e:#}")).text()
+}
+
+/// The physical volumes of an image as loop devices, let go of at the end.
+struct Loops(Vec<String>);
+
+impl Loops {
+    fn of(disk: &Path) -> Vec<String> {
+        let table: serde_json::Value =
+            serde_json::from_str(&run(Cmd::new("sfdisk").arg("--json").arg(disk))).unwrap();
+        let entries = table["partitiontable"]["partitions"].as_array().unwrap();
+        let physical = entries.iter().filter(|e| e["type"].as_str().unwrap().starts_with("E6D6D379"));
+        physical
+            .map(|e| {
+                let bytes = |key: &str| (e[key].as_u64().unwrap() * 512).to_string();
+                let place = ["--offset", &bytes("start"), "--sizelimit", &bytes("size")];
+                run(Cmd::new("losetup").args(["--find", "--show", "--read-only"]).args(place).arg(disk))
+            })
+            .collect()
+    }
+}
+
+impl Drop for Loops {
+    fn drop(&mut self) {
+        for device in &self.0 {
+            SystemRunner.run(&Cmd::new("losetup").args(["-d", device])).ok();
+        }
+    }
+}
+
+/// Puts the volume of the homes together without device-mapper: its pieces copied one after the other.
+fn homes(disks: &[PathBuf], to: &Path) {
+    let loops = Loops(disks.iter().flat_map(|disk| Loops::of(disk)).collect());
+    assert_eq!(loops.0.len(), 2, "each disk has a physical volume");
+    let accepted: String = loops.0.iter().map(|d| format!("\"a|^{d}$|\",")).collect();
+    let config = format!("devices {{ filter=[{accepted}\"r|.*|\"] use_devicesfile=0 scan=\"/dev\" }}");
+    let fields = "lv_name,seg_start,seg_size,devices,vg_extent_size,pe_start";
+    let form = ["--readonly", "--segments", "--noheadings", "--units", "b", "--nosuffix", "--separator", ";"];
+    let ask = Cmd::new("lvm").arg("lvs").args(form).args(["-o", fields, "--config", &config]);
+    let told = run(ask.env("LVM_SYSTEM_DIR", "").env("LVM_SUPPRESS_FD_WARNINGS", "1"));
+    let out = std::fs::File::create(to).unwrap();
+    assert_eq!(told.lines().count(), 2, "{told}");
+    for line in told.lines() {
+        let words: Vec<&str> = line.trim().split(';').collect();
+        assert_eq!(words[0], "home", "{told}");
+        let (device, first) = words[3].trim_end_matches(')').split_once('(').unwrap();
+        let number = |word: &str| word.parse::<u64>().unwrap();
+        let from = number(words[5]) + number(first) * number(words[4]);
+        out.set_len(number(words[1]) + number(words[2])).unwrap();
+        let copy = Cmd::new("dd").args([format!("if={device}"), format!("of={}", to.display())]);
+        let copy = copy.args(["bs=4M", "conv=notrunc,sparse", "iflag=skip_bytes", "oflag=seek_bytes", "status=none"]);
+        run(copy.args([
+            format!("skip={from}"),
+            format!("seek={}", words[1]),
+            format!("count={}", number(words[2]) >> 22),
+        ]));
+    }
+}
+
+/// Takes some forty minutes where instructions are translated.
+#[test]
+fn homes_over_two_small_disks() {
+    if std::env::var_os("AKENE_FULL").is_none() {
+        eprintln!("SKIPPED: homes over two disks in a virtual machine are part of the full run (AKENE_FULL=1)");
+        return;
+    }
+    if !possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mirror = Mirror::start().unwrap();
+    let built = journey::image_of_this_run(&mirror).unwrap();
+    println!("running under {:?}", Accelerator::find(&built.kernel()));
+    let profile = small_server(&mirror, HOST)
+        + "\n[storage.volumes.home]\nmin = \"6 GiB\"\noptional = false\n[storage.volumes.swap]\nwanted = false\n";
+    let mut site = Site::new(dir.path(), HOST, &profile).unwrap();
+    site.start().unwrap();
+    let disk = |name: &str| vm::blank_disk(&dir.path().join(name), 6 << 30).unwrap();
+    let disks = vec![disk("one.img"), disk("two.img")];
+    let mut machine = Machine::new(Firmware::Bios);
+    machine.memory = 1536;
+    machine.disks = disks.clone();
+    let mut journey = Journey::begin(site, &built.iso(), Put::Disc, machine, dir.path()).unwrap();
+    println!("{:?}", journey.complete().unwrap());
+    journey.shut_down().unwrap();
+
+    for disk in &disks {
+        assert!(run(Cmd::new("sgdisk").arg("-v").arg(disk)).contains("No problems found"));
+    }
+    let home = dir.path().join("home.img");
+    homes(&disks, &home);
+    run(Cmd::new("e2fsck").arg("-fn").arg(&home));
+    let listed = run(Cmd::new("debugfs").args(["-R", "ls -p /"]).arg(&home));
+    assert!(listed.contains(&format!("/{USER}/")), "{listed}");
+}
