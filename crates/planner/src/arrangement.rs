@@ -31,6 +31,8 @@ pub(crate) struct Arrangement<'a> {
     /// Disks people's files and the system need already: a bit for each site.
     pub fixed_files: u16,
     pub fixed_system: u16,
+    /// The disk of a root that has its place already.
+    pub fixed_root: u16,
 }
 
 /// An arrangement with the best layout in it.
@@ -61,6 +63,7 @@ impl<'a> Arrangement<'a> {
             home_in_root: false,
             fixed_files: 0,
             fixed_system: 0,
+            fixed_root: 0,
         }
     }
 
@@ -76,6 +79,7 @@ impl<'a> Arrangement<'a> {
             spread: true,
             fixed_files: self.fixed_files,
             fixed_system: self.fixed_system,
+            fixed_root: self.fixed_root,
             given_up: Vec::new(),
         }
     }

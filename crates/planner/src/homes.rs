@@ -220,6 +220,7 @@ fn keep<'a>(
             arrangement.home_in_root = home.is_some();
             arrangement.fixed_files = bit;
             arrangement.fixed_system = bit;
+            arrangement.fixed_root = bit;
         }
         (_, None) => {
             arrangement

@@ -154,6 +154,8 @@ pub(crate) struct Problem<'a> {
     /// Disks, by index of their ground, that people's files and the system need already.
     pub fixed_files: u16,
     pub fixed_system: u16,
+    /// The disk of a root that stays where it is.
+    pub fixed_root: u16,
     /// Optional volumes left out, the most important first.
     pub given_up: Vec<bool>,
 }
@@ -254,7 +256,7 @@ impl<'a> Problem<'a> {
         let (mut files, mut system) = (self.fixed_files, self.fixed_system);
         let mut doubtful = false;
         let mut touched = 0;
-        let mut root = 0;
+        let mut root = self.fixed_root;
         for (item, place) in self.items.iter().zip(places) {
             let disks = self.disks_of(*place);
             touched |= disks;
@@ -337,7 +339,7 @@ impl<'a> Problem<'a> {
     /// The levels that depend on the disks alone, of a layout that may be incomplete: they can only become worse.
     #[allow(clippy::type_complexity)]
     pub(crate) fn traits(&self, places: &[u16]) -> ((u32, u32), (u8, u32, u32), (u32, u32)) {
-        let (mut files, mut system, mut root) = (self.fixed_files, self.fixed_system, 0);
+        let (mut files, mut system, mut root) = (self.fixed_files, self.fixed_system, self.fixed_root);
         let mut latency = (0, 0, 0);
         for (item, place) in self.items.iter().zip(places) {
             let disks = self.disks_of(*place);
@@ -372,8 +374,8 @@ impl<'a> Problem<'a> {
             let ground = &self.grounds[region.ground];
             let disk = ground.disk;
             let alone = self.regions.iter().filter(|o| o.ground == region.ground).count() == 1;
-            let fixed = (self.fixed_files | self.fixed_system) & (1 << region.ground) != 0;
-            (alone && !fixed).then_some((
+            let fixed = self.fixed_files | self.fixed_system | self.fixed_root;
+            (alone && fixed & (1 << region.ground) == 0).then_some((
                 (region.grains, disk.size, disk.logical_sector, disk.health, risk::latency(disk)),
                 (self.doubtful(disk), ground.table == TableKind::Gpt, ground.new_table, ground.entries),
                 (ground.removes, ground.destroys, region.start < REACH),

@@ -156,8 +156,9 @@ fn serve<'a>(
             _ => {}
         }
     }
-    if home_in_root || files == 0 {
-        files |= fixed.iter().filter(|(_, p)| p.purpose == Role::Root).fold(0, |all, (g, _)| all | 1 << g);
+    let root = fixed.iter().filter(|(_, p)| p.purpose == Role::Root).fold(0, |all, (g, _)| all | 1 << g);
+    if home_in_root {
+        files |= root;
     }
     Ok(Arrangement {
         reinstall: true,
@@ -172,6 +173,7 @@ fn serve<'a>(
         home_in_root,
         fixed_files: files,
         fixed_system: system,
+        fixed_root: root,
     })
 }
 
