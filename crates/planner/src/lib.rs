@@ -22,6 +22,8 @@ mod homes;
 mod lay;
 mod model;
 pub mod objective;
+#[cfg(test)]
+mod oracle;
 mod problem;
 mod recognise;
 mod reinstall;

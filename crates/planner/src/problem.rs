@@ -192,10 +192,11 @@ impl<'a> Problem<'a> {
         }
         for (g, ground) in self.grounds.iter().enumerate() {
             let mut count = 0;
-            let mut first = None;
+            // A new table leaves one region.
+            let mut region = None;
             for (place, item) in places.iter().zip(&self.items) {
                 for r in bits(*place).filter(|r| self.regions[*r].ground == g) {
-                    first = Some(r);
+                    region = Some(r);
                     count += match item.kind {
                         Kind::Chain => {
                             let bios = u64::from(ground.table == TableKind::Gpt);
@@ -209,7 +210,7 @@ impl<'a> Problem<'a> {
             if count > ground.entries {
                 return None;
             }
-            if let (true, TableKind::Mbr, Some(r)) = (ground.new_table, ground.table, first)
+            if let (true, TableKind::Mbr, Some(r)) = (ground.new_table, ground.table, region)
                 && count > PRIMARIES
             {
                 caps[r] = caps[r].checked_sub((count - (PRIMARIES - 1)) as u64)?;
@@ -279,12 +280,12 @@ impl<'a> Problem<'a> {
         risk::any(bits(mask).map(|g| self.grounds[g].disk.health))
     }
 
-    /// A BIOS knows no NVMe, and starts from USB and cards only if it is told to.
+    /// A BIOS knows no NVMe and no FireWire.
     fn doubtful(&self, disk: &Disk) -> bool {
         self.firmware == FirmwareKind::Bios && matches!(disk.bus, Bus::Nvme | Bus::Firewire)
     }
 
-    /// Judges a complete layout. `worse_than`: give up as soon as it is certain that it is not better.
+    /// Judges a complete layout. `best`: give up as soon as it is certain that it is not better.
     pub fn judge(&self, places: &[u16], best: Option<&Objective>) -> Option<Layout> {
         let mut caps = [0; 16];
         self.caps(places, &mut caps)?;
