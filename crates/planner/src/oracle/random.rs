@@ -27,8 +27,33 @@ pub struct MadeDisk {
     reach: Option<i64>,
     /// Disks with the same chain have the same size.
     size: u64,
-    /// The same as the disk before.
-    again: bool,
+    /// The same as the disk before, but for what has this number ([`MadeDisk::again`]).
+    again: Option<u8>,
+}
+
+impl MadeDisk {
+    /// The same disk again, but for one thing that it has from `other`, or for nothing.
+    fn again(&self, other: &MadeDisk, but: u8, size: u64) -> MadeDisk {
+        let (same, other) = (self.clone(), other.clone());
+        match but {
+            0 => MadeDisk { health: other.health, ..same },
+            1 => MadeDisk { bus: other.bus, ..same },
+            2 => MadeDisk { rotational: other.rotational, ..same },
+            3 => MadeDisk { sector: other.sector, ..same },
+            4 => MadeDisk { chain: other.chain, size, ..same },
+            5 if !self.new_table => MadeDisk { entries: other.entries.min(4), ..same },
+            6 if !self.new_table => MadeDisk { table: other.table, entries: self.entries.min(4), ..same },
+            7 if self.weights.len() == 1 => {
+                MadeDisk { table: other.table, new_table: other.new_table, entries: other.entries, ..same }
+            }
+            8 => MadeDisk { removes: other.removes, ..same },
+            9 => MadeDisk { destroys: other.destroys, ..same },
+            10 if !self.new_table => MadeDisk { weights: other.weights, ..same },
+            11 => MadeDisk { reach: other.reach, ..same },
+            12 => MadeDisk { weights: vec![self.weights[0] + 1], ..same },
+            _ => same,
+        }
+    }
 }
 
 /// Everything of a problem, owned.
@@ -74,7 +99,7 @@ fn disk() -> impl Strategy<Value = MadeDisk> {
     (
         (table, any::<bool>(), 0usize..7, 0u32..3, any::<bool>()),
         (prop_oneof![4 => Just(512u32), 1 => Just(4096u32)], health, bus, any::<Option<bool>>()),
-        (chain, prop::collection::vec(1u64..7, 1..3), reach, prop::bool::weighted(0.4)),
+        (chain, prop::collection::vec(1u64..7, 1..3), reach, prop::option::weighted(0.6, 0u8..20)),
     )
         .prop_map(
             |(
@@ -150,12 +175,10 @@ pub fn machine() -> impl Strategy<Value = Machine> {
     )
         .prop_map(|(bios, mut made, mut wishes, chain, small_boot, fixed, room)| {
             for i in 1..made.len() {
-                if made[i].again {
-                    let reach = made[i].reach;
-                    made[i] = MadeDisk { reach, ..made[i - 1].clone() };
-                } else {
-                    made[i].size = i as u64;
-                }
+                made[i] = match made[i].again {
+                    Some(but) => made[i - 1].again(&made[i], but, i as u64),
+                    None => MadeDisk { size: i as u64, ..made[i].clone() },
+                };
             }
             // Names are unique.
             let mut names = Vec::new();
