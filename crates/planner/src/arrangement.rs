@@ -137,31 +137,9 @@ impl<'a> Arrangement<'a> {
             true => Rung::Minimal,
             false => gone.max_by_key(|r| wishes.ladder.iter().position(|l| l == r)).unwrap_or(Rung::Full),
         };
-        let Some(mut layout) = problem.solve(&|_| true) else { return Err(problem) };
-        let mut not_spread = None;
-        if layout.spread().is_some() {
-            problem.spread = false;
-            match problem.solve(&|_| true) {
-                Some(whole) if !worth_spreading(&layout, &whole, &problem) => {
-                    not_spread = Some(std::mem::replace(&mut layout, whole));
-                }
-                _ => problem.spread = true,
-            }
-        }
+        let Some((layout, not_spread)) = problem.settle() else { return Err(problem) };
         Ok(Solved { arrangement: self, problem, layout, not_spread, left_out, rung: lowest })
     }
-}
-
-/// Whether a layout with a spread volume is to be taken, where the best one without is this. The volume is lost with
-/// any of its disks: that is borne to keep off a risk, or for at least twice the room where it lacks what it needs.
-fn worth_spreading(spread: &Layout, whole: &Layout, problem: &Problem<'_>) -> bool {
-    if spread.objective.risk < whole.objective.risk {
-        return true;
-    }
-    spread.spread().is_some_and(|item| {
-        let lacks = whole.sizes[item] < problem.items[item].ask.enough;
-        lacks && spread.sizes[item] >= 2 * whole.sizes[item]
-    })
 }
 
 /// The rung of the ladder at which a volume is given up.

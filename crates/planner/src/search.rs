@@ -18,6 +18,29 @@ impl Problem<'_> {
         search.best
     }
 
+    /// The layout that is taken, and the one with a spread volume that would be better but for the risk. Whether
+    /// volumes may be spread in this problem is settled with it.
+    pub fn settle(&mut self) -> Option<(Layout, Option<Layout>)> {
+        let best = self.solve(&|_| true)?;
+        let Some(item) = best.spread() else { return Some((best, None)) };
+        self.spread = false;
+        match self.solve(&|_| true) {
+            Some(whole) if !self.worth_spreading(item, &best, &whole) => Some((whole, Some(best))),
+            _ => {
+                self.spread = true;
+                Some((best, None))
+            }
+        }
+    }
+
+    /// Whether a layout in which this item is spread is to be taken, where the best one without is this. What is spread
+    /// is lost with any of its disks: that is borne to keep off a risk, or for at least twice the room where it lacks
+    /// what it needs.
+    fn worth_spreading(&self, item: usize, spread: &Layout, whole: &Layout) -> bool {
+        let lacks = whole.sizes[item] < self.items[item].ask.enough;
+        spread.objective.risk < whole.objective.risk || lacks && spread.sizes[item] >= 2 * whole.sizes[item]
+    }
+
     /// Whether there is a layout at all.
     pub fn feasible(&self) -> bool {
         let mut search = Search::new(self, &|_| true, true);

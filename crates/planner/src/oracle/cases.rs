@@ -79,6 +79,7 @@ fn problem<'a>(disks: &'a [Disk], regions: &[(Bytes, u64)], items: Vec<Item<'a>>
         items,
         firmware: FirmwareKind::Uefi64,
         small_boot: false,
+        spread: true,
         fixed_files: 0,
         fixed_system: 0,
         fixed_root: 0,

@@ -20,6 +20,7 @@ pub struct Levels {
     pub destroys: bool,
     pub tenths: Reverse<Vec<u64>>,
     pub spread: usize,
+    pub wasted: u64,
     pub fairness: Reverse<Vec<Fraction>>,
     pub disks: (usize, usize),
     pub latency: (u8, u32, u32),
@@ -43,6 +44,11 @@ impl Levels {
             ("destroys", self.destroys == theirs.destroys, format!("{}, {}", self.destroys, theirs.destroys)),
             ("tenths", self.tenths.0 == tenths, format!("{:?}, {tenths:?}", self.tenths.0)),
             ("spread", self.spread == theirs.spread as usize, format!("{}, {}", self.spread, theirs.spread)),
+            (
+                "wasted",
+                self.wasted == u64::from(theirs.wasted),
+                format!("{}, {}", self.wasted, theirs.wasted),
+            ),
             (
                 "fairness",
                 parts == theirs.fairness.0,
@@ -248,6 +254,8 @@ pub fn levels(problem: &Problem<'_>, place: &Place, house: &House, sizes: &[u64]
         fairness.clear();
     }
     let tenths = fairness.iter().map(|f| f.covered * 10 / f.way).collect();
+    let all: u64 = problem.regions.iter().map(|r| r.grains).sum();
+    let unused = house.unused(sizes);
     let loss = (loss(problem, &files), loss(problem, &system));
     Levels {
         risk: (class(loss.0), class(loss.1), doubtful),
@@ -255,13 +263,15 @@ pub fn levels(problem: &Problem<'_>, place: &Place, house: &House, sizes: &[u64]
         destroys: used.iter().any(|g| problem.grounds[*g].destroys),
         tenths: Reverse(tenths),
         spread,
+        // The most whole quarters of all that it comes to.
+        wasted: (1..=4).rev().find(|quarters| unused * 4 >= all * quarters).unwrap_or(0),
         fairness: Reverse(fairness),
         disks: (files.len(), system.len()),
         latency,
         loss,
         changes: used.iter().map(|g| 1 + problem.grounds[*g].removes).sum(),
         rest: Reverse(house.rest(sizes)),
-        unused: house.unused(sizes),
+        unused,
         partitions: place.iter().map(Vec::len).sum(),
         order: place.iter().map(|at| at.iter().map(|r| 1 << r).sum()).collect(),
     }

@@ -47,12 +47,33 @@ fn effort(problem: &Problem<'_>) -> u64 {
 
 /// The best of all layouts.
 fn best(problem: &Problem<'_>) -> Option<(Levels, Place)> {
-    let judged = places(problem).into_iter().filter_map(|place| {
+    best_of(problem, &|_| true).map(|(levels, place, _)| (levels, place))
+}
+
+/// The best of those layouts whose place is `admitted`, with its sizes.
+fn best_of(problem: &Problem<'_>, admitted: &dyn Fn(&Place) -> bool) -> Option<(Levels, Place, Vec<u64>)> {
+    let judged = places(problem).into_iter().filter(admitted).filter_map(|place| {
         let house = house(problem, &place)?;
         let sizes = house.grain_by_grain()?;
-        Some((levels(problem, &place, &house, &sizes), place))
+        Some((levels(problem, &place, &house, &sizes), place, sizes))
     });
     judged.min()
+}
+
+/// The layout that is taken: nothing is spread but as the last resort.
+fn taken(problem: &Problem<'_>) -> Option<(Levels, Place)> {
+    let (levels, place, sizes) = best_of(problem, &|_| true)?;
+    let whole = best_of(problem, &|place| place.iter().all(|at| at.len() == 1));
+    let spread = place.iter().position(|at| at.len() > 1);
+    match (spread, whole) {
+        (Some(volume), Some((without, there, alone))) => {
+            let keeps_off = levels.risk < without.risk;
+            let twice =
+                sizes[volume] / 2 >= alone[volume] && alone[volume] < problem.items[volume].ask.enough;
+            Some(if keeps_off || twice { (levels, place) } else { (without, there) })
+        }
+        _ => Some((levels, place)),
+    }
 }
 
 /// The rooms of a place and the least sizes, if these fit.
@@ -128,6 +149,22 @@ proptest! {
                     place, found.places, problem.regions);
             }
             (found, best) => prop_assert!(false, "found {:?}, the best is {:?}", found, best),
+        }
+    }
+
+    /// A volume is spread as the last resort only.
+    #[test]
+    fn nothing_is_spread_for_little(machine in machine()) {
+        let mut problem = machine.problem();
+        prop_assume!(effort(&problem) <= MOST && problem.items.iter().any(|i| i.wish().is_some_and(|w| w.span)));
+        let taken = taken(&problem);
+        let settled = problem.settle();
+        prop_assert_eq!(settled.is_some(), taken.is_some());
+        if let (Some((layout, other)), Some((levels, place))) = (settled, taken) {
+            prop_assert_eq!(levels.differs(&layout.objective), None, "{:?}, not {:?}", place, layout.places);
+            prop_assert_eq!(wrong(&problem, &layout), None);
+            // What was not done would have been better.
+            prop_assert!(other.is_none_or(|other| other.objective < layout.objective && !problem.spread));
         }
     }
 

@@ -276,6 +276,7 @@ impl Machine {
             items,
             firmware: self.firmware,
             small_boot: self.small_boot,
+            spread: true,
             fixed_files: self.fixed.0,
             fixed_system: self.fixed.1,
             fixed_root: self.fixed_root,
