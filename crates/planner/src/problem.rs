@@ -379,7 +379,7 @@ impl<'a> Problem<'a> {
             (alone && fixed & (1 << region.ground) == 0).then_some((
                 (region.grains, disk.size, disk.logical_sector, disk.health, risk::latency(disk)),
                 (self.doubtful(disk), ground.table == TableKind::Gpt, ground.new_table, ground.entries),
-                (ground.removes, ground.destroys, region.start < REACH),
+                (ground.removes, ground.destroys, boots(region)),
             ))
         };
         (0..self.regions.len())
@@ -402,7 +402,7 @@ impl<'a> Problem<'a> {
         }
         match item.kind {
             // The boot partition lies where 32-bit sector numbers reach.
-            Kind::Chain => regions().all(|r| r.start + Bytes(crate::GRAIN.0 * 8192) < REACH),
+            Kind::Chain => regions().all(boots),
             Kind::Volume(_) => regions().all(|r| r.grains >= item.ask.min),
         }
     }
@@ -416,8 +416,14 @@ pub(crate) fn tenths(fairness: &[Part]) -> Vec<u8> {
 /// Most primary partitions of an MBR.
 pub(crate) const PRIMARIES: usize = 4;
 
-/// Where 32-bit sector numbers of 512 bytes end.
-const REACH: Bytes = Bytes(2 << 40);
+/// Where the boot chain may begin at the latest: so far below the end of 32-bit sector numbers of 512 bytes that all of
+/// it lies before it.
+const REACH: Bytes = Bytes((2 << 40) - (8 << 30));
+
+/// Whether the boot chain may begin where a region does.
+fn boots(region: &Region) -> bool {
+    region.start <= REACH
+}
 
 /// The bits that are set.
 pub(crate) fn bits(mask: u16) -> impl Iterator<Item = usize> {
