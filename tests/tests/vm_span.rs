@@ -106,7 +106,7 @@ fn homes_over_two_small_disks() {
     machine.memory = 1536;
     machine.disks = disks.clone();
     let mut journey = Journey::begin(site, &built.iso(), Put::Disc, machine, dir.path()).unwrap();
-    println!("{:?}", journey.complete().unwrap());
+    println!("{:?}", journey.complete(60 * MINUTE).unwrap());
     journey.shut_down().unwrap();
 
     for disk in &disks {

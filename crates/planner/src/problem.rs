@@ -311,7 +311,6 @@ impl<'a> Problem<'a> {
             false => Vec::new(),
         };
         let unused = rooms.unused(&sizes);
-        let total: u64 = self.regions.iter().map(|r| r.grains).sum();
         let (disks, latency, loss) = self.traits(places);
         let partitions = places.iter().map(|p| p.count_ones()).sum();
         let objective = Objective {
@@ -322,7 +321,7 @@ impl<'a> Problem<'a> {
             destroys,
             tenths: Reverse(tenths(&fairness)),
             spread: places.iter().map(|p| p.count_ones().saturating_sub(1)).sum(),
-            wasted: (unused * 4 / total.max(1)) as u8,
+            wasted: self.quarters(unused),
             fairness: Reverse(fairness),
             disks,
             latency,
@@ -360,6 +359,12 @@ impl<'a> Problem<'a> {
         }
         // Wherever they are still to be placed, it is at least one disk.
         ((files.count_ones().max(1), system.count_ones()), latency, (self.loss(files), self.loss(system)))
+    }
+
+    /// Whole quarters of all the room.
+    pub(crate) fn quarters(&self, grains: u64) -> u8 {
+        let all: u64 = self.regions.iter().map(|r| r.grains).sum();
+        (grains * 4 / all.max(1)) as u8
     }
 
     /// Whether an item takes what is left.

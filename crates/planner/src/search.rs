@@ -8,7 +8,7 @@
 use std::cmp::{Ordering, Reverse};
 
 use crate::fill::{Part, Rooms};
-use crate::problem::{Layout, Problem, bits, tenths};
+use crate::problem::{Kind, Layout, Problem, bits, tenths};
 
 impl Problem<'_> {
     /// The best layout, of those that `allowed` admits (it is asked for complete layouts only).
@@ -137,8 +137,42 @@ impl<'s, 'a> Search<'s, 'a> {
         }
         let spread: u32 = places.iter().map(|p| p.count_ones().saturating_sub(1)).sum();
         let (disks, latency, loss) = problem.traits(places);
-        (Reverse(tenths(&fairness)), spread, Reverse(fairness), disks, latency, loss)
-            <= (best.tenths.clone(), best.spread, best.fairness.clone(), best.disks, best.latency, best.loss)
+        match (Reverse(tenths(&fairness)), spread).cmp(&(best.tenths.clone(), best.spread)) {
+            Ordering::Greater => return false,
+            Ordering::Less => return true,
+            Ordering::Equal => {}
+        }
+        (self.least_wasted(&caps, &max), Reverse(fairness), disks, latency, loss)
+            <= (best.wasted, best.fairness.clone(), best.disks, best.latency, best.loss)
+    }
+
+    /// The fewest quarters of the room that stay unused, however the rest is placed, each in one region: to spread one
+    /// more would be worse already.
+    fn least_wasted(&self, caps: &[u64; 16], max: &[Option<u64>]) -> u8 {
+        let problem = self.problem;
+        let most = |i: usize, max: Option<u64>| match (problem.items[i].kind, max) {
+            (Kind::Chain, None) => problem.grounds.iter().map(|g| g.chain.esp + 1 + g.chain.boot.1).max(),
+            (_, None) if problem.takes_rest(i) => None,
+            (_, max) => Some(max.unwrap_or(problem.items[i].ask.enough)),
+        };
+        let mut free: Vec<u64> = caps[..problem.regions.len()].to_vec();
+        for (i, place) in self.places.iter().enumerate() {
+            for r in bits(*place) {
+                free[r] = most(i, max[i]).map_or(0, |most| free[r].saturating_sub(most));
+            }
+        }
+        // Each logical partition takes a grain for itself.
+        let mut taken = problem.items.len() as u64 + 2;
+        let mut filled = 0;
+        for (i, item) in problem.items.iter().enumerate().skip(self.places.len()) {
+            match most(i, item.max) {
+                Some(most) => taken += most,
+                None => filled += 1,
+            }
+        }
+        free.sort_by_key(|f| Reverse(*f));
+        let unused = free.iter().skip(filled).sum::<u64>().saturating_sub(taken);
+        problem.quarters(unused)
     }
 
     fn leaf(&mut self) {
