@@ -51,6 +51,10 @@ impl MadeDisk {
             10 if !self.new_table => MadeDisk { weights: other.weights, ..same },
             11 => MadeDisk { reach: other.reach, ..same },
             12 => MadeDisk { weights: vec![self.weights[0] + 1], ..same },
+            // As slow, but a BIOS does not know it.
+            13 | 14 if self.bus == Bus::Usb => MadeDisk { bus: Bus::Firewire, ..same },
+            13 | 14 if self.bus == Bus::Firewire => MadeDisk { bus: Bus::Usb, ..same },
+            15 | 16 => MadeDisk { reach: if self.reach.is_none() { Some(-1) } else { None }, ..same },
             _ => same,
         }
     }
@@ -77,10 +81,10 @@ fn disk() -> impl Strategy<Value = MadeDisk> {
     let bus = prop_oneof![
         4 => Just(Bus::Sata),
         2 => Just(Bus::Nvme),
-        1 => Just(Bus::Usb),
+        2 => Just(Bus::Usb),
         1 => Just(Bus::Sd),
         1 => Just(Bus::Emmc),
-        1 => Just(Bus::Firewire),
+        2 => Just(Bus::Firewire),
         1 => Just(Bus::Virtio),
     ];
     let health = prop_oneof![
