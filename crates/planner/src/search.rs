@@ -11,7 +11,8 @@ use crate::fill::{Part, Rooms};
 use crate::problem::{Kind, Layout, Problem, bits, tenths};
 
 impl Problem<'_> {
-    /// The best layout, of those that `allowed` admits (it is asked for complete layouts only).
+    /// The best layout, of those that `allowed` admits. It is asked for complete layouts only, and of those that are the
+    /// same but for an exchange of disks that are alike, for the first.
     pub fn solve(&self, allowed: &dyn Fn(&[u16]) -> bool) -> Option<Layout> {
         let mut search = Search::new(self, allowed, false);
         search.go(0);
