@@ -73,7 +73,13 @@ fn homes(disks: &[PathBuf], to: &Path) {
         let from = number(words[5]) + number(first) * number(words[4]);
         out.set_len(number(words[1]) + number(words[2])).unwrap();
         let copy = Cmd::new("dd").args([format!("if={device}"), format!("of={}", to.display())]);
-        let copy = copy.args(["bs=4M", "conv=notrunc,sparse", "iflag=skip_bytes", "oflag=seek_bytes", "status=none"]);
+        let copy = copy.args([
+            "bs=4M",
+            "conv=notrunc,sparse",
+            "iflag=skip_bytes",
+            "oflag=seek_bytes",
+            "status=none",
+        ]);
         run(copy.args([
             format!("skip={from}"),
             format!("seek={}", words[1]),
@@ -86,7 +92,9 @@ fn homes(disks: &[PathBuf], to: &Path) {
 #[test]
 fn homes_over_two_small_disks() {
     if std::env::var_os("AKENE_FULL").is_none() {
-        eprintln!("SKIPPED: homes over two disks in a virtual machine are part of the full run (AKENE_FULL=1)");
+        eprintln!(
+            "SKIPPED: homes over two disks in a virtual machine are part of the full run (AKENE_FULL=1)"
+        );
         return;
     }
     if !possible() {
