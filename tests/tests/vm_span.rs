@@ -59,19 +59,17 @@ fn homes(disks: &[PathBuf], to: &Path) {
     assert_eq!(loops.0.len(), 2, "each disk has a physical volume");
     let accepted: String = loops.0.iter().map(|d| format!("\"a|^{d}$|\",")).collect();
     let config = format!("devices {{ filter=[{accepted}\"r|.*|\"] use_devicesfile=0 scan=\"/dev\" }}");
-    let fields = "lv_name,seg_start,seg_size,devices,vg_extent_size,pe_start";
-    let form = ["--readonly", "--segments", "--noheadings", "--units", "b", "--nosuffix", "--separator", ";"];
-    let ask = Cmd::new("lvm").arg("lvs").args(form).args(["-o", fields, "--config", &config]);
-    let told = run(ask.env("LVM_SYSTEM_DIR", "").env("LVM_SUPPRESS_FD_WARNINGS", "1"));
+    let told = lvm("lvs", &["--segments"], "lv_name,vg_extent_size,seg_start,seg_size,devices", &config);
+    let begins = lvm("pvs", &[], "pv_name,pe_start", &config);
     let out = std::fs::File::create(to).unwrap();
-    assert_eq!(told.lines().count(), 2, "{told}");
-    for line in told.lines() {
-        let words: Vec<&str> = line.trim().split(';').collect();
-        assert_eq!(words[0], "home", "{told}");
-        let (device, first) = words[3].trim_end_matches(')').split_once('(').unwrap();
+    assert_eq!(told.len(), 2, "{told:?}");
+    for words in told {
+        assert_eq!(words[0], "home", "{words:?}");
         let number = |word: &str| word.parse::<u64>().unwrap();
-        let from = number(words[5]) + number(first) * number(words[4]);
-        out.set_len(number(words[1]) + number(words[2])).unwrap();
+        let (device, first) = words[4].trim_end_matches(')').split_once('(').unwrap();
+        let begin = begins.iter().find(|b| b[0] == device).unwrap();
+        let from = number(&begin[1]) + number(first) * number(&words[1]);
+        out.set_len(number(&words[2]) + number(&words[3])).unwrap();
         let copy = Cmd::new("dd").args([format!("if={device}"), format!("of={}", to.display())]);
         let copy = copy.args([
             "bs=4M",
@@ -82,13 +80,21 @@ fn homes(disks: &[PathBuf], to: &Path) {
         ]);
         run(copy.args([
             format!("skip={from}"),
-            format!("seek={}", words[1]),
-            format!("count={}", number(words[2]) >> 22),
+            format!("seek={}", words[2]),
+            format!("count={}", number(&words[3]) >> 22),
         ]));
     }
 }
 
-/// Takes some forty minutes where instructions are translated.
+/// What LVM says of these fields, a row for each thing.
+fn lvm(report: &str, options: &[&str], fields: &str, config: &str) -> Vec<Vec<String>> {
+    let form = ["--readonly", "--noheadings", "--units", "b", "--nosuffix", "--separator", ";"];
+    let ask = Cmd::new("lvm").arg(report).args(options).args(form).args(["-o", fields, "--config", config]);
+    let told = run(ask.env("LVM_SYSTEM_DIR", "").env("LVM_SUPPRESS_FD_WARNINGS", "1"));
+    told.lines().map(|l| l.trim().split(';').map(str::to_owned).collect()).collect()
+}
+
+/// Takes some twenty minutes where instructions are translated.
 #[test]
 fn homes_over_two_small_disks() {
     if std::env::var_os("AKENE_FULL").is_none() {

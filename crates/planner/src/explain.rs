@@ -78,7 +78,7 @@ pub fn explain_within(
         let other = problem.solve(&|places| problem.disks_of(places[i]) != best_on[i]);
         let why = match &other {
             Some(other) => lost(&other.objective, &lay::place_name(problem, other.places[i])),
-            None => "there is no other place for it".to_owned(),
+            None => "every other place is the same, or has no room for it".to_owned(),
         };
         let spread = solved.not_spread.as_ref().filter(|layout| layout.spread() == Some(i));
         let why = match spread {

@@ -81,10 +81,13 @@ impl Objective {
             ("the worst off on its way to enough", format!("{worst} %")),
             ("disks needed", format!("{} for files, {} for the system", self.disks.0, self.disks.1)),
             (
-                "slowness",
+                "media",
                 format!(
-                    "{} of the root, {} of quick volumes, {} against large ones",
-                    self.latency.0, self.latency.1, self.latency.2
+                    "the root on {}; {} of slowness under volumes that want it quick, {} of quickness under those that \
+                     want it large",
+                    risk::medium(self.latency.0),
+                    self.latency.1,
+                    self.latency.2
                 ),
             ),
             (

@@ -53,5 +53,17 @@ pub fn latency(disk: &Disk) -> u8 {
     }
 }
 
+/// What a class of [`latency`] is called.
+pub fn medium(class: u8) -> &'static str {
+    match class {
+        0 => "NVMe",
+        1 => "flash",
+        2 => "eMMC",
+        3 => "a medium of unknown kind",
+        4 => "a turning disk",
+        _ => "USB, a card or FireWire",
+    }
+}
+
 /// The last class of [`latency`].
 pub const SLOWEST: u8 = 5;
