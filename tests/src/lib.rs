@@ -9,6 +9,7 @@ pub mod image;
 pub mod journey;
 pub mod mirror;
 pub mod native;
+pub mod people;
 pub mod secrets;
 pub mod site;
 pub mod standin;

@@ -1,5 +1,6 @@
 //! People: accounts, keys, and what may open them.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 
 use akene_archive::Root;
@@ -8,14 +9,19 @@ use akene_protocol::Issue;
 use akene_protocol::issue::Issues;
 use akene_protocol::profile::User;
 use anyhow::{Context, Result};
+use nix::dir::Dir;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::fstatat;
 
 use super::{Job, Watch};
 
 /// Makes the accounts of the profile, and says what opens them.
 pub(super) fn settle(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -> Result<()> {
     let mut passwords = String::new();
+    let mut taken = owners(root).context("looking who the files in /home belong to")?;
+    taken.extend(job.resolved.users.iter().filter_map(|u| u.uid));
     for user in &job.resolved.users {
-        add(job, root, user, watch).map_err(|error| refused(user, error))?;
+        add(job, root, user, &taken, watch).map_err(|error| refused(user, error))?;
         if let Some(password) = &user.password {
             passwords += &format!("{}:{}\n", user.name, password.expose());
         }
@@ -44,14 +50,46 @@ pub(super) fn settle(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -> R
     Ok(())
 }
 
-fn add(job: &Job<'_>, root: &Root, user: &User, watch: &mut dyn Watch) -> Result<()> {
+/// Numbers of the people whose files lie in a `/home` that was kept.
+fn owners(root: &Root) -> Result<BTreeSet<u32>> {
+    let Some(home) = root.open_file("/home")? else { return Ok(BTreeSet::new()) };
+    let mut found = BTreeSet::new();
+    for entry in Dir::from_fd(home.try_clone()?.into())?.iter() {
+        let entry = entry?;
+        // Not opened: it may be anything.
+        let about = fstatat(&home, entry.file_name(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        found.extend([about.st_uid, about.st_gid].into_iter().filter(|id| *id >= FIRST));
+    }
+    Ok(found)
+}
+
+/// The first number of a person's account.
+const FIRST: u32 = 1000;
+
+/// The number of a new account: one that neither an account or group has nor files in a kept `/home`, which would
+/// be the newcomer's then. `None`: there are no such files, and the system chooses.
+fn newcomer(root: &Root, taken: &BTreeSet<u32>) -> Result<Option<u32>> {
+    if taken.is_empty() {
+        return Ok(None);
+    }
+    let mut taken = taken.clone();
+    for list in ["etc/passwd", "etc/group"] {
+        let text = root.read(list)?.unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        taken.extend(text.lines().filter_map(|l| l.split(':').nth(2)?.parse::<u32>().ok()));
+    }
+    Ok((FIRST..).find(|id| !taken.contains(id)))
+}
+
+fn add(job: &Job<'_>, root: &Root, user: &User, taken: &BTreeSet<u32>, watch: &mut dyn Watch) -> Result<()> {
     let name = &user.name;
     let home = format!("/home/{name}");
     let kept = root.open_file(&home)?.map(|dir| dir.metadata()).transpose().context("looking at the home")?;
     // Files found in a kept home belong to a number: the account gets it again.
-    let kept = kept.filter(|m| m.is_dir() && m.uid() >= 1000);
-    let uid = user.uid.or(kept.as_ref().map(|m| m.uid()));
-    let gid = kept.as_ref().filter(|m| user.uid.is_none_or(|u| u == m.uid())).map(|m| m.gid());
+    let kept = kept.filter(|m| m.is_dir() && m.uid() >= FIRST);
+    let new = if user.uid.is_none() && kept.is_none() { newcomer(root, taken)? } else { None };
+    let uid = user.uid.or(kept.as_ref().map(|m| m.uid())).or(new);
+    let gid = kept.as_ref().filter(|m| user.uid.is_none_or(|u| u == m.uid())).map(|m| m.gid()).or(new);
 
     let group = job.inside("groupadd").args(gid.iter().flat_map(|g| ["-g".to_owned(), g.to_string()]));
     let exists = |list: &str, name: &str| -> Result<bool> {

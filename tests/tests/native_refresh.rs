@@ -1,0 +1,85 @@
+//! An old system with people's files in its `/home`, on one partition of a donated PC: a new system is installed around
+//! them, by the whole pipeline, into an image on this host.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_tests::checks::{self, Expected};
+use akene_tests::disks::run;
+use akene_tests::image::Image;
+use akene_tests::mirror::Mirror;
+use akene_tests::native::{Orders, install, possible};
+use akene_tests::people::{live_in, sums};
+use akene_tests::site::{SSH_KEY, Site, USER, small_server};
+
+/// The old partition.
+const START: u64 = 1 << 20;
+const SIZE: u64 = 6 << 30;
+
+/// A disk of 8 GiB with an MBR, as an old installer left it.
+fn donated(disk: &Path, place: &Path) {
+    std::fs::File::create(disk).unwrap().set_len(8 << 30).unwrap();
+    let table = format!("label: dos\nstart=1MiB, size={}, type=83, bootable\n", SIZE / 512);
+    SystemRunner.run(&Cmd::new("sfdisk").arg("--quiet").arg(disk).stdin(table.into_bytes())).unwrap();
+    let offset = format!("offset={START}");
+    run("mkfs.ext4", &["-q", "-F", "-E", &offset, disk.to_str().unwrap(), &format!("{}k", SIZE >> 10)]);
+    std::fs::create_dir(place).unwrap();
+    let options = format!("loop,offset={START},sizelimit={SIZE}");
+    run("mount", &["-o", &options, disk.to_str().unwrap(), place.to_str().unwrap()]);
+    for below in ["etc", "usr/bin", "usr/lib/old", "boot/grub", "var/lib/dpkg/info"] {
+        std::fs::create_dir_all(place.join(below)).unwrap();
+    }
+    std::fs::write(place.join("etc/os-release"), "PRETTY_NAME=\"Old 8\"\n").unwrap();
+    std::fs::write(place.join("etc/fstab"), "/dev/hda1 / ext4 defaults 0 1\n").unwrap();
+    for old in ["usr/bin/old", "usr/lib/old/file", "boot/vmlinuz-3", "var/lib/dpkg/status", "swap.img"] {
+        std::fs::write(place.join(old), "of the old system").unwrap();
+    }
+    live_in(&place.join("home"));
+}
+
+#[test]
+fn a_system_is_installed_around_the_files_of_an_old_one() {
+    if !possible() || !akene_tests::disks::can_run() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, place) = (dir.path().join("disk.img"), dir.path().join("old"));
+    donated(&disk, &place);
+    let before = sums(&place.join("home"));
+    run("umount", &[place.to_str().unwrap()]);
+
+    let mirror = Mirror::start().unwrap();
+    let profile = small_server(&mirror, "127.0.0.1");
+    let mut site = Site::with_consent(dir.path(), "127.0.0.1", &profile, "wipe").unwrap();
+    site.start().unwrap();
+    let packages = akene_tests::mirror::cache_dir().unwrap().join("packages");
+    let more = ["--packages", packages.to_str().unwrap()];
+    let outcome = install(&disk, &Orders::Stamp(site.stamp()), dir.path(), &more).unwrap();
+    assert!(outcome.good, "{}", outcome.story());
+    let said = outcome.events.iter().map(ToString::to_string).collect::<String>() + &outcome.log;
+    assert!(said.contains("all but its /home, which stays"), "{said}");
+
+    let expected = Expected {
+        user: USER.into(),
+        ssh_key: SSH_KEY.into(),
+        packages: ["openssh-server", "sudo", "less", "grub-common"].map(String::from).into(),
+        fresh: true,
+        ..Expected::default()
+    };
+    checks::installed(&disk, &expected).unwrap();
+
+    let mut image = Image::open(&disk).unwrap();
+    let root = image.mount_system().unwrap();
+    let mut now = sums(&root.join("home"));
+    // The one who is new has got a directory of their own, and is nobody of those who were there.
+    let new = root.join("home").join(USER).metadata().unwrap();
+    assert!(![1000, 1001].contains(&new.uid()), "{USER} owns the files of somebody else");
+    now.retain(|path, _| Path::new(path).components().next().is_none_or(|c| c.as_os_str() != USER));
+    assert_eq!(now, before);
+    for old in ["usr/bin/old", "usr/lib/old", "boot/vmlinuz-3", "swap.img"] {
+        assert!(!root.join(old).exists(), "/{old} of the old system is left");
+    }
+    let system = std::fs::read_to_string(root.join("etc/os-release")).unwrap();
+    assert!(!system.contains("Old 8"), "{system}");
+}
