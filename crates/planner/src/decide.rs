@@ -38,12 +38,17 @@ pub(crate) fn decide<'a>(
     if let Some(solved) = reinstalled(wishes, inventory, &usable, allowed, &mut remarks)? {
         return Ok(finish(solved, &usable, &remarks, &excluded));
     }
-    let mut free: Vec<&Disk> = Vec::new();
-    for disk in usable {
-        match homes::untouchable(disk, inventory).filter(|_| wishes.keep_homes) {
-            Some(reason) => excluded.push(reason),
-            None => free.push(disk),
-        }
+    let mut free = usable;
+    // What lies on a disk that is left alone makes others that hold a part of it untouchable, too.
+    // Where nothing that is there is touched, the room beside it can be used.
+    while wishes.keep_homes && wishes.foreign != Foreign::Leave {
+        let reasons = free.iter().enumerate();
+        let mut reasons = reasons.filter_map(|(at, disk)| {
+            Some((at, homes::untouchable(disk, &free, wishes, &inventory.volume_groups)?))
+        });
+        let Some((at, reason)) = reasons.next() else { break };
+        free.remove(at);
+        excluded.push(reason);
     }
     let kind = inventory.firmware.kind;
     let around = match allowed {

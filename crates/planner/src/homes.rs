@@ -11,8 +11,8 @@ use akene_protocol::resolve::{StorageWishes, VolumeWish};
 
 use crate::arrangement::Arrangement;
 use crate::candidates::Excluded;
-use crate::lay::role;
-use crate::recognise::{filesystem_found, filesystem_named, home_inside, named};
+use crate::lay::{group_name, role};
+use crate::recognise::{filesystem_found, filesystem_named, home_inside, named, named_for_files};
 use crate::reinstall::{kept, old_system, refresh};
 use crate::{Action, GroupPlan, Member, Role, ground, words};
 
@@ -80,49 +80,90 @@ fn mountable(kind: &str) -> bool {
     filesystem_named(kind).is_some_and(|f| f != Filesystem::Vfat)
 }
 
-/// Why a disk must be left alone, because people's files on it could not be kept otherwise.
-pub(crate) fn untouchable(disk: &Disk, inventory: &Inventory) -> Option<Excluded> {
-    let holds = |c: &Content| {
-        looks_home(c) && mountable(&c.kind)
-            || matches!(c.looks_like, Some(LooksLike::LinuxRoot { home_inside: true, .. }))
-    };
+/// Why a disk must be left alone, because people's files on it could not be kept otherwise. `disks` are all that can be
+/// used: what lies on others, too, cannot be kept.
+pub(crate) fn untouchable(
+    disk: &Disk,
+    disks: &[&Disk],
+    wishes: &StorageWishes,
+    groups: &[VolumeGroup],
+) -> Option<Excluded> {
     let no = |what: String| Some(Excluded::files(disk, what));
-    if let Some(content) = disk.content.as_ref().filter(|c| holds(c)) {
-        return no(words::content(Some(content), disk.size));
+    if let Some(content) = &disk.content {
+        if files_in(content) {
+            return no(words::content(Some(content), disk.size));
+        }
+        if content.kind == "LVM2_member"
+            && let Some(what) = stuck(&disk.name, false, disks, wishes, groups)
+        {
+            return no(what);
+        }
     }
     for partition in disk.table.iter().flat_map(|t| &t.partitions) {
         let Some(content) = &partition.content else { continue };
-        let subvolumes = content.kind == "btrfs"
-            && matches!(content.looks_like, Some(LooksLike::LinuxRoot { home_inside: true, .. }));
-        if subvolumes {
-            return no(format!(
-                "{}, which cannot be told apart from the system",
-                words::partition_content(partition)
-            ));
-        }
-        if content.kind != "LVM2_member" {
+        if content.kind == "LVM2_member" {
+            let node = words::partition(&disk.name, partition.number);
+            let ours =
+                partition.name.as_deref().is_some_and(|n| n.starts_with("akene-") && n.ends_with("-pv"));
+            if let Some(what) = stuck(&node, ours, disks, wishes, groups) {
+                return no(what);
+            }
             continue;
         }
-        let node = words::partition(&disk.name, partition.number);
-        let group = inventory.volume_groups.iter().find(|g| g.members.contains(&node));
-        let ours = partition.name.as_deref().is_some_and(|n| n.starts_with("akene-") && n.ends_with("-pv"));
-        match group {
-            Some(group) if group.complete => {
-                let keepable = home_of(group).map(|l| &l.name);
-                let stuck = group
-                    .logical
-                    .iter()
-                    .find(|l| Some(&l.name) != keepable && l.content.as_ref().is_some_and(holds));
-                if let Some(stuck) = stuck {
-                    let what = words::content(stuck.content.as_ref(), stuck.size);
-                    return no(format!("{what} on the volume group `{}`", group.name));
-                }
-            }
-            _ if ours => return no("a part of people's files, of which another disk holds the rest".into()),
-            _ => {}
+        let kept = looks_home(content) && mountable(&content.kind) || home_inside(partition);
+        if kept || content.looks_like == Some(LooksLike::Empty) {
+            continue;
+        }
+        let what = words::partition_content(partition);
+        if content.kind == "btrfs" && files_in(content) {
+            return no(format!("{what}, which cannot be told apart from the system"));
+        }
+        if files_in(content) {
+            return no(format!("{what}, which cannot be kept as /home"));
+        }
+        if named_for_files(partition, wishes) {
+            return no(format!("{what}, which has the name of a place for people's files"));
         }
     }
     None
+}
+
+/// Whether it is people's files, on a filesystem of Linux: what other systems use goes with them.
+fn files_in(content: &Content) -> bool {
+    looks_home(content) && mountable(&content.kind)
+        || matches!(content.looks_like, Some(LooksLike::LinuxRoot { home_inside: true, .. }))
+}
+
+/// People's files on the group of a physical volume that cannot be kept with it.
+fn stuck(
+    node: &str,
+    ours: bool,
+    disks: &[&Disk],
+    wishes: &StorageWishes,
+    groups: &[VolumeGroup],
+) -> Option<String> {
+    let group = groups.iter().find(|g| g.members.iter().any(|m| m == node));
+    let Some(group) = group.filter(|g| g.complete) else {
+        return ours.then(|| "a part of people's files, of which another disk holds the rest".to_owned());
+    };
+    let keepable = home_of(group).filter(|_| members(group, disks).is_some()).map(|l| &l.name);
+    let named = wishes.volumes.iter().any(|v| v.user_data && group_name(v) == group.name);
+    let files = |c: &Content| files_in(c) || named && c.looks_like != Some(LooksLike::Empty);
+    let mut others = group.logical.iter().filter(|l| Some(&l.name) != keepable);
+    let found = others.find(|l| l.content.as_ref().is_some_and(files))?;
+    let what = words::content(found.content.as_ref(), found.size);
+    Some(format!("{what} on the volume group `{}`", group.name))
+}
+
+/// The physical volumes of a group. `None`: they are not all on partitions of these disks.
+fn members<'a>(group: &VolumeGroup, disks: &[&'a Disk]) -> Option<Vec<(usize, &'a Partition)>> {
+    let find = |member: &String| {
+        disks.iter().enumerate().find_map(|(g, d)| {
+            let mut parts = d.table.iter().flat_map(|t| &t.partitions);
+            parts.find(|p| words::partition(&d.name, p.number) == *member).map(|p| (g, p))
+        })
+    };
+    group.members.iter().map(find).collect()
 }
 
 fn found<'a>(disks: &[&'a Disk], inventory: &'a Inventory) -> Vec<Found<'a>> {
@@ -138,16 +179,7 @@ fn found<'a>(disks: &[&'a Disk], inventory: &'a Inventory) -> Vec<Found<'a>> {
         }
     }
     for group in inventory.volume_groups.iter().filter(|g| g.complete && home_of(g).is_some()) {
-        let members: Option<Vec<_>> = group
-            .members
-            .iter()
-            .map(|member| {
-                disks.iter().enumerate().find_map(|(g, d)| {
-                    let mut parts = d.table.iter().flat_map(|t| &t.partitions);
-                    parts.find(|p| words::partition(&d.name, p.number) == *member).map(|p| (g, p))
-                })
-            })
-            .collect();
+        let members = members(group, disks);
         all.extend(members.map(|members| Found::Group(group, members)));
     }
     all.sort_by_key(|f| f.rank());

@@ -1,7 +1,10 @@
 //! Where a volume lies on a machine that has had a system of ours: by the names we gave, else by what it looks like.
 
+use std::cmp::Reverse;
+
+use akene_protocol::Bytes;
 use akene_protocol::inventory::{Disk, LooksLike, Partition, VolumeGroup};
-use akene_protocol::profile::Filesystem;
+use akene_protocol::profile::{Filesystem, Foreign};
 use akene_protocol::resolve::VolumeWish;
 
 use super::is_boot_disk;
@@ -38,7 +41,17 @@ impl<'a> Work<'_, 'a> {
                     words::partition(&self.disks[h].name, q.number)
                 ));
             }
-            (Some((g, p)), None) => return Ok(Some(Found::Partition(g, p))),
+            (Some((g, p)), None) => {
+                // One of them may be another computer's.
+                if self.groups_named(&group_name(volume)).next().is_some() {
+                    return Err(format!(
+                        "{} and the volume group `{}` both look like it",
+                        words::partition(&self.disks[g].name, p.number),
+                        group_name(volume)
+                    ));
+                }
+                return Ok(Some(Found::Partition(g, p)));
+            }
             (None, _) => {}
         }
         if let Some(group) = self.group(&group_name(volume))? {
@@ -47,9 +60,16 @@ impl<'a> Work<'_, 'a> {
         if role == Role::Volume("home".into()) && !is_home(volume) {
             return Ok(None);
         }
+        // Another system that is left is never taken for this one, which has our names or labels.
+        if self.wishes.foreign == Foreign::Leave && matches!(role, Role::Root | Role::Swap) {
+            return Ok(None);
+        }
         let alike = boot.map(|t| find_alike(t, &role, &free)).transpose()?.flatten().map(here);
         let alike = alike.or_else(|| self.adopted(&role).map(|(g, p)| Found::Partition(g, p)));
-        match self.groups_found.iter().find(|g| g.complete && home_of(g).is_some()) {
+        // The same as when they were found first.
+        let used = |g: &VolumeGroup| home_of(g).and_then(|l| l.content.as_ref()).and_then(|c| c.used);
+        let homes = self.groups_found.iter().filter(|g| g.complete && home_of(g).is_some());
+        match homes.min_by_key(|g| Reverse(used(g).unwrap_or(Bytes(0)))) {
             // One of another system, whose files were kept.
             Some(group) if alike.is_none() && is_home(volume) && self.wishes.keep_homes => {
                 self.group(&group.name)
@@ -81,9 +101,21 @@ impl<'a> Work<'_, 'a> {
         self.others().filter(|(_, p)| wanted && fits(p)).min_by_key(|(_, p)| fullest(p))
     }
 
+    /// The groups with this name, but for those of other Akène machines, of which a part lies on their boot disks.
+    fn groups_named(&self, name: &str) -> impl Iterator<Item = &'a VolumeGroup> {
+        let others = self.disks.iter().enumerate().filter(|(g, d)| *g != self.at && is_boot_disk(d));
+        let parts = others.flat_map(|(_, d)| {
+            let table = d.table.iter().flat_map(|t| &t.partitions);
+            table.map(|p| words::partition(&d.name, p.number))
+        });
+        let strange: Vec<String> = parts.collect();
+        let all = self.groups_found.iter().filter(move |g| g.name == name);
+        all.filter(move |g| !g.members.iter().any(|m| strange.contains(m)))
+    }
+
     /// The group with this name.
     fn group(&self, name: &str) -> Result<Option<Found<'a>>, String> {
-        let mut all = self.groups_found.iter().filter(|g| g.name == name);
+        let mut all = self.groups_named(name);
         let group = match (all.next(), all.next()) {
             (None, _) => return Ok(None),
             (Some(_), Some(_)) => return Err(format!("there are two volume groups `{name}`")),

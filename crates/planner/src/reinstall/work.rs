@@ -62,6 +62,8 @@ impl Before {
             Before::TableOnly => found.content.is_none(),
             Before::Unfinished => match looks {
                 Some(LooksLike::LinuxRoot { home_inside: true, .. } | LooksLike::Home) => false,
+                // Another system.
+                Some(LooksLike::LinuxRoot { .. }) => named(found, role, Filesystem::Ext4),
                 _ => found.content.is_some() || !matches!(role, Role::Volume(_)),
             },
         }
@@ -143,6 +145,13 @@ impl<'a> Work<'_, 'a> {
                 )),
             };
         }
+        // What was once finished had a filesystem there: it is damaged, and a person may still save what is in it.
+        if volume.user_data && self.wishes.keep_homes && self.before == Before::System {
+            return self.reasons.push(format!(
+                "{name} is {}, on which nothing can be recognised",
+                words::partition(&self.disks[g].name, found.number)
+            ));
+        }
         if found.size < volume.min {
             if volume.optional {
                 self.notes.push(format!(
@@ -160,7 +169,11 @@ impl<'a> Work<'_, 'a> {
         if role == Role::Root && self.home_in_root {
             return match refresh(found, volume) {
                 Ok(partition) => {
-                    if !matches!(self.before, Before::Unfinished) {
+                    // Without a name, its system was being removed already.
+                    let look = found.content.as_ref().and_then(|c| c.looks_like.as_ref());
+                    let whole = matches!(look, Some(LooksLike::LinuxRoot { name: Some(_), .. }));
+                    let another = whole && !named(found, &Role::Root, volume.filesystem);
+                    if another || !matches!(self.before, Before::Unfinished) {
                         self.destroys.push(old_system(self.disks[g], found));
                     }
                     self.fixed.push((g, partition));
