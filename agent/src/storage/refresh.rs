@@ -33,21 +33,20 @@ const DEEPEST: usize = 100;
 
 /// Says what [`empty_root`] would do.
 pub(super) fn describe(root: &MountedPartition, work: &Work<'_>) -> Result<()> {
-    let device = root.device.display();
-    work.act(
-        || format!("when every package is there: remove everything on {device} except /home"),
-        || Ok(()),
-    )?;
-    match relabel(root, Path::new("/")) {
-        Some(cmd) => work.run(&cmd),
-        None => Ok(()),
+    if let Some(cmd) = relabel(root, Path::new("/")) {
+        work.run(&cmd)?;
     }
+    let device = root.device.display();
+    work.act(|| format!("when every package is there: remove everything on {device} except /home"), || Ok(()))
 }
 
-/// Removes an old system from the root that is mounted, except `/home` and what `also` names at its top, and gives
-/// the filesystem its new label. Nothing happens where the root is new.
+/// Gives the root that is mounted its new label, by which it is found again if the power is cut now, and removes the old
+/// system from it, except `/home` and what `also` names at its top. Nothing happens where the root is new.
 pub fn empty_root(layout: &Layout, also: &[&str], runner: &dyn Runner) -> Result<()> {
     let Some(partition) = layout.refreshed_root() else { return Ok(()) };
+    if let Some(cmd) = relabel(partition, &layout.root) {
+        runner.run(&cmd).context("labelling the root")?;
+    }
     // A second view of the filesystem alone: what is mounted in it is not there, and what such a mount hides is.
     // The directory is never removed with what is in it: that would be the homes.
     let view = tempfile::Builder::new().prefix("akene-refresh-").tempdir().context("creating a directory")?;
@@ -59,11 +58,7 @@ pub fn empty_root(layout: &Layout, also: &[&str], runner: &dyn Runner) -> Result
     let gone = umount2(&view, MntFlags::UMOUNT_NOFOLLOW).map_err(anyhow::Error::from);
     let gone = gone.and_then(|()| Ok(std::fs::remove_dir(&view)?));
     emptied?;
-    gone.with_context(|| format!("unmounting {}", view.display()))?;
-    match relabel(partition, &layout.root) {
-        Some(cmd) => runner.run(&cmd).map(drop).context("labelling the root"),
-        None => Ok(()),
-    }
+    gone.with_context(|| format!("unmounting {}", view.display()))
 }
 
 /// The command that labels a mounted filesystem as the root.

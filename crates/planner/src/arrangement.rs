@@ -49,10 +49,14 @@ pub(crate) struct Solved<'a> {
 
 impl<'a> Arrangement<'a> {
     /// Every disk with a new table.
-    pub fn fresh(disks: &[&'a Disk], wishes: &'a StorageWishes) -> Self {
+    pub fn fresh(disks: &[&'a Disk], wishes: &'a StorageWishes, never_used: &[&str]) -> Self {
+        let site = |disk: &&'a Disk| {
+            let site = ground::fresh(disk, wishes);
+            if never_used.contains(&disk.name.as_str()) { site.nothing_lost() } else { site }
+        };
         Arrangement {
             reinstall: false,
-            sites: disks.iter().map(|d| ground::fresh(d, wishes)).collect(),
+            sites: disks.iter().map(site).collect(),
             fixed: Vec::new(),
             groups: Vec::new(),
             destroys: Vec::new(),

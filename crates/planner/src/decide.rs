@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use akene_protocol::Bytes;
 use akene_protocol::api::Consent;
-use akene_protocol::inventory::{Disk, Health, Inventory, TableKind};
+use akene_protocol::inventory::{Disk, Health, Inventory, TableKind, VolumeGroup};
 use akene_protocol::profile::Foreign;
 use akene_protocol::resolve::StorageWishes;
 
@@ -12,6 +12,7 @@ use crate::arrangement::{Arrangement, Solved};
 use crate::candidates::{Candidates, Excluded, candidates};
 use crate::lay;
 use crate::problem::{Kind, PRIMARIES, Problem, REGIONS, bits};
+use crate::recognise::never_used;
 use crate::{Destroyed, GRAIN, Issue, Issues, Plan, VERSION, ground, homes, reinstall, risk, words};
 
 /// A plan with how it came about.
@@ -35,25 +36,19 @@ pub(crate) fn decide<'a>(
     }
     usable.sort_by_cached_key(order);
     let mut remarks: Vec<Issue> = Vec::new();
-    if let Some(solved) = reinstalled(wishes, inventory, &usable, allowed, &mut remarks)? {
-        return Ok(finish(solved, &usable, &remarks, &excluded));
+    let never_used = never_used(&usable, inventory);
+    if let Some(solved) = reinstalled(wishes, inventory, &usable, &never_used, allowed, &mut remarks)? {
+        return Ok(finish(solved, &usable, &inventory.volume_groups, &remarks, &excluded));
     }
     let mut free = usable;
-    // What lies on a disk that is left alone makes others that hold a part of it untouchable, too.
     // Where nothing that is there is touched, the room beside it can be used.
-    while wishes.keep_homes && wishes.foreign != Foreign::Leave {
-        let reasons = free.iter().enumerate();
-        let mut reasons = reasons.filter_map(|(at, disk)| {
-            Some((at, homes::untouchable(disk, &free, wishes, &inventory.volume_groups)?))
-        });
-        let Some((at, reason)) = reasons.next() else { break };
-        free.remove(at);
-        excluded.push(reason);
+    if wishes.keep_homes && wishes.foreign != Foreign::Leave {
+        excluded.extend(set_aside(&mut free, wishes, inventory, &never_used));
     }
     let kind = inventory.firmware.kind;
     let around = match allowed {
         Consent::Blank => Vec::new(),
-        Consent::Wipe | Consent::None => homes::around(&free, wishes, inventory),
+        Consent::Wipe | Consent::None => homes::around(&free, wishes, inventory, &never_used),
     };
     let mut refused = None;
     for (name, arrangement) in around {
@@ -64,22 +59,42 @@ pub(crate) fn decide<'a>(
             Err(why) => Err(why),
         };
         match solved {
-            Ok(solved) => return Ok(finish(solved, &free, &remarks, &excluded)),
+            Ok(solved) => return Ok(finish(solved, &free, &inventory.volume_groups, &remarks, &excluded)),
             Err(why) => refused = refused.or_else(|| Some(in_the_way(&name, &why))),
         }
     }
     if let Some(issue) = refused {
         return Err(issue.into());
     }
-    let arrangement = new(&free, wishes, allowed, &mut remarks);
+    let arrangement = new(&free, wishes, &never_used, allowed, &mut remarks);
     match arrangement.solve(wishes, kind) {
-        Ok(solved) => Ok(finish(solved, &free, &remarks, &excluded)),
+        Ok(solved) => Ok(finish(solved, &free, &inventory.volume_groups, &remarks, &excluded)),
         Err(problem) => {
             let mut issues = remarks;
             issues.extend(too_small(&problem));
             issues.extend(excluded.iter().map(Excluded::issue));
             Err(Issues(issues))
         }
+    }
+}
+
+/// Takes those disks out that hold people's files which cannot be kept otherwise, and says why.
+fn set_aside(
+    disks: &mut Vec<&Disk>,
+    wishes: &StorageWishes,
+    inventory: &Inventory,
+    never_used: &[&str],
+) -> Vec<Excluded> {
+    let mut set_aside = Vec::new();
+    loop {
+        let used = disks.iter().enumerate().filter(|(_, d)| !never_used.contains(&d.name.as_str()));
+        let mut reasons = used.filter_map(|(at, disk)| {
+            Some((at, homes::untouchable(disk, disks, wishes, &inventory.volume_groups)?))
+        });
+        let Some((at, reason)) = reasons.next() else { return set_aside };
+        // What lies on a disk that is left alone makes others that hold a part of it untouchable, too.
+        disks.remove(at);
+        set_aside.push(reason);
     }
 }
 
@@ -94,12 +109,14 @@ fn reinstalled<'a>(
     wishes: &'a StorageWishes,
     inventory: &'a Inventory,
     disks: &[&'a Disk],
+    never_used: &[&str],
     allowed: Consent,
     remarks: &mut Vec<Issue>,
 ) -> Result<Option<Solved<'a>>, Issues> {
     let mut solved: Vec<(usize, Solved<'a>)> = Vec::new();
     let mut blocked: Vec<Issue> = Vec::new();
-    for at in (0..disks.len()).filter(|at| reinstall::is_boot_disk(disks[*at])) {
+    let ours = |d: &Disk| reinstall::is_boot_disk(d) && !never_used.contains(&d.name.as_str());
+    for at in (0..disks.len()).filter(|at| ours(disks[*at])) {
         match reinstall::existing(at, disks, wishes, inventory) {
             Some(Ok(arrangement)) => match arrangement.solve(wishes, inventory.firmware.kind) {
                 Ok(one) => solved.push((at, one)),
@@ -139,10 +156,11 @@ fn reinstalled<'a>(
 fn new<'a>(
     disks: &[&'a Disk],
     wishes: &'a StorageWishes,
+    never_used: &[&str],
     allowed: Consent,
     remarks: &mut Vec<Issue>,
 ) -> Arrangement<'a> {
-    let mut arrangement = Arrangement::fresh(disks, wishes);
+    let mut arrangement = Arrangement::fresh(disks, wishes, never_used);
     for (site, disk) in arrangement.sites.iter_mut().zip(disks) {
         if !site.ground.destroys {
             continue;
@@ -169,9 +187,25 @@ fn lost(solved: &Solved<'_>) -> Vec<Destroyed> {
     lost
 }
 
-fn finish<'a>(solved: Solved<'a>, disks: &[&Disk], remarks: &[Issue], excluded: &[Excluded]) -> Decided<'a> {
+fn finish<'a>(
+    solved: Solved<'a>,
+    disks: &[&Disk],
+    groups_found: &[VolumeGroup],
+    remarks: &[Issue],
+    excluded: &[Excluded],
+) -> Decided<'a> {
     let (plans, groups) = lay::disks(&solved);
-    let destroys = lost(&solved);
+    let mut destroys = lost(&solved);
+    for what in &mut destroys {
+        if let Some(group) = groups_found.iter().find(|g| g.members.contains(&what.name)) {
+            let volumes: Vec<String> = group
+                .logical
+                .iter()
+                .map(|l| format!("{}: {}", l.name, words::content(l.content.as_ref(), l.size)))
+                .collect();
+            what.what += &format!("; with it the volume group `{}` ({})", group.name, volumes.join(", "));
+        }
+    }
     let mut notes = solved.arrangement.notes.clone();
     let boot = plans.first().map(|d| d.disk.name.clone()).unwrap_or_default();
     let one = disks.len() == 1 || solved.arrangement.reinstall;
@@ -197,6 +231,9 @@ fn finish<'a>(solved: Solved<'a>, disks: &[&Disk], remarks: &[Issue], excluded: 
         notes.push(match site.is_some_and(|s| !s.free.is_empty()) {
             true if searched => unneeded(&solved, name, &boot),
             true => format!("{name} is not used: only the {REGIONS} largest free places are looked at"),
+            false if solved.arrangement.reinstall => {
+                format!("{name} is not used: what it holds is no part of this computer's system, and stays")
+            }
             false => format!("{name} is not used: what it holds stays, and leaves no room"),
         });
     }
@@ -222,7 +259,12 @@ fn unneeded(solved: &Solved<'_>, disk: &str, boot: &str) -> String {
         let mut on = bits(problem.disks_of(layout.places[item]));
         on.any(|g| problem.grounds[g].disk.name == disk).then_some((layout, item))
     });
+    let worn = problem.grounds.iter().find(|g| g.disk.name == disk && g.disk.health == Health::Worn);
     match spread {
+        _ if worn.is_some() => {
+            let loss = risk::percent(risk::yearly(Health::Worn));
+            format!("{disk} is not used: it is worn, and would be lost within a year with {loss}")
+        }
         Some((layout, item)) => format!("{disk} is not used: {}", lay::not_spread(solved, layout, item)),
         None if solved.layout.objective.short => format!("{disk} is not used: {boot} serves better"),
         None => format!("{disk} is not used: everything has enough without it"),
@@ -318,18 +360,26 @@ fn too_small(problem: &Problem<'_>) -> Vec<Issue> {
             true => format!("the largest usable disk, {name}, has {have}"),
             false => format!("the only free room, on {name}, has {have}"),
         };
+        if have >= need && ground.entries < problem.items.len() + 2 {
+            return vec![Issue::new(
+                "table-full",
+                name,
+                format!(
+                    "{place}, which is enough, but its partition table takes only {} more partitions, and {} are \
+                     needed ({})",
+                    ground.entries,
+                    listed.len() - 1,
+                    words::list(&listed[..listed.len() - 1])
+                ),
+                "make room in the table by deleting a partition, or let what is there be replaced (`storage.foreign`, \
+                 permission to wipe)",
+            )];
+        }
         let missing = need.saturating_sub(have);
-        let last = match ground.entries < problem.items.len() + 2 {
-            true => format!("; and its table takes only {} more partitions", ground.entries),
-            false => String::new(),
-        };
         return vec![Issue::new(
             "disk-too-small",
             name,
-            format!(
-                "{need} are needed at least ({}); {place}: {missing} are missing{last}",
-                words::list(&listed)
-            ),
+            format!("{need} are needed at least ({}); {place}: {missing} are missing", words::list(&listed)),
             "put in a larger disk, or choose a profile that asks for less",
         )];
     }

@@ -13,8 +13,8 @@ use crate::{Issues, Plan, lay};
 pub struct Explanation {
     /// The plan.
     pub plan: Plan,
-    /// What it was judged by.
-    pub objective: Objective,
+    /// What it was judged by. `None`: everything had its place already.
+    pub objective: Option<Objective>,
     /// The volumes that had to be placed, each with where and why.
     pub volumes: Vec<Reason>,
     /// The next best layout: where it puts everything, and the first level at which it lost.
@@ -101,7 +101,8 @@ pub fn explain_within(
         };
         Reason { what: "the next best".into(), place: places.join(", "), why }
     });
-    Ok(Explanation { objective: best.objective.clone(), volumes, runner_up, plan })
+    let objective = (!problem.items.is_empty()).then(|| best.objective.clone());
+    Ok(Explanation { objective, volumes, runner_up, plan })
 }
 
 impl Explanation {
@@ -111,8 +112,12 @@ impl Explanation {
         for reason in &self.volumes {
             out.push_str(&format!("  {} lies on {}: {}\n", reason.what, reason.place, reason.why));
         }
+        let Some(objective) = &self.objective else {
+            out.push_str("Everything had its place already.\n");
+            return out;
+        };
         out.push_str("Judged by, the most important first:\n");
-        for (level, value) in self.objective.levels() {
+        for (level, value) in objective.levels() {
             out.push_str(&format!("  {level}: {value}\n"));
         }
         match &self.runner_up {

@@ -18,6 +18,15 @@ pub(crate) struct Site<'a> {
     pub lost: Vec<Destroyed>,
 }
 
+impl Site<'_> {
+    /// Nothing that is there counts.
+    pub fn nothing_lost(mut self) -> Self {
+        self.ground.destroys = false;
+        self.lost.clear();
+        self
+    }
+}
+
 /// Where partitions end at the latest: before the backup of a GPT, 16 KiB of entries and the header. An MBR
 /// gives it up too, so that the disk can be converted.
 fn end_of(disk: &Disk) -> Bytes {

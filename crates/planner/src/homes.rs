@@ -4,6 +4,8 @@
 //! root stays in it, and the new system is unpacked around it ([`Action::Refresh`](crate::Action::Refresh)). Everything
 //! else on these disks makes room, if the permission allows it.
 
+use std::cmp::Reverse;
+
 use akene_protocol::Bytes;
 use akene_protocol::inventory::{Content, Disk, Inventory, LooksLike, Partition, VolumeGroup};
 use akene_protocol::profile::{Filesystem, Foreign};
@@ -12,7 +14,7 @@ use akene_protocol::resolve::{StorageWishes, VolumeWish};
 use crate::arrangement::Arrangement;
 use crate::candidates::Excluded;
 use crate::lay::{group_name, role};
-use crate::recognise::{filesystem_found, filesystem_named, home_inside, named, named_for_files};
+use crate::recognise::{filesystem_found, filesystem_named, home_inside, largest, named, named_for_files};
 use crate::reinstall::{kept, old_system, refresh};
 use crate::{Action, GroupPlan, Member, Role, ground, words};
 
@@ -32,13 +34,12 @@ impl Found<'_> {
         }
     }
 
-    /// A home of its own first, then the one with the most in it.
-    fn rank(&self) -> (u8, std::cmp::Reverse<Bytes>) {
-        let used = |c: Option<&Content>| std::cmp::Reverse(c.and_then(|c| c.used).unwrap_or(Bytes(0)));
+    /// A home of its own first, then the largest.
+    fn rank(&self) -> (u8, Reverse<Bytes>) {
         match self {
-            Found::Partition(_, p) => (0, used(p.content.as_ref())),
-            Found::Group(group, _) => (1, used(home_of(group).and_then(|l| l.content.as_ref()))),
-            Found::InRoot(_, p) => (2, used(p.content.as_ref())),
+            Found::Partition(_, p) => (0, largest(p)),
+            Found::Group(group, _) => (1, Reverse(home_of(group).map_or(Bytes(0), |l| l.size))),
+            Found::InRoot(_, p) => (2, largest(p)),
         }
     }
 
@@ -196,12 +197,15 @@ pub(crate) fn around<'a>(
     disks: &[&'a Disk],
     wishes: &'a StorageWishes,
     inventory: &'a Inventory,
+    never_used: &[&str],
 ) -> Vec<(String, Result<Arrangement<'a>, String>)> {
     if !wishes.keep_homes || wishes.foreign == Foreign::Leave {
         return Vec::new();
     }
     let all = found(disks, inventory);
-    (0..all.len()).filter_map(|at| Some((all[at].name(disks), keep(at, &all, disks, wishes)?))).collect()
+    (0..all.len())
+        .filter_map(|at| Some((all[at].name(disks), keep(at, &all, disks, wishes, never_used)?)))
+        .collect()
 }
 
 /// The arrangement that keeps the files found `at` this place. `None`: the profile has no root.
@@ -210,11 +214,12 @@ fn keep<'a>(
     all: &[Found<'a>],
     disks: &[&'a Disk],
     wishes: &'a StorageWishes,
+    never_used: &[&str],
 ) -> Option<Result<Arrangement<'a>, String>> {
     let chosen = &all[at];
     let name = chosen.name(disks);
     let stay: Vec<(usize, u32)> = all.iter().flat_map(|f| f.parts()).collect();
-    let mut arrangement = Arrangement::fresh(disks, wishes);
+    let mut arrangement = Arrangement::fresh(disks, wishes, never_used);
     for (g, disk) in disks.iter().enumerate().filter(|(g, _)| stay.iter().any(|(s, _)| s == g)) {
         if let Some(table) = &disk.table {
             let here = chosen.parts().iter().any(|(c, _)| *c == g);
@@ -255,9 +260,9 @@ fn keep<'a>(
             arrangement.fixed_root = bit;
         }
         (_, None) => {
-            arrangement
-                .notes
-                .push(format!("{name} holds people's files, and is left alone: no /home is wished"));
+            arrangement.notes.push(format!(
+                "{name} holds people's files, and is left alone: no /home for people's files is wished"
+            ));
         }
         (Found::Partition(g, partition), Some(wish)) => {
             let why = "people's files: kept as they are";

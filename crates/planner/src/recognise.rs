@@ -3,12 +3,12 @@
 use std::cmp::Reverse;
 
 use akene_protocol::Bytes;
-use akene_protocol::inventory::{Content, LooksLike, Partition, Table};
+use akene_protocol::inventory::{Content, Disk, Inventory, LooksLike, Partition, Table, TableKind};
 use akene_protocol::profile::Filesystem;
 use akene_protocol::resolve::StorageWishes;
 
 use crate::lay::role;
-use crate::{BOOT_LABEL, Role};
+use crate::{BOOT_LABEL, ESP_LABEL, Role, words};
 
 const BIOS_BOOT_TYPE: &str = "21686148-6449-6e6f-744e-656564454649";
 const ESP_TYPES: [&str; 2] = ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"];
@@ -21,6 +21,52 @@ pub(crate) fn is_boot(partition: &Partition) -> bool {
             c.label.as_deref() == Some(BOOT_LABEL) && filesystem_named(&c.kind) == Some(Filesystem::Ext4)
                 || matches!(c.looks_like, Some(LooksLike::AkeneBoot { .. }))
         })
+}
+
+/// The disks on which an installation had made its tables, and perhaps filesystems, when it ended: nothing was ever
+/// written into these, so that it begins anew as if the disks were blank. There is none without such a boot disk.
+pub(crate) fn never_used<'a>(disks: &[&'a Disk], inventory: &Inventory) -> Vec<&'a str> {
+    let all: Vec<&Disk> = disks.iter().copied().filter(|d| untouched(d, inventory)).collect();
+    match all.iter().any(|d| d.table.iter().flat_map(|t| &t.partitions).any(is_boot)) {
+        true => all.iter().map(|d| d.name.as_str()).collect(),
+        false => Vec::new(),
+    }
+}
+
+fn untouched(disk: &Disk, inventory: &Inventory) -> bool {
+    let Some(table) = disk.table.as_ref().filter(|t| t.kind == TableKind::Gpt && t.damage.is_none()) else {
+        return false;
+    };
+    // What could not be looked at may hold anything.
+    let unknown = inventory.notes.iter().any(|n| {
+        n.code.ends_with("not-looked-at")
+            && (n.path.is_empty() || n.path.starts_with(&disk.name) || n.path.contains(&disk.path))
+    });
+    let nothing = |content: Option<&Content>| {
+        content.is_none_or(|c| match c.looks_like {
+            Some(LooksLike::Empty | LooksLike::Swap) => true,
+            // Made, and the installer is not on it yet.
+            Some(LooksLike::AkeneBoot { unfinished: true }) => {
+                c.used.is_some_and(|used| used < Bytes::mib(16))
+            }
+            _ => false,
+        })
+    };
+    let empty = |p: &Partition| {
+        let ours = p.name.as_deref().is_some_and(|n| n.starts_with("akene-") || n.starts_with("AKENE_"));
+        let esp = p.name.as_deref() == Some(ESP_LABEL);
+        let node = words::partition(&disk.name, p.number);
+        ours && match &p.content {
+            Some(c) if c.kind == "LVM2_member" => inventory
+                .volume_groups
+                .iter()
+                .filter(|g| g.members.contains(&node))
+                .all(|g| g.complete && g.logical.iter().all(|l| nothing(l.content.as_ref()))),
+            Some(c) if esp => c.kind == "vfat",
+            content => nothing(content.as_ref()),
+        }
+    };
+    !unknown && !table.partitions.is_empty() && table.partitions.iter().all(empty)
 }
 
 /// Whether people's files are on a partition of an Akène machine's boot disk.
@@ -129,7 +175,7 @@ pub(crate) fn find_alike<'t>(
         // Of several, as when they were found first: none of them is lost, whichever is taken.
         Role::Volume(name) if name == "home" => {
             let homes = table.partitions.iter().filter(|p| looks(p, &|l| *l == LooksLike::Home));
-            Ok(homes.min_by_key(|p| fullest(p)))
+            Ok(homes.min_by_key(|p| largest(p)))
         }
         Role::Volume(_) | Role::Physical(_) | Role::Foreign => Ok(None),
     }
@@ -144,9 +190,10 @@ fn one<'t>(table: &'t Table, fits: &dyn Fn(&Partition) -> bool) -> Result<Option
     }
 }
 
-/// The order in which places with people's files are taken: what has the most in it first.
-pub(crate) fn fullest(partition: &Partition) -> Reverse<Bytes> {
-    Reverse(partition.content.as_ref().and_then(|c| c.used).unwrap_or(Bytes(0)))
+/// The order in which places with people's files are taken: the largest first. How full they are changes, and with it
+/// the next run would take another one.
+pub(crate) fn largest(partition: &Partition) -> Reverse<Bytes> {
+    Reverse(partition.size)
 }
 
 /// The filesystem found, as `fstab` names it.

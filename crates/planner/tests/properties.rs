@@ -307,6 +307,14 @@ fn unfinished(disk: &Disk) -> bool {
     })
 }
 
+/// Whether an installation only got as far as the table.
+fn never_used(disk: &Disk) -> bool {
+    let mut parts = disk.table.iter().flat_map(|t| &t.partitions);
+    let ours =
+        |p: &Partition| p.name.as_deref().is_some_and(|n| n.starts_with("akene-") || n == "AKENE_BOOT");
+    parts.all(|p| ours(p) && p.content.is_none())
+}
+
 fn check(wishes: &StorageWishes, inventory: &Inventory) -> Option<Plan> {
     let plan: Plan = match plan(wishes, inventory) {
         Ok(plan) => plan,
@@ -339,7 +347,12 @@ fn check(wishes: &StorageWishes, inventory: &Inventory) -> Option<Plan> {
             let rest = !done.new_table && !files && before;
             let refreshed =
                 done.partitions.iter().any(|q| q.number == p.number && q.action == Action::Refresh);
-            assert!(listed || rest || refreshed && before, "partition {} is lost and not named", p.number);
+            let begun = done.new_table && never_used(disk);
+            assert!(
+                listed || rest || begun || refreshed && before,
+                "partition {} is lost and not named",
+                p.number
+            );
             // People's files are never lost while a profile wants them kept.
             let linux =
                 p.content.as_ref().is_some_and(|c| matches!(c.kind.as_str(), "ext4" | "xfs" | "btrfs"));

@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 
-use akene_protocol::Bytes;
 use akene_protocol::inventory::{Disk, LooksLike, Partition, VolumeGroup};
 use akene_protocol::profile::{Filesystem, Foreign};
 use akene_protocol::resolve::VolumeWish;
@@ -11,7 +10,7 @@ use super::is_boot_disk;
 use super::work::Work;
 use crate::homes::{home_of, is_home};
 use crate::lay::{group_name, role};
-use crate::recognise::{filesystem_found, find_alike, find_named, fullest, home_inside, named};
+use crate::recognise::{filesystem_found, find_alike, find_named, home_inside, largest, named};
 use crate::{Role, words};
 
 /// Where a volume lies: on a partition of a disk, or on a group with its members.
@@ -67,9 +66,9 @@ impl<'a> Work<'_, 'a> {
         let alike = boot.map(|t| find_alike(t, &role, &free)).transpose()?.flatten().map(here);
         let alike = alike.or_else(|| self.adopted(&role).map(|(g, p)| Found::Partition(g, p)));
         // The same as when they were found first.
-        let used = |g: &VolumeGroup| home_of(g).and_then(|l| l.content.as_ref()).and_then(|c| c.used);
-        let homes = self.groups_found.iter().filter(|g| g.complete && home_of(g).is_some());
-        match homes.min_by_key(|g| Reverse(used(g).unwrap_or(Bytes(0)))) {
+        let homes = self.groups_found.iter().filter(|g| g.complete);
+        let homes = homes.filter_map(|g| Some((home_of(g)?.size, g)));
+        match homes.min_by_key(|(size, _)| Reverse(*size)).map(|(_, group)| group) {
             // One of another system, whose files were kept.
             Some(group) if alike.is_none() && is_home(volume) && self.wishes.keep_homes => {
                 self.group(&group.name)
@@ -98,7 +97,7 @@ impl<'a> Work<'_, 'a> {
         };
         let wanted =
             self.wishes.keep_homes && (*role == Role::Root || self.wishes.volumes.iter().any(is_home));
-        self.others().filter(|(_, p)| wanted && fits(p)).min_by_key(|(_, p)| fullest(p))
+        self.others().filter(|(_, p)| wanted && fits(p)).min_by_key(|(_, p)| largest(p))
     }
 
     /// The groups with this name, but for those of other Akène machines, of which a part lies on their boot disks.

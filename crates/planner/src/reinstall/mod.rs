@@ -69,7 +69,8 @@ pub(crate) fn blocked(
                 "the volume group {} holds people's files, which are always kept, but: {reasons}",
                 group.name
             ),
-            "put the disk back that is missing; if it is lost, so are the files: set `storage.keep-homes = false`",
+            "put the disk back that is missing; if it is lost for good, so are these files: then clear the other disks of \
+             the group with `wipefs -a`",
         )
     };
     if let Some(group) = groups().find(|g| !g.complete) {
@@ -88,7 +89,7 @@ pub(crate) fn blocked(
             disk.name,
             words::partition_content(&files),
         ),
-        "ask less in the profile's `storage`, or copy the files away and clear the disk with `wipefs -a`",
+        "ask less in the profile's `storage`, or copy the files away and delete the partition",
     ))
 }
 
