@@ -4,6 +4,7 @@
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use akene_agent::probe::{ProbeRoot, inventory};
 use akene_agent::storage::image::Image;
@@ -66,11 +67,18 @@ fn again(mut layout: Vec<PartitionPlan>) -> Vec<PartitionPlan> {
     layout
 }
 
+/// The filesystems of these tests have the same identifiers, and `mkfs.btrfs` makes none that is there already.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn homes_are_the_same_on_every_filesystem_and_kind_of_table() {
     if !can_run() {
         return;
     }
+    let _turn = turn();
     for (kind, sector) in [(TableKind::Gpt, 512), (TableKind::Gpt, 4096), (TableKind::Mbr, 512)] {
         for (name, filesystem, make, check) in FOUND {
             let shown = format!("{name} on {kind:?} with sectors of {sector}");
@@ -142,6 +150,7 @@ fn a_refreshed_root_keeps_its_homes_and_nothing_else() {
     if !can_run() {
         return;
     }
+    let _turn = turn();
     for (name, filesystem, make, check) in FOUND {
         let dir = tempfile::tempdir().unwrap();
         let image = old_system(dir.path(), make);
@@ -210,6 +219,7 @@ fn homes_that_would_be_lost_by_refreshing_are_refused() {
     if !can_run() {
         return;
     }
+    let _turn = turn();
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("old");
     std::fs::create_dir(&place).unwrap();
@@ -262,6 +272,7 @@ fn a_damaged_home_is_refused_and_one_of_a_machine_switched_off_is_not() {
     if !can_run() {
         return;
     }
+    let _turn = turn();
     for (name, filesystem, make, check) in FOUND {
         let dir = tempfile::tempdir().unwrap();
         let image = Image::create(&dir.path().join("disk.img"), Bytes(SIZE), 512).unwrap();

@@ -55,7 +55,9 @@ pub fn empty_root(layout: &Layout, also: &[&str], runner: &dyn Runner) -> Result
     mount(Some(&layout.root), &view, nothing, MsFlags::MS_BIND, nothing)
         .with_context(|| format!("showing {} once more", layout.root.display()))?;
     let emptied = empty(&view, also).with_context(|| format!("emptying {}", partition.device.display()));
-    let gone = umount2(&view, MntFlags::UMOUNT_NOFOLLOW).map_err(anyhow::Error::from);
+    // Detached: a program being started elsewhere holds a copy of every descriptor until it runs.
+    let flags = MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH;
+    let gone = umount2(&view, flags).map_err(anyhow::Error::from);
     let gone = gone.and_then(|()| Ok(std::fs::remove_dir(&view)?));
     emptied?;
     gone.with_context(|| format!("unmounting {}", view.display()))
