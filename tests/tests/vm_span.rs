@@ -39,7 +39,7 @@ impl Loops {
             .map(|e| {
                 let bytes = |key: &str| (e[key].as_u64().unwrap() * 512).to_string();
                 let place = ["--offset", &bytes("start"), "--sizelimit", &bytes("size")];
-                run(Cmd::new("losetup").args(["--find", "--show", "--read-only"]).args(place).arg(disk))
+                run(Cmd::new("losetup").args(["--find", "--show"]).args(place).arg(disk))
             })
             .collect()
     }
@@ -53,37 +53,38 @@ impl Drop for Loops {
     }
 }
 
-/// Puts the volume of the homes together without device-mapper: its pieces copied one after the other.
-fn homes(disks: &[PathBuf], to: &Path) {
+/// Copies the volume of the homes off the disks without device-mapper, its pieces one after the other.
+fn homes(disks: &[PathBuf], file: &Path) {
     let loops = Loops(disks.iter().flat_map(|disk| Loops::of(disk)).collect());
     assert_eq!(loops.0.len(), 2, "each disk has a physical volume");
     let accepted: String = loops.0.iter().map(|d| format!("\"a|^{d}$|\",")).collect();
     let config = format!("devices {{ filter=[{accepted}\"r|.*|\"] use_devicesfile=0 scan=\"/dev\" }}");
     let told = lvm("lvs", &["--segments"], "lv_name,vg_extent_size,seg_start,seg_size,devices", &config);
     let begins = lvm("pvs", &[], "pv_name,pe_start", &config);
-    let out = std::fs::File::create(to).unwrap();
     assert_eq!(told.len(), 2, "{told:?}");
     for words in told {
         assert_eq!(words[0], "home", "{words:?}");
         let number = |word: &str| word.parse::<u64>().unwrap();
         let (device, first) = words[4].trim_end_matches(')').split_once('(').unwrap();
         let begin = begins.iter().find(|b| b[0] == device).unwrap();
-        let from = number(&begin[1]) + number(first) * number(&words[1]);
-        out.set_len(number(&words[2]) + number(&words[3])).unwrap();
-        let copy = Cmd::new("dd").args([format!("if={device}"), format!("of={}", to.display())]);
-        let copy = copy.args([
-            "bs=4M",
-            "conv=notrunc,sparse",
-            "iflag=skip_bytes",
-            "oflag=seek_bytes",
-            "status=none",
-        ]);
-        run(copy.args([
-            format!("skip={from}"),
-            format!("seek={}", words[2]),
-            format!("count={}", number(&words[3]) >> 22),
-        ]));
+        let on_device = number(&begin[1]) + number(first) * number(&words[1]);
+        let (on_device, in_file) = ((device, on_device), (file.to_str().unwrap(), number(&words[2])));
+        let (from, to) = (on_device, in_file);
+        run(Cmd::new("dd")
+            .args(["bs=4M", "conv=notrunc,fsync", "iflag=skip_bytes", "oflag=seek_bytes"])
+            .args([
+                "status=none".to_owned(),
+                format!("if={}", from.0),
+                format!("skip={}", from.1),
+                format!("of={}", to.0),
+                format!("seek={}", to.1),
+                format!("count={}", number(&words[3]) >> 22),
+            ]));
     }
+}
+
+fn debugfs(image: &Path, what: &str, more: &[&str]) -> String {
+    run(Cmd::new("debugfs").args(more).args(["-R", what]).arg(image))
 }
 
 /// What LVM says of these fields, a row for each thing.
@@ -116,19 +117,24 @@ fn homes_over_two_small_disks() {
     site.start().unwrap();
     let disk = |name: &str| vm::blank_disk(&dir.path().join(name), 6 << 30).unwrap();
     let disks = vec![disk("one.img"), disk("two.img")];
-    let mut machine = Machine::new(Firmware::Bios);
-    machine.memory = 1536;
-    machine.disks = disks.clone();
-    let mut journey = Journey::begin(site, &built.iso(), Put::Disc, machine, dir.path()).unwrap();
+    let machine = || {
+        let mut machine = Machine::new(Firmware::Bios);
+        machine.memory = 1024;
+        machine.disks = disks.clone();
+        machine
+    };
+    let judged = |home: &Path| {
+        for disk in &disks {
+            assert!(run(Cmd::new("sgdisk").arg("-v").arg(disk)).contains("No problems found"));
+        }
+        homes(&disks, home);
+        run(Cmd::new("e2fsck").arg("-fn").arg(home));
+        let listed = debugfs(home, "ls -p /", &[]);
+        assert!(listed.contains(&format!("/{USER}/")), "{listed}");
+    };
+    let mut journey = Journey::begin(site, &built.iso(), Put::Disc, machine(), dir.path()).unwrap();
     println!("{:?}", journey.complete(60 * MINUTE).unwrap());
-    journey.shut_down().unwrap();
-
-    for disk in &disks {
-        assert!(run(Cmd::new("sgdisk").arg("-v").arg(disk)).contains("No problems found"));
-    }
+    drop(journey.shut_down().unwrap());
     let home = dir.path().join("home.img");
-    homes(&disks, &home);
-    run(Cmd::new("e2fsck").arg("-fn").arg(&home));
-    let listed = run(Cmd::new("debugfs").args(["-R", "ls -p /"]).arg(&home));
-    assert!(listed.contains(&format!("/{USER}/")), "{listed}");
+    judged(&home);
 }
