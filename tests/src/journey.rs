@@ -91,6 +91,15 @@ pub fn stamped(site: &Site, image: &Path, to: &Path) -> Result<PathBuf> {
     Ok(to.to_owned())
 }
 
+/// Whether a virtual machine can be tested here; says aloud why not.
+pub fn possible() -> bool {
+    let missing = crate::vm::missing().or_else(crate::image::missing);
+    if let Some(why) = &missing {
+        eprintln!("SKIPPED: no virtual machine can be tested here: {why}");
+    }
+    missing.is_none()
+}
+
 /// How the medium is put into the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {

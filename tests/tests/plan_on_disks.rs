@@ -7,22 +7,15 @@ use std::path::Path;
 use akene_agent::journal::{Journal, What};
 use akene_agent::probe::{ProbeRoot, inventory};
 use akene_agent::storage::image::Image;
-use akene_agent::storage::{Mounted, Planned};
-use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_exec::SystemRunner;
 use akene_planner::{Action, Plan, Role, plan, plan_within};
 use akene_protocol::api::Consent;
 use akene_protocol::event::Phase;
-use akene_protocol::ids::MachineId;
 use akene_protocol::inventory::{FirmwareKind, Inventory, TableKind};
 use akene_protocol::profile::{Bundle, parse_layer};
 use akene_protocol::resolve::{StorageWishes, resolve};
 use akene_protocol::{Bytes, RunId};
-
-const MACHINE: MachineId = MachineId([0x5a; 16]);
-
-fn run(program: &str, args: &[&str]) -> String {
-    SystemRunner.run(&Cmd::new(program).args(args)).unwrap_or_else(|e| panic!("{e:#}")).text()
-}
+use akene_tests::disks::{can_run, carry_out, run};
 
 /// The machine as probed now, with the image as its only disk.
 fn probed(image: &Image, firmware: FirmwareKind) -> Inventory {
@@ -50,16 +43,6 @@ fn wishes(table: &str, inventory: &Inventory) -> StorageWishes {
     resolve(&bundle, inventory, None).unwrap_or_else(|e| panic!("{e}")).storage
 }
 
-fn carry_out(plan: &Plan, root: &Path) -> Mounted {
-    let locked =
-        Planned::new(plan.clone(), MACHINE).unwrap().lock(&SystemRunner).unwrap_or_else(|e| panic!("{e:#}"));
-    let formatted = locked
-        .partition(&SystemRunner)
-        .and_then(|p| p.format(&SystemRunner, &mut |_| {}))
-        .unwrap_or_else(|e| panic!("{e:#}"));
-    formatted.mount(root).unwrap_or_else(|e| panic!("{e:#}"))
-}
-
 fn judge(image: &Image, table: &str) {
     let path = image.path().to_str().unwrap();
     match table {
@@ -79,9 +62,7 @@ fn record(boot: &Path, what: What) {
 
 #[test]
 fn a_plan_stands_on_a_disk_and_is_found_again() {
-    let root = run("id", &["-u"]);
-    if root.trim() != "0" || !Path::new("/dev/loop-control").exists() {
-        eprintln!("SKIPPED: needs to be root and loop devices");
+    if !can_run() {
         return;
     }
     for (size, sector, table, firmware) in [
@@ -99,7 +80,7 @@ fn a_plan_stands_on_a_disk_and_is_found_again() {
         let wishes = wishes(table, &blank);
         let first = plan_within(&wishes, &blank, Consent::Blank).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert!(first.destroys.is_empty(), "{name}");
-        let mounted = carry_out(&first, &dir.path().join("first"));
+        let mounted = carry_out(first.clone(), &dir.path().join("first"));
         judge(&image, table);
         record(&mounted.root.join("boot"), What::Begun { phase: Phase::Install });
         mounted.unmount().unwrap();
@@ -115,7 +96,7 @@ fn a_plan_stands_on_a_disk_and_is_found_again() {
                 .collect()
         };
         assert_eq!(places(&first), places(&again), "{name}");
-        let mounted = carry_out(&again, &dir.path().join("second"));
+        let mounted = carry_out(again.clone(), &dir.path().join("second"));
         fs::create_dir_all(mounted.root.join("etc")).unwrap();
         fs::write(mounted.root.join("etc/os-release"), "PRETTY_NAME=\"Test 1\"\n").unwrap();
         let home = mounted.partition(&Role::Volume("home".into())).is_some();
@@ -133,7 +114,7 @@ fn a_plan_stands_on_a_disk_and_is_found_again() {
         let lost: Vec<&str> = reinstall.destroys.iter().map(|d| d.what.as_str()).collect();
         assert!(lost.iter().any(|what| what.contains("Test 1")), "{name}: {lost:?}");
         assert_eq!(lost.iter().any(|what| what.contains("people's files")), !home, "{name}: {lost:?}");
-        let mounted = carry_out(&reinstall, &dir.path().join("third"));
+        let mounted = carry_out(reinstall.clone(), &dir.path().join("third"));
         // Without a volume of their own, people's files stay in the root, which is emptied around them later.
         assert!(mounted.root.join("home/ana/Documents/letter").exists(), "{name}");
         assert_eq!(mounted.root.join("etc/os-release").exists(), !home, "{name}");

@@ -8,22 +8,13 @@ use std::time::Duration;
 
 use akene_tests::checks::{self, Expected};
 use akene_tests::image::digest;
-use akene_tests::journey::{self, Journey, Put};
+use akene_tests::journey::{self, Journey, Put, possible};
 use akene_tests::mirror::Mirror;
 use akene_tests::secrets::Secrets;
 use akene_tests::site::{SSH_KEY, Site, USER, small_server};
-use akene_tests::vm::{self, Accelerator, Firmware, HOST, Machine};
+use akene_tests::vm::{Accelerator, Firmware, HOST, Machine};
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// Says aloud what cannot be tested here, and why.
-fn possible() -> bool {
-    let missing = vm::missing().or_else(akene_tests::image::missing);
-    if let Some(why) = &missing {
-        eprintln!("SKIPPED: no virtual machine can be tested here: {why}");
-    }
-    missing.is_none()
-}
 
 fn expected(secrets: &Secrets) -> Expected {
     Expected {

@@ -13,15 +13,6 @@ use akene_tests::vm::{self, Accelerator, Firmware, HOST, Machine};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Says aloud what cannot be tested here, and why.
-fn possible() -> bool {
-    let missing = vm::missing().or_else(akene_tests::image::missing);
-    if let Some(why) = &missing {
-        eprintln!("SKIPPED: no virtual machine can be tested here: {why}");
-    }
-    missing.is_none() && has("lvm")
-}
-
 fn run(cmd: Cmd) -> String {
     SystemRunner.run(&cmd).unwrap_or_else(|e| panic!("{e:#}")).text()
 }
@@ -68,16 +59,14 @@ fn homes(disks: &[PathBuf], file: &Path) {
         let (device, first) = words[4].trim_end_matches(')').split_once('(').unwrap();
         let begin = begins.iter().find(|b| b[0] == device).unwrap();
         let on_device = number(&begin[1]) + number(first) * number(&words[1]);
-        let (on_device, in_file) = ((device, on_device), (file.to_str().unwrap(), number(&words[2])));
-        let (from, to) = (on_device, in_file);
         run(Cmd::new("dd")
             .args(["bs=4M", "conv=notrunc,fsync", "iflag=skip_bytes", "oflag=seek_bytes"])
             .args([
                 "status=none".to_owned(),
-                format!("if={}", from.0),
-                format!("skip={}", from.1),
-                format!("of={}", to.0),
-                format!("seek={}", to.1),
+                format!("if={device}"),
+                format!("skip={on_device}"),
+                format!("of={}", file.display()),
+                format!("seek={}", words[2]),
                 format!("count={}", number(&words[3]) >> 22),
             ]));
     }
@@ -104,7 +93,7 @@ fn homes_over_two_small_disks() {
         );
         return;
     }
-    if !possible() {
+    if !journey::possible() || !has("lvm") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

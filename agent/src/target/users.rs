@@ -63,6 +63,11 @@ fn owners(root: &Root) -> Result<BTreeSet<u32>> {
     Ok(found)
 }
 
+/// `etc/passwd` or `etc/group`. A system without one has no accounts.
+fn accounts(root: &Root, list: &str) -> Result<String> {
+    Ok(String::from_utf8_lossy(&root.read(list)?.unwrap_or_default()).into_owned())
+}
+
 /// The first number of a person's account.
 const FIRST: u32 = 1000;
 
@@ -74,9 +79,7 @@ fn newcomer(root: &Root, taken: &BTreeSet<u32>) -> Result<Option<u32>> {
     }
     let mut taken = taken.clone();
     for list in ["etc/passwd", "etc/group"] {
-        let text = root.read(list)?.unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        taken.extend(text.lines().filter_map(|l| l.split(':').nth(2)?.parse::<u32>().ok()));
+        taken.extend(accounts(root, list)?.lines().filter_map(|l| l.split(':').nth(2)?.parse::<u32>().ok()));
     }
     Ok((FIRST..).find(|id| !taken.contains(id)))
 }
@@ -93,9 +96,7 @@ fn add(job: &Job<'_>, root: &Root, user: &User, taken: &BTreeSet<u32>, watch: &m
 
     let group = job.inside("groupadd").args(gid.iter().flat_map(|g| ["-g".to_owned(), g.to_string()]));
     let exists = |list: &str, name: &str| -> Result<bool> {
-        let text = root.read(list)?.unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        Ok(text.lines().any(|l| l.split(':').next() == Some(name)))
+        Ok(accounts(root, list)?.lines().any(|l| l.split(':').next() == Some(name)))
     };
     if !exists("etc/group", name)? {
         job.run(&group.arg(name))?;

@@ -223,7 +223,7 @@ impl Rooms<'_> {
         }
     }
 
-    /// Splits the spanned volume over its regions, the roomiest first: grains of each physical volume.
+    /// Splits the spanned volume over its regions, one after the other: grains of each physical volume.
     pub fn members(&self, sizes: &[u64]) -> Vec<(usize, u64)> {
         let mut free = [0; 16];
         let (Some(spanned), Some(_)) = (self.spanned(), self.free(sizes, &mut free)) else {

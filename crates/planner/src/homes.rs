@@ -14,7 +14,9 @@ use akene_protocol::resolve::{StorageWishes, VolumeWish};
 use crate::arrangement::Arrangement;
 use crate::candidates::Excluded;
 use crate::lay::{group_name, role};
-use crate::recognise::{filesystem_found, filesystem_named, home_inside, largest, named, named_for_files};
+use crate::recognise::{
+    filesystem_found, filesystem_named, home_inside, largest, named, named_for_files, partition_at, pv_name,
+};
 use crate::reinstall::{kept, old_system, refresh};
 use crate::{Action, GroupPlan, Member, Role, ground, words};
 
@@ -67,18 +69,13 @@ pub(crate) fn is_home(volume: &VolumeWish) -> bool {
 
 /// The volume of a group that can be kept as `/home`: only one of this name is found again by it.
 pub(crate) fn home_of(group: &VolumeGroup) -> Option<&akene_protocol::inventory::LogicalVolume> {
-    group
-        .logical
-        .iter()
-        .find(|l| l.name == "home" && l.content.as_ref().is_some_and(|c| looks_home(c) && mountable(&c.kind)))
+    group.logical.iter().find(|l| l.name == "home" && l.content.as_ref().is_some_and(is_kept_home))
 }
 
-fn looks_home(content: &Content) -> bool {
+/// Whether it is people's files, on a filesystem that can be mounted as `/home`.
+pub(crate) fn is_kept_home(content: &Content) -> bool {
     content.looks_like == Some(LooksLike::Home)
-}
-
-fn mountable(kind: &str) -> bool {
-    filesystem_named(kind).is_some_and(|f| f != Filesystem::Vfat)
+        && filesystem_named(&content.kind).is_some_and(|f| f != Filesystem::Vfat)
 }
 
 /// Why a disk must be left alone, because people's files on it could not be kept otherwise. `disks` are all that can be
@@ -104,14 +101,12 @@ pub(crate) fn untouchable(
         let Some(content) = &partition.content else { continue };
         if content.kind == "LVM2_member" {
             let node = words::partition(&disk.name, partition.number);
-            let ours =
-                partition.name.as_deref().is_some_and(|n| n.starts_with("akene-") && n.ends_with("-pv"));
-            if let Some(what) = stuck(&node, ours, disks, wishes, groups) {
+            if let Some(what) = stuck(&node, pv_name(partition), disks, wishes, groups) {
                 return no(what);
             }
             continue;
         }
-        let kept = looks_home(content) && mountable(&content.kind) || home_inside(partition);
+        let kept = is_kept_home(content) || home_inside(partition);
         if kept || content.looks_like == Some(LooksLike::Empty) {
             continue;
         }
@@ -131,7 +126,7 @@ pub(crate) fn untouchable(
 
 /// Whether it is people's files, on a filesystem of Linux: what other systems use goes with them.
 fn files_in(content: &Content) -> bool {
-    looks_home(content) && mountable(&content.kind)
+    is_kept_home(content)
         || matches!(content.looks_like, Some(LooksLike::LinuxRoot { home_inside: true, .. }))
 }
 
@@ -158,13 +153,7 @@ fn stuck(
 
 /// The physical volumes of a group. `None`: they are not all on partitions of these disks.
 fn members<'a>(group: &VolumeGroup, disks: &[&'a Disk]) -> Option<Vec<(usize, &'a Partition)>> {
-    let find = |member: &String| {
-        disks.iter().enumerate().find_map(|(g, d)| {
-            let mut parts = d.table.iter().flat_map(|t| &t.partitions);
-            parts.find(|p| words::partition(&d.name, p.number) == *member).map(|p| (g, p))
-        })
-    };
-    group.members.iter().map(find).collect()
+    group.members.iter().map(|member| partition_at(disks, member)).collect()
 }
 
 fn found<'a>(disks: &[&'a Disk], inventory: &'a Inventory) -> Vec<Found<'a>> {
@@ -172,7 +161,7 @@ fn found<'a>(disks: &[&'a Disk], inventory: &'a Inventory) -> Vec<Found<'a>> {
     for (g, disk) in disks.iter().enumerate() {
         for partition in disk.table.iter().flat_map(|t| &t.partitions) {
             let content = partition.content.as_ref();
-            if content.is_some_and(|c| looks_home(c) && mountable(&c.kind)) {
+            if content.is_some_and(is_kept_home) {
                 all.push(Found::Partition(g, partition));
             } else if home_inside(partition) {
                 all.push(Found::InRoot(g, partition));

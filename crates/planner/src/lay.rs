@@ -150,7 +150,7 @@ fn slots(solved: &Solved<'_>, region: usize, table: TableKind) -> Vec<Slot> {
             continue;
         };
         if let Some((_, grains)) =
-            layout.members.iter().find(|(r, _)| *r == region).filter(|_| spans(layout.places[i]))
+            layout.members.iter().find(|(r, _)| *r == region).filter(|_| layout.spread() == Some(i))
         {
             let why = format!("a part of `{}`, which no single place holds", wish.name);
             slot(7, Role::Physical(group_name(wish)), *grains, None, None, why);
@@ -168,10 +168,6 @@ fn slots(solved: &Solved<'_>, region: usize, table: TableKind) -> Vec<Slot> {
     }
     slots.sort_by(|a, b| a.rank.cmp(&b.rank));
     slots
-}
-
-fn spans(place: u16) -> bool {
-    place.count_ones() > 1
 }
 
 fn place(
@@ -218,7 +214,7 @@ fn why(solved: &Solved<'_>, item: usize, wish: &VolumeWish) -> String {
     if size > enough && max == Some(size) {
         format!("all it may have ({})", bytes(size))
     } else if size > enough {
-        match spans(solved.layout.places[item]) {
+        match solved.layout.spread() == Some(item) {
             true => "all it needs, and the rest of its disks".into(),
             false => "all it needs, and the rest of the disk".into(),
         }
@@ -240,11 +236,8 @@ fn why(solved: &Solved<'_>, item: usize, wish: &VolumeWish) -> String {
 /// The group that is made, if a volume is spanned.
 fn group(solved: &Solved<'_>, made: &[(usize, u32)]) -> Option<GroupPlan> {
     let (problem, layout) = (&solved.problem, &solved.layout);
-    let (i, wish) = problem
-        .items
-        .iter()
-        .enumerate()
-        .find_map(|(i, item)| Some((i, item.wish()?)).filter(|_| spans(layout.places[i])))?;
+    let i = layout.spread()?;
+    let wish = problem.items[i].wish()?;
     // What LVM takes of each: its description, and what is left over of the last extent.
     let extents: u64 = layout.members.iter().map(|(_, grains)| (grains - 1) / 4).sum();
     let disks = problem.disks_of(layout.places[i]);

@@ -254,26 +254,34 @@ impl<'a> Problem<'a> {
 
     /// The levels before the sizes, of a layout that may be incomplete: they can only become worse.
     pub(crate) fn before_sizes(&self, places: &[u16]) -> ((u8, u8, bool), u16) {
-        let (mut files, mut system) = (self.fixed_files, self.fixed_system);
+        let (files, system) = self.needed(places);
         let mut doubtful = false;
         let mut touched = 0;
-        let mut root = self.fixed_root;
         for (item, place) in self.items.iter().zip(places) {
             let disks = self.disks_of(*place);
             touched |= disks;
-            files |= if item.files() { disks } else { 0 };
-            system |= if item.system() { disks } else { 0 };
-            root |= if item.is_root() { disks } else { 0 };
             if matches!(item.kind, Kind::Chain) {
                 doubtful |= bits(disks).any(|g| self.doubtful(self.grounds[g].disk));
             }
+        }
+        let band = |mask: u16| risk::band(self.loss(mask));
+        ((band(files), band(system), doubtful), touched)
+    }
+
+    /// The disks that people's files need, and those that the system needs: a bit for each.
+    fn needed(&self, places: &[u16]) -> (u16, u16) {
+        let (mut files, mut system, mut root) = (self.fixed_files, self.fixed_system, self.fixed_root);
+        for (item, place) in self.items.iter().zip(places) {
+            let disks = self.disks_of(*place);
+            files |= if item.files() { disks } else { 0 };
+            system |= if item.system() { disks } else { 0 };
+            root |= if item.is_root() { disks } else { 0 };
         }
         // Without a volume of their own, people's files lie on the root.
         if files == 0 && !self.items.iter().any(|i| i.files()) {
             files = root;
         }
-        let band = |mask: u16| risk::band(self.loss(mask));
-        ((band(files), band(system), doubtful), touched)
+        (files, system)
     }
 
     pub(crate) fn loss(&self, mask: u16) -> u32 {
@@ -339,23 +347,17 @@ impl<'a> Problem<'a> {
     /// The levels that depend on the disks alone, of a layout that may be incomplete: they can only become worse.
     #[allow(clippy::type_complexity)]
     pub(crate) fn traits(&self, places: &[u16]) -> ((u32, u32), (u8, u32, u32), (u32, u32)) {
-        let (mut files, mut system, mut root) = (self.fixed_files, self.fixed_system, self.fixed_root);
+        let (files, system) = self.needed(places);
         let mut latency = (0, 0, 0);
         for (item, place) in self.items.iter().zip(places) {
-            let disks = self.disks_of(*place);
-            files |= if item.files() { disks } else { 0 };
-            system |= if item.system() { disks } else { 0 };
-            root |= if item.is_root() { disks } else { 0 };
-            let class = bits(disks).map(|g| risk::latency(self.grounds[g].disk)).max().unwrap_or(0);
+            let class =
+                bits(self.disks_of(*place)).map(|g| risk::latency(self.grounds[g].disk)).max().unwrap_or(0);
             match item.medium() {
                 _ if item.is_root() => latency.0 = class,
                 Medium::Fast => latency.1 += u32::from(class),
                 Medium::Large => latency.2 += u32::from(risk::SLOWEST - class),
                 Medium::Any => {}
             }
-        }
-        if files == 0 && !self.items.iter().any(|i| i.files()) {
-            files = root;
         }
         // Wherever they are still to be placed, it is at least one disk.
         ((files.count_ones().max(1), system.count_ones()), latency, (self.loss(files), self.loss(system)))

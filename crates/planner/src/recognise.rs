@@ -53,18 +53,18 @@ fn untouched(disk: &Disk, inventory: &Inventory) -> bool {
         })
     };
     let empty = |p: &Partition| {
-        let ours = p.name.as_deref().is_some_and(|n| n.starts_with("akene-") || n.starts_with("AKENE_"));
         let esp = p.name.as_deref() == Some(ESP_LABEL);
         let node = words::partition(&disk.name, p.number);
-        ours && match &p.content {
-            Some(c) if c.kind == "LVM2_member" => inventory
-                .volume_groups
-                .iter()
-                .filter(|g| g.members.contains(&node))
-                .all(|g| g.complete && g.logical.iter().all(|l| nothing(l.content.as_ref()))),
-            Some(c) if esp => c.kind == "vfat",
-            content => nothing(content.as_ref()),
-        }
+        our_name(p)
+            && match &p.content {
+                Some(c) if c.kind == "LVM2_member" => inventory
+                    .volume_groups
+                    .iter()
+                    .filter(|g| g.members.contains(&node))
+                    .all(|g| g.complete && g.logical.iter().all(|l| nothing(l.content.as_ref()))),
+                Some(c) if esp => c.kind == "vfat",
+                content => nothing(content.as_ref()),
+            }
     };
     !unknown && !table.partitions.is_empty() && table.partitions.iter().all(empty)
 }
@@ -96,25 +96,37 @@ pub(crate) fn home_inside(partition: &Partition) -> bool {
     })
 }
 
+/// Whether the table gives it one of our names.
+fn our_name(partition: &Partition) -> bool {
+    partition.name.as_deref().is_some_and(|n| n.starts_with("akene-") || n.starts_with("AKENE_"))
+}
+
+/// Whether it has the name of a physical volume of ours.
+pub(crate) fn pv_name(partition: &Partition) -> bool {
+    partition.name.as_deref().is_some_and(|n| n.starts_with("akene-") && n.ends_with("-pv"))
+}
+
+/// The partition with this node (`sda3`), and the index of its disk.
+pub(crate) fn partition_at<'a>(disks: &[&'a Disk], node: &str) -> Option<(usize, &'a Partition)> {
+    disks.iter().enumerate().find_map(|(g, disk)| {
+        let mut partitions = disk.table.iter().flat_map(|t| &t.partitions);
+        partitions.find(|p| words::partition(&disk.name, p.number) == node).map(|p| (g, p))
+    })
+}
+
 /// Whether it is a physical volume of one of our groups.
 fn named_pv(partition: &Partition) -> bool {
-    let name = partition.name.as_deref();
-    name.is_some_and(|n| n.starts_with("akene-") && n.ends_with("-pv"))
-        && partition.content.as_ref().is_some_and(|c| c.kind == "LVM2_member")
+    pv_name(partition) && partition.content.as_ref().is_some_and(|c| c.kind == "LVM2_member")
 }
 
 /// Whether it has the name or label we give to this role.
 pub(crate) fn named(partition: &Partition, role: &Role, filesystem: Filesystem) -> bool {
-    match &partition.name {
-        // Where the table has our names, they count alone: labels can be copied with a filesystem.
-        Some(name) if name.starts_with("akene-") || name.starts_with("AKENE_") => {
-            Some(name) == role.partition_name().as_ref()
-        }
-        _ => partition
-            .content
-            .as_ref()
-            .is_some_and(|c| c.label.is_some() && c.label == role.label(filesystem) && !contradicts(c, role)),
+    // Where the table has our names, they count alone: labels can be copied with a filesystem.
+    if our_name(partition) {
+        return partition.name == role.partition_name();
     }
+    let labelled = |c: &Content| c.label.is_some() && c.label == role.label(filesystem);
+    partition.content.as_ref().is_some_and(|c| labelled(c) && !contradicts(c, role))
 }
 
 /// Whether what lies there is known to be for something else.

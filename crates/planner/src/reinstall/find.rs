@@ -2,15 +2,15 @@
 
 use std::cmp::Reverse;
 
-use akene_protocol::inventory::{Disk, LooksLike, Partition, VolumeGroup};
-use akene_protocol::profile::{Filesystem, Foreign};
+use akene_protocol::inventory::{Partition, VolumeGroup};
+use akene_protocol::profile::Foreign;
 use akene_protocol::resolve::VolumeWish;
 
 use super::is_boot_disk;
 use super::work::Work;
-use crate::homes::{home_of, is_home};
+use crate::homes::{home_of, is_home, is_kept_home};
 use crate::lay::{group_name, role};
-use crate::recognise::{filesystem_found, find_alike, find_named, home_inside, largest, named};
+use crate::recognise::{find_alike, find_named, home_inside, largest, named, partition_at};
 use crate::{Role, words};
 
 /// Where a volume lies: on a partition of a disk, or on a group with its members.
@@ -87,11 +87,7 @@ impl<'a> Work<'_, 'a> {
     /// name of ours. A root is only taken for the files in it, never to be formatted.
     fn adopted(&self, role: &Role) -> Option<(usize, &'a Partition)> {
         let fits = |p: &Partition| match role {
-            Role::Volume(name) if name == "home" => {
-                let content = p.content.as_ref();
-                content.is_some_and(|c| c.looks_like == Some(LooksLike::Home))
-                    && filesystem_found(p).is_some_and(|f| f != Filesystem::Vfat)
-            }
+            Role::Volume(name) if name == "home" => p.content.as_ref().is_some_and(is_kept_home),
             Role::Root => home_inside(p),
             _ => false,
         };
@@ -126,12 +122,7 @@ impl<'a> Work<'_, 'a> {
             ));
         }
         let members = group.members.iter().map(|member| {
-            let on = |(g, d): (usize, &&'a Disk)| {
-                let partitions = d.table.iter().flat_map(|t| &t.partitions);
-                let mut fits = partitions.filter(|p| words::partition(&d.name, p.number) == *member);
-                fits.next().map(|p| (g, p))
-            };
-            self.disks.iter().enumerate().find_map(on).ok_or_else(|| {
+            partition_at(self.disks, member).ok_or_else(|| {
                 format!("its volume group `{name}` lies on {member} too, which cannot be used")
             })
         });
