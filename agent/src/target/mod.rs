@@ -25,6 +25,7 @@ mod loader;
 mod network;
 mod packages;
 mod resident;
+mod sources;
 mod system;
 mod users;
 

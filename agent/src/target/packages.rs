@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use akene_archive::{Deb, Progress, Root, source_files};
+use akene_archive::{Deb, Progress, Root};
 use akene_exec::{ChrootMounts, Cmd, ExecError};
 use akene_protocol::Issue;
 use akene_protocol::issue::Issues;
 use akene_protocol::lock::LockedPackage;
-use akene_protocol::profile::Distribution;
 use anyhow::{Context, Result, bail};
 
 use super::choose::NO_FSYNC;
+use super::sources::write_sources;
 use super::{Job, Watch, bootloader, system};
 
 /// Where the installation's own things are seen inside the new root. On `/run`, so gone at the reboot.
@@ -245,41 +245,6 @@ fn install_base(job: &Job<'_>, tools: &Tools, watch: &mut dyn Watch) -> Result<(
         meter.read(line, watch);
     });
     ran.map(drop).map_err(package_failure).context("installing the base system")
-}
-
-/// Writes the sources the installed system will have, with their keys below `/etc/apt/keyrings`. During the
-/// installation the distribution's own keyring is where its package will put it.
-fn write_sources(job: &Job<'_>, root: &mut Root, first: bool) -> Result<()> {
-    let archive = &job.resolved.archive;
-    let keyring = Path::new(match archive.distribution {
-        Distribution::Debian => "/usr/share/keyrings/debian-archive-keyring.gpg",
-        Distribution::Ubuntu => "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
-    });
-    let (main, security) = job.apt.mirrors();
-    let files = source_files(archive, main, security, Path::new("/etc/apt/keyrings"), keyring)?;
-    for (name, text) in &files.keys {
-        root.write(&format!("etc/apt/keyrings/{name}"), text, 0o644)?;
-    }
-    for (name, text) in &files.sources {
-        root.write(&format!("etc/apt/sources.list.d/{name}"), text, 0o644)?;
-    }
-    for (name, text) in &archive.preferences {
-        root.write(&format!("etc/apt/preferences.d/{name}"), text, 0o644)?;
-    }
-    root.remove("etc/apt/sources.list")?;
-    if let Some(proxy) = job.resolved.network.proxy.as_deref().filter(|_| !first) {
-        let (text, mode) = proxy_settings(proxy);
-        root.write("etc/apt/apt.conf.d/80akene-proxy", text, mode)?;
-    }
-    Ok(())
-}
-
-/// What apt is told of a proxy, and the mode of that file. With a password in it nobody but root reads it: apt
-/// itself runs as root and hands its settings to the helpers it runs as `_apt`; somebody else who looks
-/// something up in apt's lists is warned of a file they cannot read, and served.
-fn proxy_settings(proxy: &str) -> (String, u32) {
-    let text = format!("Acquire::http::Proxy \"{proxy}\";\nAcquire::https::Proxy \"{proxy}\";\n");
-    (text, if proxy.contains('@') { 0o600 } else { 0o644 })
 }
 
 /// Debconf answers before the packages that ask: what follows from the settings, then the profile's own,

@@ -1,0 +1,44 @@
+//! Where the installed system gets its packages from: its archives, their keys, its proxy.
+
+use std::path::Path;
+
+use akene_archive::{Root, source_files};
+use akene_protocol::profile::Distribution;
+use anyhow::Result;
+
+use super::Job;
+
+/// Writes the sources the installed system will have, with their keys below `/etc/apt/keyrings`. During the
+/// installation the distribution's own keyring is where its package will put it.
+pub(super) fn write_sources(job: &Job<'_>, root: &mut Root, first: bool) -> Result<()> {
+    let archive = &job.resolved.archive;
+    let keyring = Path::new(match archive.distribution {
+        Distribution::Debian => "/usr/share/keyrings/debian-archive-keyring.gpg",
+        Distribution::Ubuntu => "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
+    });
+    let (main, security) = job.apt.mirrors();
+    let files = source_files(archive, main, security, Path::new("/etc/apt/keyrings"), keyring)?;
+    for (name, text) in &files.keys {
+        root.write(&format!("etc/apt/keyrings/{name}"), text, 0o644)?;
+    }
+    for (name, text) in &files.sources {
+        root.write(&format!("etc/apt/sources.list.d/{name}"), text, 0o644)?;
+    }
+    for (name, text) in &archive.preferences {
+        root.write(&format!("etc/apt/preferences.d/{name}"), text, 0o644)?;
+    }
+    root.remove("etc/apt/sources.list")?;
+    if let Some(proxy) = job.resolved.network.proxy.as_deref().filter(|_| !first) {
+        let (text, mode) = proxy_settings(proxy);
+        root.write("etc/apt/apt.conf.d/80akene-proxy", text, mode)?;
+    }
+    Ok(())
+}
+
+/// What apt is told of a proxy, and the mode of that file. With a password in it nobody but root reads it: apt
+/// itself runs as root and hands its settings to the helpers it runs as `_apt`; somebody else who looks
+/// something up in apt's lists is warned of a file they cannot read, and served.
+fn proxy_settings(proxy: &str) -> (String, u32) {
+    let text = format!("Acquire::http::Proxy \"{proxy}\";\nAcquire::https::Proxy \"{proxy}\";\n");
+    (text, if proxy.contains('@') { 0o600 } else { 0o644 })
+}
