@@ -28,6 +28,9 @@ pub enum Command {
     /// Check or export profiles
     #[command(subcommand)]
     Profile(Profile),
+    /// Look after the package files this server gives out by hash
+    #[command(subcommand)]
+    Pool(Pool),
     /// Make, list or revoke the tokens that media enrol with
     #[command(subcommand)]
     Token(Token),
@@ -157,6 +160,18 @@ pub enum Profile {
         /// Where to write it [default: standard output]
         #[arg(long, short)]
         output: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Pool {
+    /// Take package files in
+    Add {
+        /// The site directory
+        dir: PathBuf,
+        /// The files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
     },
 }
 

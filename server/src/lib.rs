@@ -13,6 +13,7 @@ mod http;
 pub mod identity;
 mod opening;
 pub mod picture;
+pub mod pool;
 mod server;
 pub mod site;
 pub mod state;

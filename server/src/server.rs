@@ -11,10 +11,12 @@ use anyhow::{Context as _, Result, anyhow};
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
 use hyper_util::rt::TokioTimer;
+use tokio::sync::Semaphore;
 
 use crate::db::Db;
 use crate::http::{self, Shared};
 use crate::opening::Opening;
+use crate::pool::Pool;
 use crate::site::{Site, SiteConfig, keys, split_url};
 
 /// What to start.
@@ -77,6 +79,8 @@ impl Server {
             key,
             admin: Sha256::of(admin_token.expose().as_bytes()),
             limiter: Default::default(),
+            pool: Pool::of(&site),
+            streams: Arc::new(Semaphore::new(settings.limits.pool_streams as usize)),
             site: site.clone(),
         });
         let listener = listen(config.listen.or(settings.listen), &settings)?;

@@ -6,6 +6,7 @@
 //! | `POST /v1/runs` | [`RunRequest`] | [`RunResponse`] | credential |
 //! | `POST /v1/events` | [`EventBatch`] | [`EventsAccepted`] | credential |
 //! | `POST /v1/logs/RUN/NAME` | text | – | credential |
+//! | `GET /v1/pool/sha256/HASH` | – | the file, ranges too | credential |
 //! | `GET /v1/time` | – | [`Time`] | nobody: it mends the clock before anything else |
 //!
 //! "Credential" is `Authorization: Bearer MACHINE:SECRET`. Every refusal has an [`Issue`] as its body,

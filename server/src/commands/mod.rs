@@ -1,6 +1,7 @@
 //! What each command does.
 
 mod machines;
+mod pool;
 mod profiles;
 mod site;
 
@@ -18,6 +19,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Serve { dir, listen } => site::serve(dir, listen).map(done),
         Command::Certificate(command) => site::certificate(&command).map(done),
         Command::Token(command) => site::token(command).map(done),
+        Command::Pool(command) => pool::run(&command).map(done),
         Command::Profile(command) => profiles::run(command),
         Command::Machines { dir, json } => machines::list(&dir, json).map(done),
         Command::Show { machine, json } => machines::show(&machine, json).map(done),

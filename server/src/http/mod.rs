@@ -8,6 +8,7 @@ mod agent;
 mod auth;
 mod limit;
 mod page;
+mod pool;
 mod refusal;
 
 use std::net::SocketAddr;
@@ -23,9 +24,11 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Router, http};
 use ed25519_dalek::SigningKey;
+use tokio::sync::Semaphore;
 
 use crate::db::{Db, requests};
 use crate::opening::Crowd;
+use crate::pool::Pool;
 use crate::site::Site;
 use limit::Limiter;
 use refusal::Refusal;
@@ -42,6 +45,10 @@ pub struct Shared {
     pub admin: Sha256,
     /// Who showed wrong secrets lately.
     pub limiter: Limiter,
+    /// Package files.
+    pub pool: Pool,
+    /// Places for those that are being given out.
+    pub streams: Arc<Semaphore>,
 }
 
 /// The longest a request may take, its body included. Slow lines are slower than our disks.
@@ -60,6 +67,7 @@ pub fn router(shared: Arc<Shared>, enrolment_bytes: usize) -> Router {
         .route("/v1/runs", post(agent::runs))
         .route("/v1/events", post(agent::events))
         .route("/v1/logs/{run}/{name}", post(agent::logs))
+        .route("/v1/pool/sha256/{hash}", get(pool::file))
         .route("/v1/admin/machines", get(admin::machines))
         .route("/v1/admin/machines/{machine}", get(admin::machine))
         .route("/v1/admin/machines/{machine}/plan.svg", get(admin::picture))
@@ -133,8 +141,10 @@ async fn around(
     if let Err(trouble) = shared.db.call(move |db| Ok(requests::keep(db, &entry)?)).await {
         eprintln!("keeping a request: {:#}", trouble.into_error());
     }
-    let headers: [(http::HeaderName, &'static str); 4] = [
-        (header::CACHE_CONTROL, "no-store"),
+    // A file that never changes says so itself.
+    let lasting = HeaderValue::from_static("no-store");
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(lasting);
+    let headers: [(http::HeaderName, &'static str); 3] = [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (

@@ -52,6 +52,9 @@ pub struct Limits {
     /// The largest enrolment that is read: nobody has proved anything yet when it comes. Counts when the
     /// server starts. Default: 512 KiB.
     pub enrolment_bytes: Bytes,
+    /// Package files given out at a time; who comes later takes a mirror or waits. Counts when the server starts.
+    /// Default: 32.
+    pub pool_streams: u32,
 }
 
 impl Default for Limits {
@@ -61,6 +64,7 @@ impl Default for Limits {
             log_bytes_per_machine: Bytes::mib(64),
             connections: 512,
             enrolment_bytes: Bytes(512 << 10),
+            pool_streams: 32,
         }
     }
 }
