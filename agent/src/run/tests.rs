@@ -111,8 +111,9 @@ impl Effects for World {
             file: "a.deb".into(),
             base: false,
             helper: false,
+            release: None,
         };
-        Ok(Lock { version: 1, architecture: "amd64".into(), packages: vec![package] })
+        Ok(Lock { version: 2, architecture: "amd64".into(), packages: vec![package], ..Lock::default() })
     }
     fn packages<'a>(&self, solved: &'a Lock) -> &'a Lock {
         solved

@@ -44,7 +44,7 @@ use anyhow::{Context, Result};
 
 use crate::storage::Layout;
 
-pub use choose::{Choice, choose};
+pub use choose::{Choice, choose, request};
 
 /// Where packages lie that are staged on the new root, at its top.
 pub const STAGE: &str = ".akene-stage";

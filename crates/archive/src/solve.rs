@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use akene_exec::Runner;
 use akene_protocol::issue::Issues;
-use akene_protocol::lock::{Lock, LockedPackage, VERSION};
+use akene_protocol::lock::{Lock, LockedPackage, Request, VERSION};
 use akene_protocol::profile::nearest;
 use akene_protocol::{Bytes, Issue};
 use anyhow::{Context, Result};
@@ -41,7 +41,39 @@ impl AptRoot {
         for package in &mut chosen {
             package.base = of_base.contains(&package.name);
         }
-        Ok(Lock { version: VERSION, architecture: "amd64".into(), packages: chosen })
+        let releases = self.releases(runner)?;
+        self.attribute(runner, &releases, &mut chosen)?;
+        let requested = packages.to_vec();
+        Ok(Lock { version: VERSION, architecture: "amd64".into(), releases, requested, packages: chosen })
+    }
+
+    /// Answers a machine's request: its packages, the optional ones the archives have, and the helpers.
+    ///
+    /// # Errors
+    /// Those of [`AptRoot::solve`].
+    pub fn answer(&self, runner: &dyn Runner, request: &Request) -> Result<Lock> {
+        let absent = self.absent(runner, request)?;
+        let mut lock = self.solve(runner, &request.without(&absent), request.recommends)?;
+        for helper in request.helpers.iter().filter(|name| !absent.contains(name)) {
+            if lock.packages.iter().any(|p| p.name == *helper) {
+                continue;
+            }
+            let mut found = self.locate(runner, std::slice::from_ref(helper))?;
+            found.iter_mut().for_each(|p| p.helper = true);
+            self.attribute(runner, &lock.releases, &mut found)?;
+            lock.packages.append(&mut found);
+        }
+        Ok(lock)
+    }
+
+    /// What of a request is optional and not in the archives.
+    ///
+    /// # Errors
+    /// apt-cache cannot be run.
+    pub fn absent(&self, runner: &dyn Runner, request: &Request) -> Result<Vec<String>> {
+        let names: Vec<&str> = request.optional.iter().chain(&request.helpers).map(String::as_str).collect();
+        let known = self.known(runner, &names)?;
+        Ok(names.into_iter().filter(|n| !known.iter().any(|k| k == n)).map(str::to_owned).collect())
     }
 
     /// Those of the names that the archives have a package of, for what is used where a release has it.
@@ -118,6 +150,7 @@ impl AptRoot {
                 file: file.to_owned(),
                 base: false,
                 helper: false,
+                release: None,
             })
         };
         parse().with_context(|| {

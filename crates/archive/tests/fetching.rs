@@ -83,6 +83,7 @@ fn package(urls: &[String]) -> LockedPackage {
         file: "thing_1.0_all.deb".into(),
         base: false,
         helper: false,
+        release: None,
     }
 }
 

@@ -1,23 +1,48 @@
 //! A lock: the exact packages a resolved profile means.
+//!
+//! Three documents, from general to particular:
+//!
+//! - [`Request`]: what a machine asks an archive for. It follows from profile, plan and firmware alone, needs no
+//!   archive, and is therefore what a machine is recognised by.
+//! - [`ProfileLock`]: a profile's answers to every request its machines can have, made once, signed by the site
+//!   key, and the same for all of them.
+//! - [`Lock`]: the packages of one machine, pinned by hash: one answer of a signed lock, or what the machine
+//!   found out by itself.
 
+mod request;
+mod signed;
+#[cfg(test)]
+mod tests;
+
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Sha256;
 use crate::issue::Issue;
+use crate::resolve::Archive;
 use crate::size::Bytes;
 
+pub use request::{NO_FSYNC, Planned, Request, is_builtin_locale};
+pub use signed::{ArchiveSettings, PinnedPackage, ProfileLock, SIGNED_VERSION, Selection, differences};
+
 /// The version of [`Lock`] this crate writes and reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Every package of an installation, pinned by hash.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Lock {
     /// Document version, [`VERSION`].
     pub version: u32,
     /// Debian architecture: `amd64`.
     pub architecture: String,
+    /// The signed release files the packages' sums come from.
+    #[serde(default)]
+    pub releases: Vec<Release>,
+    /// Packages that were asked for (`name` or `name=version`); apt marks all others as installed automatically.
+    #[serde(default)]
+    pub requested: Vec<String>,
     /// Packages in the order apt means to unpack them.
     pub packages: Vec<LockedPackage>,
 }
@@ -61,4 +86,67 @@ pub struct LockedPackage {
     /// Whether it only helps during the installation: it is never part of the installed system.
     #[serde(default)]
     pub helper: bool,
+    /// The release that vouches for it, by its place in [`Lock::releases`].
+    #[serde(default)]
+    pub release: Option<usize>,
+}
+
+/// A signed release file that apt verified.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Release {
+    /// Which of the profile's archives it is of: [`MAIN`], [`SECURITY`], or the name of a repository of
+    /// `apt.sources`.
+    pub repository: String,
+    /// Address of that archive, where it was read.
+    pub uri: String,
+    /// The suite as the sources name it: `bookworm-updates`, or `./`.
+    pub suite: String,
+    /// Who publishes it: `Debian`.
+    #[serde(default)]
+    pub origin: Option<String>,
+    /// Code name: `bookworm-updates`.
+    #[serde(default)]
+    pub codename: Option<String>,
+    /// When it was made.
+    #[serde(default)]
+    pub date: Option<Timestamp>,
+    /// Until when it counts, if it says so.
+    #[serde(default)]
+    pub valid_until: Option<Timestamp>,
+    /// SHA-256 of the `InRelease` or `Release` file.
+    pub sha256: Sha256,
+    /// Fingerprints of the keys its signatures name.
+    #[serde(default)]
+    pub keys: Vec<String>,
+}
+
+/// [`Release::repository`] of the distribution's main archive.
+pub const MAIN: &str = "main";
+
+/// [`Release::repository`] of the distribution's security archive.
+pub const SECURITY: &str = "security";
+
+impl Archive {
+    /// The addresses of one of its repositories, in the order they are tried.
+    pub fn addresses(&self, repository: &str) -> Vec<&str> {
+        match repository {
+            MAIN => self.mirrors.iter().map(String::as_str).collect(),
+            SECURITY => self.security_mirrors.iter().map(String::as_str).collect(),
+            name => self.sources.get(name).map(|source| source.uri.as_str()).into_iter().collect(),
+        }
+    }
+}
+
+/// The name apt gives a package's file in its archive directory.
+pub fn file_name(name: &str, version: &str, architecture: &str) -> String {
+    let quoted = |text: &str, bad: &str| -> String {
+        let quote = |b: u8| match b {
+            b'%' | 0..=0x20 | 0x7f.. => format!("%{b:02x}"),
+            b if bad.contains(b as char) => format!("%{b:02x}"),
+            b => (b as char).to_string(),
+        };
+        text.bytes().map(quote).collect()
+    };
+    format!("{}_{}_{}.deb", quoted(name, "_:"), quoted(version, "_:"), quoted(architecture, "_:."))
 }

@@ -243,6 +243,22 @@ pub struct Apt {
     /// Texts for `/etc/apt/preferences.d`, by file name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub preferences: BTreeMap<String, String>,
+    /// What a signed lock of the profile (`akene-server lock`) is to the machines: `preferred`, they take their
+    /// packages from it and choose by themselves where it has no answer; `required`, they are installed from
+    /// it or not at all; `ignored`, they choose by themselves. Default: `preferred`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock: Option<LockUse>,
+}
+
+/// What a signed lock is to the machines of a profile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum LockUse {
+    #[default]
+    Preferred,
+    Required,
+    Ignored,
 }
 
 /// A companion suite of a release.
@@ -396,7 +412,7 @@ pub enum Medium {
 }
 
 /// Filesystems we make.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)]
 pub enum Filesystem {

@@ -17,8 +17,8 @@ use crate::inventory::Inventory;
 use crate::inventory::TableKind;
 use crate::issue::{Issue, Issues};
 use crate::profile::{
-    Bundle, DiskSelector, Distribution, File, Filesystem, Foreign, Kernel, Keyboard, Layer, Medium, Network,
-    Pocket, Repository, Rung, Script, Shutdown, User,
+    Bundle, DiskSelector, Distribution, File, Filesystem, Foreign, Kernel, Keyboard, Layer, LockUse, Medium,
+    Network, Pocket, Repository, Rung, Script, Shutdown, User,
 };
 use crate::size::Bytes;
 
@@ -52,6 +52,9 @@ pub struct Resolved {
     pub network: Network,
     /// Archives.
     pub archive: Archive,
+    /// What a signed lock is to the machine.
+    #[serde(default)]
+    pub lock: LockUse,
     /// Packages besides kernel, boot loader and what the settings themselves need.
     pub packages: Vec<String>,
     /// Kernel package and arguments; the package is always set.
@@ -247,6 +250,7 @@ impl Merged {
             replace(&mut lower.pockets, &upper.pockets);
             replace(&mut lower.key, &upper.key);
             replace(&mut lower.install_recommends, &upper.install_recommends);
+            replace(&mut lower.lock, &upper.lock);
             lower.sources.extend(upper.sources.clone());
             lower.preferences.extend(upper.preferences.clone());
         }
@@ -364,6 +368,7 @@ impl Merged {
                 }
             })
             .collect();
+        let lock = layer.apt.as_ref().and_then(|apt| apt.lock).unwrap_or_default();
         let archive = defaults::archive(layer.apt.unwrap_or_default(), &mut self.issues);
         let mut kernel = layer.kernel.unwrap_or_default();
         kernel.package.get_or_insert_with(|| archive.distribution.default_kernel().to_owned());
@@ -384,6 +389,7 @@ impl Merged {
             ssh_passwords: ssh.allow_pw.unwrap_or(false),
             network: layer.network.unwrap_or_default(),
             archive,
+            lock,
             packages: layer.packages,
             kernel,
             debconf: layer.debconf_selections,

@@ -1,0 +1,200 @@
+use std::collections::BTreeSet;
+
+use ed25519_dalek::SigningKey;
+
+use super::*;
+use crate::envelope::{Envelope, EnvelopeError, PublicKey};
+use crate::inventory::{FirmwareKind, Inventory};
+use crate::profile::{Bundle, Filesystem, parse_layer};
+use crate::resolve::{Resolved, resolve};
+
+fn resolved(profile: &str) -> Resolved {
+    let text = format!("{profile}\n[apt]\ndistribution = \"debian\"\nsuite = \"bookworm\"\n");
+    let bundle = Bundle {
+        site: "site".into(),
+        name: "desk".into(),
+        revision: "0".into(),
+        classes: vec![],
+        profile: parse_layer(&text, "desk.toml").unwrap(),
+    };
+    resolve(&bundle, &Inventory::unknown(FirmwareKind::Bios), None).unwrap()
+}
+
+fn release(repository: &str, suite: &str) -> Release {
+    Release {
+        repository: repository.into(),
+        uri: "http://where.it/was".into(),
+        suite: suite.into(),
+        origin: Some("Debian".into()),
+        codename: None,
+        date: None,
+        valid_until: None,
+        sha256: Sha256::of(suite.as_bytes()),
+        keys: vec![],
+    }
+}
+
+fn pinned(name: &str, release: usize) -> PinnedPackage {
+    PinnedPackage {
+        name: name.into(),
+        version: "1:2.0_x".replace("_x", ""),
+        architecture: "amd64".into(),
+        size: Bytes(10),
+        sha256: Sha256::of(name.as_bytes()),
+        release,
+        path: format!("pool/{name}.deb"),
+    }
+}
+
+/// A lock with an answer for a machine with a BIOS and one for the same with XFS.
+fn lock(resolved: &Resolved) -> ProfileLock {
+    let request = |filesystem| {
+        let planned = Planned { filesystems: BTreeSet::from([filesystem]), groups: false };
+        Request::new(resolved, &planned, FirmwareKind::Bios)
+    };
+    let selection = |filesystem, packages: Vec<(usize, usize)>| Selection {
+        request: request(filesystem),
+        archive: 0,
+        absent: vec!["apparmor".into()],
+        packages,
+        base: vec![(1, 1)],
+        helpers: vec![(0, 1)],
+    };
+    ProfileLock {
+        version: SIGNED_VERSION,
+        site: "site".into(),
+        profile: "desk".into(),
+        revision: "0".into(),
+        architecture: "amd64".into(),
+        releases: vec![release(MAIN, "bookworm"), release(SECURITY, "bookworm-security")],
+        archives: vec![ArchiveSettings::of(&resolved.archive)],
+        packages: vec![pinned("helper", 0), pinned("libc6", 1), pinned("less", 0), pinned("xfsprogs", 0)],
+        selections: vec![
+            selection(Filesystem::Ext4, vec![(1, 2), (0, 1)]),
+            selection(Filesystem::Xfs, vec![(1, 3), (0, 1)]),
+        ],
+    }
+}
+
+fn ask(resolved: &Resolved, filesystem: Filesystem, firmware: FirmwareKind) -> Request {
+    Request::new(resolved, &Planned { filesystems: BTreeSet::from([filesystem]), groups: false }, firmware)
+}
+
+#[test]
+fn a_machine_gets_the_selection_of_its_request_from_its_own_mirrors() {
+    let resolved = resolved("packages = [\"less\"]");
+    let lock = lock(&resolved);
+    lock.check().unwrap();
+    let mut archive = resolved.archive.clone();
+    archive.mirrors = vec!["http://a.test/debian/".into(), "http://b.test/debian".into()];
+    let ext4 = lock.select("desk", &archive, &ask(&resolved, Filesystem::Ext4, FirmwareKind::Bios)).unwrap();
+    let names: Vec<_> = ext4.packages.iter().map(|p| p.name.as_str()).collect();
+    assert_eq!(names, ["libc6", "less", "helper"]);
+    assert_eq!(
+        ext4.packages[1].urls,
+        ["http://a.test/debian/pool/less.deb", "http://b.test/debian/pool/less.deb"]
+    );
+    assert!(ext4.packages[0].urls.iter().all(|u| u.starts_with(&*archive.security_mirrors[0])));
+    assert_eq!(ext4.packages[1].file, "less_1%3a2.0_amd64.deb");
+    assert!(ext4.packages[0].base && !ext4.packages[1].base && ext4.packages[2].helper);
+    assert!(ext4.requested.contains(&"less".to_owned()) && !ext4.requested.contains(&"apparmor".to_owned()));
+    assert!(ext4.requested.contains(&"zstd".to_owned()), "an optional package that is there was asked for");
+    let xfs = lock.select("desk", &archive, &ask(&resolved, Filesystem::Xfs, FirmwareKind::Bios)).unwrap();
+    assert_eq!(xfs.packages.len(), 4);
+    // What is kept of it on a machine reads back.
+    assert_eq!(Lock::parse(&serde_json::to_vec(&xfs).unwrap()).unwrap(), xfs);
+}
+
+#[test]
+fn another_machine_other_archives_and_another_profile_are_refused_with_what_differs() {
+    let resolved = resolved("packages = [\"less\"]");
+    let lock = lock(&resolved);
+    let bios = ask(&resolved, Filesystem::Ext4, FirmwareKind::Bios);
+    let refusal = |profile: &str, archive: &Archive, request: &Request| {
+        lock.select(profile, archive, request).unwrap_err()
+    };
+    let uefi = ask(&resolved, Filesystem::Ext4, FirmwareKind::Uefi64);
+    let issue = refusal("desk", &resolved.archive, &uefi);
+    assert_eq!(issue.code, "lock-without-selection");
+    assert!(issue.message.contains("lacks efibootmgr, grub-efi-amd64, grub-pc-bin"), "{issue}");
+    assert!(issue.message.contains("has grub-efi-amd64-bin, grub-pc besides"), "{issue}");
+
+    let mut other = resolved.archive.clone();
+    other.components.push("contrib".into());
+    other.preferences.insert("pin".into(), "Package: *\n".into());
+    let issue = refusal("desk", &other, &bios);
+    assert_eq!(issue.code, "lock-of-other-archives");
+    assert!(issue.message.contains("`apt.components`, `apt.preferences` have changed"), "{issue}");
+
+    assert_eq!(refusal("kiosk", &resolved.archive, &bios).code, "lock-of-another-profile");
+}
+
+#[test]
+fn only_the_sites_own_lock_opens() {
+    let lock = lock(&resolved(""));
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let public = PublicKey(key.verifying_key());
+    let signed = Envelope::sign(&lock, &key);
+    assert_eq!(signed.open::<ProfileLock>(&public).unwrap(), lock);
+    let other = PublicKey(SigningKey::from_bytes(&[8; 32]).verifying_key());
+    assert!(matches!(signed.open::<ProfileLock>(&other), Err(EnvelopeError::WrongSignature { .. })));
+    assert!(matches!(signed.open::<Bundle>(&public), Err(EnvelopeError::WrongType { .. })));
+    // Every single byte of the payload counts.
+    for at in (0..signed.payload.len()).step_by(101) {
+        let mut bytes = signed.payload.clone().into_bytes();
+        bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+        let changed = Envelope { payload: String::from_utf8(bytes).unwrap(), ..signed.clone() };
+        assert!(changed.open::<ProfileLock>(&public).is_err(), "byte {at}");
+    }
+    // Without a hash there is no package.
+    let mut json = serde_json::to_value(&lock).unwrap();
+    json["packages"][0].as_object_mut().unwrap().remove("sha256");
+    assert!(serde_json::from_value::<ProfileLock>(json).unwrap_err().to_string().contains("sha256"));
+}
+
+#[test]
+fn a_signed_lock_that_is_odd_is_refused() {
+    let good = lock(&resolved(""));
+    let odd = |change: &dyn Fn(&mut ProfileLock)| {
+        let mut lock = good.clone();
+        change(&mut lock);
+        lock.check().unwrap_err().code
+    };
+    assert_eq!(odd(&|l| l.version = 9), "document-version");
+    for change in [
+        (|l| l.packages[0].path = "../../etc/passwd".into()) as fn(&mut ProfileLock),
+        |l| l.packages[0].path = "/etc/passwd".into(),
+        |l| l.packages[0].name = "-o".into(),
+        |l| l.packages[0].version = "1/../2".into(),
+        |l| l.packages[0].size = Bytes(0),
+        |l| l.packages[0].release = 2,
+        |l| l.selections[0].archive = 1,
+        |l| l.selections[0].packages = vec![(3, 2)],
+        |l| l.selections[0].packages = vec![(usize::MAX, usize::MAX)],
+        |l| l.selections[0].packages = vec![(0, usize::MAX)],
+        |l| l.selections[0].packages.push((2, 1)),
+        |l| l.selections[0].base = vec![],
+        |l| l.selections[0].base = vec![(3, 1)],
+        |l| l.selections[0].base = vec![(0, usize::MAX)],
+    ] {
+        assert_eq!(odd(&change), "lock-odd");
+    }
+}
+
+#[test]
+fn runs_keep_the_order() {
+    let places = [4, 5, 6, 1, 9, 8, 2, 3];
+    let runs = Selection::runs(places);
+    assert_eq!(runs, [(4, 3), (1, 1), (9, 1), (8, 1), (2, 2)]);
+    assert_eq!(Selection::places(&runs).collect::<Vec<_>>(), places);
+}
+
+#[test]
+fn equal_wishes_are_equal_requests_and_versions_are_kept() {
+    let one = ask(&resolved("packages = [\"less\", \"zstd=1.5\"]"), Filesystem::Ext4, FirmwareKind::Bios);
+    let two = ask(&resolved("packages = [\"zstd=1.5\", \"less\"]"), Filesystem::Ext4, FirmwareKind::Bios);
+    assert_eq!(one, two);
+    assert!(one.packages.contains(&"zstd=1.5".to_owned()) && !one.optional.contains(&"zstd".to_owned()));
+    let uefi = |kind| ask(&resolved(""), Filesystem::Ext4, kind);
+    assert_eq!(uefi(FirmwareKind::Uefi32), uefi(FirmwareKind::Uefi64));
+}
