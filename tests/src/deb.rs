@@ -46,6 +46,21 @@ fn members(whole: &[u8]) -> Result<Vec<(String, &[u8])>> {
     Ok(found)
 }
 
+/// The MD5 sum of some bytes, as packages tell those of their files.
+pub fn md5(bytes: &[u8]) -> Result<String> {
+    let sum = SystemRunner.run(&Cmd::new("md5sum").stdin(bytes))?.text();
+    Ok(sum.split_whitespace().next().unwrap_or_default().to_owned())
+}
+
+/// An archive of these members (name, content).
+pub fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut out = MAGIC.to_vec();
+    for (name, data) in members {
+        member(&mut out, name, data);
+    }
+    out
+}
+
 fn member(out: &mut Vec<u8>, name: &str, data: &[u8]) {
     out.extend_from_slice(
         format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 100644, data.len()).as_bytes(),

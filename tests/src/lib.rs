@@ -2,6 +2,7 @@
 
 pub mod checks;
 pub mod console;
+pub mod crafted;
 pub mod deb;
 pub mod disks;
 pub mod http;
@@ -10,6 +11,8 @@ pub mod journey;
 pub mod mirror;
 pub mod native;
 pub mod people;
+pub mod reference;
+pub mod roots;
 pub mod secrets;
 pub mod site;
 pub mod standin;

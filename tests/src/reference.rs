@@ -1,0 +1,201 @@
+//! Roots made by others: a set of packages that apt chose, and mmdebstrap, which lets dpkg and apt do all the rest.
+//!
+//! Nothing here uses the code that is judged by it: apt itself chooses and fetches, `apt-ftparchive` makes an
+//! archive of exactly the files that were fetched, and mmdebstrap installs from that.
+
+use std::path::{Path, PathBuf};
+
+use akene_exec::{Cmd, Runner, SystemRunner};
+use anyhow::{Context, Result};
+
+use crate::http::{Answer, Server};
+
+/// Where packages come from: lines of `sources.list`.
+#[derive(Clone, Debug)]
+pub struct Archive {
+    /// The suite's code name.
+    pub suite: String,
+    /// The lines.
+    pub sources: String,
+}
+
+/// Packages and what they were chosen for.
+#[derive(Debug)]
+pub struct Set {
+    /// The files, as they are called in apt's own cache.
+    pub debs: Vec<PathBuf>,
+    /// What was asked for by name.
+    pub requested: Vec<String>,
+    /// Their suite.
+    pub suite: String,
+    dir: PathBuf,
+}
+
+/// What every root begins with.
+pub const BASE: &[&str] = &["?essential", "?priority(required)", "apt"];
+
+/// The link farm of /usr for old systems is a package that draws in Perl; this one says it is not needed.
+const MERGED: &str = "usr-is-merged";
+
+/// Lets apt choose and fetch what a system with these packages consists of.
+///
+/// # Errors
+/// apt cannot be asked, or refuses.
+pub fn choose(dir: &Path, archive: &Archive, requested: &[&str], recommends: bool) -> Result<Set> {
+    let at = |part: &str| dir.join(part).display().to_string();
+    for sub in ["apt/etc/sources.d", "apt/etc/trusted.d", "apt/lists/partial", "archives/partial"] {
+        std::fs::create_dir_all(dir.join(sub)).with_context(|| format!("making {}", at(sub)))?;
+    }
+    std::fs::write(dir.join("apt/status"), "").context("writing an empty database")?;
+    std::fs::write(dir.join("apt/etc/sources.list"), &archive.sources).context("writing the sources")?;
+    let apt = |words: &[&str]| {
+        let options = [
+            format!("-oDir::Etc={}", at("apt/etc")),
+            format!("-oDir::Etc::SourceList={}", at("apt/etc/sources.list")),
+            format!("-oDir::Etc::SourceParts={}", at("apt/etc/sources.d")),
+            format!("-oDir::State={}", at("apt")),
+            format!("-oDir::State::Lists={}", at("apt/lists")),
+            format!("-oDir::State::Status={}", at("apt/status")),
+            format!("-oDir::Cache={}", at("apt")),
+            format!("-oDir::Cache::Archives={}", at("archives")),
+            "-oAPT::Architecture=amd64".into(),
+            "-oAPT::Architectures::=amd64".into(),
+            format!("-oAPT::Install-Recommends={recommends}"),
+            "-oAPT::Sandbox::User=root".into(),
+            "-oAcquire::Check-Valid-Until=false".into(),
+            "-oAcquire::Languages=none".into(),
+        ];
+        let cmd = Cmd::new("apt-get").env("APT_CONFIG", "/dev/null").args(["-qq", "--yes"]);
+        SystemRunner.run(&cmd.args(options).args(words))
+    };
+    apt(&["update", "--error-on=any"]).context("reading the archive")?;
+    let mut wanted = BASE.to_vec();
+    let knows = apt(&["download", "--print-uris", MERGED]).is_ok();
+    let names: Vec<&str> = requested.iter().copied().chain(knows.then_some(MERGED)).collect();
+    wanted.extend(&names);
+    apt(&[&["--download-only", "install"], wanted.as_slice()].concat()).context("choosing and fetching")?;
+    let mut debs = files_of(&dir.join("archives"))?;
+    debs.retain(|p| p.extension().is_some_and(|e| e == "deb"));
+    Ok(Set {
+        debs,
+        requested: names.into_iter().map(str::to_owned).collect(),
+        suite: archive.suite.clone(),
+        dir: dir.to_owned(),
+    })
+}
+
+fn files_of(dir: &Path) -> Result<Vec<PathBuf>> {
+    let reading = || format!("reading {}", dir.display());
+    let mut files = Vec::new();
+    for entry in dir.read_dir().with_context(reading)? {
+        files.push(entry.with_context(reading)?.path());
+    }
+    files.sort();
+    Ok(files)
+}
+
+impl Set {
+    /// Adds package files that no archive has, and asks for one of them.
+    pub fn add(&mut self, debs: Vec<PathBuf>, requested: &str) {
+        self.debs.extend(debs);
+        self.requested.push(requested.to_owned());
+    }
+
+    /// An archive of exactly these packages on the loopback interface.
+    ///
+    /// # Errors
+    /// Its index cannot be made.
+    pub fn serve(&self) -> Result<Local> {
+        let root = self.dir.join("local");
+        let pool = root.join("pool");
+        std::fs::create_dir_all(&pool).with_context(|| format!("making {}", pool.display()))?;
+        for deb in &self.debs {
+            let name = deb.file_name().context("a package file has a name")?;
+            let to = pool.join(name);
+            if !to.exists() {
+                std::fs::hard_link(deb, &to).or_else(|_| std::fs::copy(deb, &to).map(drop))?;
+            }
+        }
+        let binary = root.join("dists").join(&self.suite).join("main/binary-amd64");
+        std::fs::create_dir_all(&binary).context("making the directory of the index")?;
+        let scan = Cmd::new("apt-ftparchive").args(["packages", "pool"]).dir(&root);
+        let index = SystemRunner.run(&scan.timeout(std::time::Duration::from_secs(1800)))?.stdout;
+        std::fs::write(binary.join("Packages"), &index).context("writing the index")?;
+        SystemRunner.run(&Cmd::new("gzip").args(["-kfn"]).arg(binary.join("Packages")))?;
+        SystemRunner.run(&Cmd::new("xz").args(["-kf0"]).arg(binary.join("Packages")))?;
+        let field = |name: &str, value: &str| format!("-oAPT::FTPArchive::Release::{name}={value}");
+        let release = Cmd::new("apt-ftparchive")
+            .args([
+                field("Suite", &self.suite),
+                field("Codename", &self.suite),
+                field("Architectures", "amd64"),
+                field("Components", "main"),
+            ])
+            .args(["release".to_owned(), format!("dists/{}", self.suite)])
+            .dir(&root);
+        let text = SystemRunner.run(&release)?.stdout;
+        std::fs::write(root.join("dists").join(&self.suite).join("Release"), text)
+            .context("writing the release file")?;
+        let at = root.clone();
+        let server = Server::start(move |path| {
+            let file = at.join(path.trim_start_matches('/'));
+            match !path.split('/').any(|p| p == "..") && file.is_file() {
+                true => Answer::File(file),
+                false => Answer::Missing,
+            }
+        })?;
+        Ok(Local { server, suite: self.suite.clone() })
+    }
+}
+
+/// The archive of one set.
+pub struct Local {
+    /// Serves it.
+    pub server: Server,
+    suite: String,
+}
+
+impl Local {
+    /// Its line of `sources.list`. It has no signature: everything in it was verified on its way here.
+    pub fn line(&self) -> String {
+        format!("deb [trusted=yes] {} {} main", self.server.url(), self.suite)
+    }
+}
+
+/// How mmdebstrap makes a root of a set: the command alone.
+pub fn mmdebstrap(set: &Set, local: &Local, recommends: bool, root: &Path) -> Cmd {
+    let links = "for d in bin sbin lib lib64; do mkdir -p \"$1/usr/$d\"; ln -s usr/$d \"$1/$d\"; done";
+    // The base by name, too: apt then knows the same packages as asked for.
+    let asked = BASE.iter().skip(1).copied().chain(set.requested.iter().map(String::as_str));
+    Cmd::new("mmdebstrap")
+        .args(["--mode=root", "--variant=apt", "--format=directory", "--architectures=amd64"])
+        .arg(format!("--setup-hook={links}"))
+        .args(asked.map(|name| format!("--include={name}")))
+        .arg(format!("--aptopt=APT::Install-Recommends \"{recommends}\""))
+        .args(["--dpkgopt=force-confold", "--dpkgopt=force-confdef"])
+        .env("TMPDIR", "/var/tmp")
+        .arg(&set.suite)
+        .arg(root)
+        .arg(local.line())
+        .timeout(std::time::Duration::from_secs(3600))
+}
+
+/// A root of a set, made by mmdebstrap, apt and dpkg. `before` is put into it first: path and content.
+///
+/// # Errors
+/// One of them fails.
+pub fn make(set: &Set, local: &Local, recommends: bool, before: &[(&str, &str)], root: &Path) -> Result<()> {
+    let mut cmd = mmdebstrap(set, local, recommends, root);
+    for (path, text) in before {
+        let (dir, _) = path.rsplit_once('/').unwrap_or(("", path));
+        let text = text.trim_end();
+        cmd = cmd.arg(format!("--setup-hook=mkdir -p \"$1/{dir}\"; echo '{text}' > \"$1/{path}\""));
+    }
+    SystemRunner.run(&cmd).context("making the reference with mmdebstrap")?;
+    // mmdebstrap writes this file in any case; dpkg does not where there is but one architecture.
+    let arch = root.join("var/lib/dpkg/arch");
+    if std::fs::read_to_string(&arch).is_ok_and(|text| text == "amd64\n") {
+        std::fs::remove_file(&arch).with_context(|| format!("removing {}", arch.display()))?;
+    }
+    Ok(())
+}

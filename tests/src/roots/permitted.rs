@@ -1,0 +1,122 @@
+//! What may differ, and why.
+
+use super::{Aspect, Difference};
+
+/// How much of a name may differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// What is in it and when it was written; not whether it is there, nor whose it is.
+    Content,
+    /// Everything, even whether it is there.
+    All,
+    /// One statement of it: those that begin with these words.
+    Part(&'static str),
+}
+
+/// One line of the list.
+#[derive(Clone, Copy, Debug)]
+pub struct Permitted {
+    /// Path below the root. `*` stands for anything within a name, `**` for anything.
+    pub path: &'static str,
+    /// What about it.
+    pub allowed: Allowed,
+    /// The reason.
+    pub why: &'static str,
+}
+
+const fn may(path: &'static str, allowed: Allowed, why: &'static str) -> Permitted {
+    Permitted { path, allowed, why }
+}
+
+const MAKER: &str = "settings of the new system, written by whoever installs and not by a package";
+const MEMORY: &str = "memory of a running system, which finds another filesystem there";
+const CHANCE: &str = "made by chance, so that no two systems have the same";
+const LOG: &str = "a log: says when and in which order";
+const CACHE: &str = "a cache: made again from what was compared";
+const BEHIND: &str = "a backup by the program that keeps the file: one change behind, whichever was the last";
+const LOCK: &str = "an empty lock: there once the program has run";
+
+/// The whole list.
+pub const PERMITTED: &[Permitted] = &[
+    may("etc/apt/sources.list", Allowed::All, MAKER),
+    may("etc/apt/sources.list.d/*", Allowed::All, MAKER),
+    may("etc/fstab", Allowed::All, MAKER),
+    may("etc/hostname", Allowed::All, MAKER),
+    may("etc/resolv.conf", Allowed::All, MAKER),
+    may("run/**", Allowed::All, MEMORY),
+    may("etc/machine-id", Allowed::All, CHANCE),
+    may("var/lib/dbus/machine-id", Allowed::All, CHANCE),
+    may("etc/ssh/ssh_host_*_key", Allowed::Content, CHANCE),
+    may("etc/ssh/ssh_host_*_key.pub", Allowed::Content, CHANCE),
+    may("var/log/**", Allowed::All, LOG),
+    may("var/cache/apt/**", Allowed::All, CACHE),
+    may("var/lib/apt/lists/**", Allowed::All, CACHE),
+    may("var/cache/ldconfig/aux-cache", Allowed::All, CACHE),
+    may("var/cache/man/**", Allowed::Content, CACHE),
+    may("var/cache/debconf/*-old", Allowed::All, BEHIND),
+    may("var/lib/dpkg/*-old", Allowed::All, BEHIND),
+    may("etc/*-", Allowed::All, BEHIND),
+    may("var/lib/dpkg/lock*", Allowed::All, LOCK),
+    may("var/lib/dpkg/triggers/Lock", Allowed::All, LOCK),
+    may("etc/.pwd.lock", Allowed::All, LOCK),
+];
+
+impl Permitted {
+    /// Whether this line is about a difference.
+    pub fn covers(&self, difference: &Difference) -> bool {
+        let about = match (self.allowed, &difference.aspect) {
+            (Allowed::All, _) => true,
+            (Allowed::Content, aspect) => {
+                matches!(aspect, Aspect::Content | Aspect::Part(_) | Aspect::Time)
+            }
+            (Allowed::Part(start), Aspect::Part(part)) => part.starts_with(start),
+            (Allowed::Part(_), _) => false,
+        };
+        about && matches(self.path.as_bytes(), difference.path.as_os_str().as_encoded_bytes())
+    }
+}
+
+/// Whether a path is what a pattern says.
+fn matches(pattern: &[u8], path: &[u8]) -> bool {
+    match pattern {
+        [] => path.is_empty(),
+        [b'*', b'*', rest @ ..] => (0..=path.len()).any(|at| matches(rest, &path[at..])),
+        [b'*', rest @ ..] => {
+            let end = path.iter().position(|b| *b == b'/').unwrap_or(path.len());
+            (0..=end).any(|at| matches(rest, &path[at..]))
+        }
+        [byte, rest @ ..] => path.split_first().is_some_and(|(b, tail)| b == byte && matches(rest, tail)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        for (pattern, path, fits) in [
+            ("etc/*-", "etc/passwd-", true),
+            ("etc/*-", "etc/a/b-", false),
+            ("var/log/**", "var/log/apt/history.log", true),
+            ("var/log/**", "var/lo", false),
+            ("a*c", "abc", true),
+            ("a*c", "abd", false),
+            ("abc", "abc", true),
+        ] {
+            assert_eq!(matches(pattern.as_bytes(), path.as_bytes()), fits, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn every_line_has_a_reason_and_none_permits_the_database() {
+        for line in PERMITTED {
+            assert!(line.why.len() > 20, "{line:?}");
+            let database = ["var/lib/dpkg/status", "var/lib/dpkg/info/a.list", "usr/bin/env"];
+            for path in database {
+                let all = line.allowed == Allowed::All;
+                assert!(!(all && matches(line.path.as_bytes(), path.as_bytes())), "{line:?}");
+            }
+        }
+    }
+}
