@@ -76,10 +76,20 @@ impl Deb {
     }
 
     /// The decompressed content of the member that begins with `name`.
-    fn member(&self, name: &str) -> Result<Box<dyn Read>> {
+    pub(crate) fn member(&self, name: &str) -> Result<Box<dyn Read>> {
+        self.member_within(name, DECODER_MEMORY)
+    }
+
+    /// The same with less memory for the decoder, if that suffices (reading fails otherwise).
+    pub(crate) fn member_within(&self, name: &str, memory: u64) -> Result<Box<dyn Read>> {
         let file = File::open(&self.path).with_context(|| format!("opening {}", self.path.display()))?;
         let (member, found) = ar_member(file, name)?;
-        decompress(member, &found)
+        decompress(member, &found, memory)
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -110,17 +120,20 @@ pub(crate) fn ar_member<R: Read + Seek>(mut file: R, name: &str) -> Result<(Take
     }
 }
 
-fn decompress<R: Read + 'static>(member: R, name: &str) -> Result<Box<dyn Read>> {
+fn decompress<R: Read + 'static>(member: R, name: &str, memory: u64) -> Result<Box<dyn Read>> {
     let member = BufReader::with_capacity(64 << 10, member);
     Ok(match name.rsplit('.').next() {
         Some("xz") => {
-            let stream =
-                liblzma::stream::Stream::new_stream_decoder(DECODER_MEMORY, liblzma::stream::CONCATENATED)
-                    .context("starting the xz decoder")?;
+            let stream = liblzma::stream::Stream::new_stream_decoder(memory, liblzma::stream::CONCATENATED)
+                .context("starting the xz decoder")?;
             Box::new(liblzma::bufread::XzDecoder::new_stream(member, stream))
         }
         Some("zst") => {
-            Box::new(zstd::stream::read::Decoder::with_buffer(member).context("starting the zstd decoder")?)
+            let mut decoder =
+                zstd::stream::read::Decoder::with_buffer(member).context("starting the zstd decoder")?;
+            // The window is what takes memory: two to that power.
+            decoder.window_log_max(memory.ilog2().clamp(10, 27)).context("starting the zstd decoder")?;
+            Box::new(decoder)
         }
         Some("gz") => Box::new(flate2::bufread::MultiGzDecoder::new(member)),
         Some("tar") => Box::new(member),

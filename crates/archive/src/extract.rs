@@ -1,7 +1,8 @@
 //! Unpacking a tar into a [`Root`].
 
 use std::ffi::OsStr;
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -78,29 +79,18 @@ impl Unpacker {
                 }
             }
             EntryType::Regular | EntryType::Continuous => {
-                make_room(&parent, name)?;
-                let mut file = create(&parent, name)?;
-                io::copy(entry, &mut file).context("writing its content")?;
-                file.flush().context("writing its content")?;
+                let file = write_file(&parent, name, entry)?;
                 self.own(&parent, name, owner)?;
-                // After the owner: changing that clears the setuid bit.
-                nix::sys::stat::fchmod(&file, mode).context("setting its mode")?;
-                set_time(&parent, name, seconds)?;
+                finish_file(&file, &parent, name, mode, seconds)?;
             }
             EntryType::Symlink => {
-                let target = entry.link_name().context("reading the link")?.context("reading the link")?;
-                make_room(&parent, name)?;
-                symlinkat(target.as_os_str(), &*parent, name).context("making the link")?;
+                write_symlink(&parent, name, entry)?;
                 self.own(&parent, name, owner)?;
                 set_time(&parent, name, seconds)?;
             }
             EntryType::Link => {
-                let target =
-                    inside(&entry.link_name().context("reading the link")?.context("reading the link")?)?;
-                let (target_parent, target_name) = self.root.parent(&target)?;
-                make_room(&parent, name)?;
-                linkat(&*target_parent, target_name, &*parent, name, LinkatFlags::empty())
-                    .with_context(|| format!("linking it to {}", target.display()))?;
+                let target = link_target(entry)?;
+                write_link(&mut self.root, path, &target)?;
             }
             other => bail!("a package must not hold an entry of the kind {other:?}"),
         }
@@ -116,7 +106,53 @@ impl Unpacker {
     }
 }
 
-fn set_time(parent: &OwnedFd, name: &OsStr, seconds: i64) -> Result<()> {
+/// Writes a file's content under a name, in place of whatever file or link is there. Its mode keeps everybody
+/// out until [`finish_file`].
+pub(crate) fn write_file(parent: &OwnedFd, name: &OsStr, content: &mut impl Read) -> Result<File> {
+    make_room(parent, name)?;
+    let mut file = create(parent, name)?;
+    io::copy(content, &mut file).context("writing its content")?;
+    Ok(file)
+}
+
+/// Gives a file its mode, after its owner: changing that clears the setuid bit.
+pub(crate) fn finish_file(
+    file: &File,
+    parent: &OwnedFd,
+    name: &OsStr,
+    mode: Mode,
+    seconds: i64,
+) -> Result<()> {
+    nix::sys::stat::fchmod(file, mode).context("setting its mode")?;
+    set_time(parent, name, seconds)
+}
+
+/// Makes the symbolic link of an entry, in place of whatever file or link is there. One that is there
+/// already stays: paths that others are following at this moment may lead through it.
+pub(crate) fn write_symlink<R: Read>(parent: &OwnedFd, name: &OsStr, entry: &Entry<'_, R>) -> Result<()> {
+    let target = entry.link_name().context("reading the link")?.context("reading the link")?;
+    if nix::fcntl::readlinkat(parent, name).is_ok_and(|there| there == target.as_os_str()) {
+        return Ok(());
+    }
+    make_room(parent, name)?;
+    symlinkat(target.as_os_str(), parent, name).context("making the link")
+}
+
+/// Where a hard link leads.
+pub(crate) fn link_target<R: Read>(entry: &Entry<'_, R>) -> Result<PathBuf> {
+    inside(&entry.link_name().context("reading the link")?.context("reading the link")?)
+}
+
+/// Makes a hard link, in place of whatever file or link is there.
+pub(crate) fn write_link(root: &mut Root, path: &Path, target: &Path) -> Result<()> {
+    let (target_parent, target_name) = root.parent(target)?;
+    let (parent, name) = root.parent(path)?;
+    make_room(&parent, name)?;
+    linkat(&*target_parent, target_name, &*parent, name, LinkatFlags::empty())
+        .with_context(|| format!("linking it to {}", target.display()))
+}
+
+pub(crate) fn set_time(parent: &OwnedFd, name: &OsStr, seconds: i64) -> Result<()> {
     let time = TimeSpec::new(seconds, 0);
     utimensat(parent, name, &time, &time, UtimensatFlags::NoFollowSymlink).context("setting its time")
 }

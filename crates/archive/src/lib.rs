@@ -6,7 +6,8 @@
 //!    package is pinned by SHA-256.
 //! 2. [`Fetcher`] brings the files of a lock, in parallel and resuming, and refuses whatever does not have
 //!    the pinned size and sum.
-//! 3. [`Deb`] reads a `.deb` and unpacks it into a [`Root`], which no path and no link can leave.
+//! 3. [`Engine`] makes packages stand in a root as dpkg would, faster; [`Deb`] reads one `.deb` and unpacks it into a
+//!    [`Root`], which no path and no link can leave.
 //!
 //! [`cpio`] and [`initrd`] write the initramfs of the live system.
 //!
@@ -16,6 +17,7 @@
 mod apt;
 pub mod cpio;
 mod deb;
+mod engine;
 mod error;
 mod extract;
 mod fetch;
@@ -28,6 +30,7 @@ mod sources;
 
 pub use apt::{AptRoot, AptSettings};
 pub use deb::Deb;
+pub use engine::{Engine, Said};
 pub use fetch::{Fetcher, Progress, redirect_policy};
 pub use host::host_archive;
 pub use release::release_date;

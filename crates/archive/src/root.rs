@@ -63,6 +63,22 @@ impl Root {
         write().with_context(|| format!("writing {path} into {}", self.path.display()))
     }
 
+    /// Adds to the end of a file, which is made with this mode if it is missing.
+    ///
+    /// # Errors
+    /// It cannot be written, or is a link.
+    pub fn append(&mut self, path: &str, content: impl AsRef<[u8]>, mode: u32) -> Result<()> {
+        let mut append = || -> Result<()> {
+            let path = inside(Path::new(path))?;
+            let (parent, name) = self.parent(&path)?;
+            let flags =
+                OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+            let fd = openat(&*parent, name, flags, Mode::from_bits_truncate(mode & 0o7777))?;
+            File::from(fd).write_all(content.as_ref()).context("writing its content")
+        };
+        append().with_context(|| format!("adding to {path} in {}", self.path.display()))
+    }
+
     /// Makes a directory with this mode, and those above it. One that is there stays as it is.
     ///
     /// # Errors
@@ -112,6 +128,28 @@ impl Root {
             }
         };
         remove().with_context(|| format!("removing {path} from {}", self.path.display()))
+    }
+
+    /// Removes an empty directory if it is there.
+    ///
+    /// # Errors
+    /// It is there and cannot be removed: something is in it, or it is no directory.
+    pub fn remove_dir(&mut self, path: &str) -> Result<()> {
+        let mut remove = || -> Result<()> {
+            let clean = inside(Path::new(path))?;
+            let name = clean.file_name().context("using an empty path")?;
+            // A directory that is gone must not be remembered.
+            self.parents.retain(|known, _| !known.starts_with(&clean));
+            match self.directory(clean.parent().unwrap_or(Path::new(""))) {
+                Err(Errno::ENOENT) => Ok(()),
+                Err(e) => Err(e.into()),
+                Ok(parent) => match unlinkat(&parent, name, UnlinkatFlags::RemoveDir) {
+                    Ok(()) | Err(Errno::ENOENT) => Ok(()),
+                    Err(e) => Err(e.into()),
+                },
+            }
+        };
+        remove().with_context(|| format!("removing the directory {path} from {}", self.path.display()))
     }
 
     /// The content of a file, or `None` if there is no such file. Links are followed inside the root.

@@ -1,0 +1,194 @@
+//! dpkg's database below `var/lib/dpkg`, as dpkg itself leaves it between unpacking and configuring.
+//!
+//! Formats: deb-triggers(5), `doc/triggers.txt` and `lib/dpkg/{trigdeferred,infodb-format,db-fsys-divert}.c` of
+//! dpkg 1.21 and 1.22. dpkg reads what is written here the next time it runs and writes it anew in its own way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::package::{Package, Trigger};
+use super::unpack::Unpacked;
+use crate::root::Root;
+
+const STATUS: &str = "var/lib/dpkg/status";
+const INFO: &str = "var/lib/dpkg/info";
+const TRIGGERS: &str = "var/lib/dpkg/triggers";
+/// Where dpkg has the control part while `preinst` runs; debconf looks for templates beside the script there.
+const IN_WORK: &str = "var/lib/dpkg/tmp.ci";
+
+/// The database of a root.
+#[derive(Debug)]
+pub(super) struct Database {
+    root: Root,
+}
+
+/// What dpkg keeps apart from packages' own wishes.
+#[derive(Debug, Default)]
+pub(super) struct Overrides {
+    /// Path without a leading slash → where it goes instead, and the package that keeps the old place.
+    pub diversions: BTreeMap<PathBuf, (PathBuf, String)>,
+    /// Path without a leading slash → user, group, mode.
+    pub ownership: BTreeMap<PathBuf, (String, String, u32)>,
+}
+
+impl Database {
+    /// Opens the database of `root`, and makes an empty one where there is none.
+    pub fn open(root: &Path) -> Result<Self> {
+        let mut root = Root::open(root)?;
+        for dir in [INFO, TRIGGERS, "var/lib/dpkg/updates", "var/lib/dpkg/alternatives"] {
+            root.make_dir(dir, 0o755)?;
+        }
+        for file in [STATUS, "var/lib/dpkg/available", "var/lib/dpkg/triggers/Lock"] {
+            if !root.exists(file) {
+                root.write(file, "", 0o644)?;
+            }
+        }
+        if !root.exists("var/lib/dpkg/info/format") {
+            // The one with architectures in file names.
+            root.write("var/lib/dpkg/info/format", "1\n", 0o644)?;
+        }
+        Ok(Database { root })
+    }
+
+    /// Diversions and overrides as scripts have made them so far.
+    pub fn overrides(&self) -> Result<Overrides> {
+        let text = |path: &str| -> Result<String> {
+            let content = self.root.read(path)?.unwrap_or_default();
+            String::from_utf8(content).with_context(|| format!("reading {path}"))
+        };
+        Ok(Overrides {
+            diversions: diversions(&text("var/lib/dpkg/diversions")?)?,
+            ownership: ownership(&text("var/lib/dpkg/statoverride")?)?,
+        })
+    }
+
+    /// Puts the control part where dpkg has it while `preinst` runs. Gives the path of the script.
+    pub fn begin_work(&mut self, package: &Package) -> Result<String> {
+        self.end_work(package)?;
+        self.root.make_dir(IN_WORK, 0o755)?;
+        for member in &package.members {
+            self.root.write(&format!("{IN_WORK}/{}", member.name), &member.content, member.mode)?;
+        }
+        Ok(format!("/{IN_WORK}/preinst"))
+    }
+
+    /// Takes it away again.
+    pub fn end_work(&mut self, package: &Package) -> Result<()> {
+        package.members.iter().try_for_each(|m| self.root.remove(&format!("{IN_WORK}/{}", m.name)))?;
+        self.root.remove_dir(IN_WORK)
+    }
+
+    /// Files of a package's control part, and the list of what it brought.
+    pub fn write_info(&mut self, package: &Package, unpacked: &Unpacked) -> Result<()> {
+        let label = package.label();
+        for member in &package.members {
+            self.root.write(&format!("{INFO}/{label}.{}", member.name), &member.content, member.mode)?;
+        }
+        let mut list = b"/.\n".to_vec();
+        for path in &unpacked.paths {
+            list.push(b'/');
+            list.extend_from_slice(path.as_os_str().as_bytes());
+            list.push(b'\n');
+        }
+        self.root.write(&format!("{INFO}/{label}.list"), list, 0o644)?;
+        if package.member("md5sums").is_none() {
+            self.root.write(&format!("{INFO}/{label}.md5sums"), &unpacked.sums, 0o644)?;
+        }
+        Ok(())
+    }
+
+    /// Adds packages to the list, unpacked and not configured.
+    pub fn add(&mut self, packages: &[&Package]) -> Result<()> {
+        let text: String = packages.iter().map(|p| p.status()).collect();
+        self.root.append(STATUS, text, 0o644)
+    }
+
+    /// Registers what the packages want to be told of.
+    pub fn add_interests(&mut self, packages: &[&Package]) -> Result<()> {
+        let mut by_file = Vec::new();
+        let mut by_name: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
+        for package in packages {
+            for trigger in &package.triggers {
+                let Trigger::Interest { name, wait } = trigger else { continue };
+                let who = format!("{}{}\n", package.label(), if *wait { "" } else { "/noawait" });
+                if name.starts_with('/') {
+                    by_file.extend_from_slice(format!("{name} {who}").as_bytes());
+                } else {
+                    by_name.entry(name).or_default().extend_from_slice(who.as_bytes());
+                }
+            }
+        }
+        for (name, who) in by_name {
+            self.root.append(&format!("{TRIGGERS}/{name}"), &who, 0o644)?;
+        }
+        match by_file.is_empty() {
+            true => Ok(()),
+            false => self.root.append(&format!("{TRIGGERS}/File"), &by_file, 0o644),
+        }
+    }
+
+    /// All paths somebody wants to be told of, with their leading slash.
+    pub fn watched_paths(&self) -> Result<BTreeSet<PathBuf>> {
+        let text = self.root.read(&format!("{TRIGGERS}/File"))?.unwrap_or_default();
+        let text = String::from_utf8(text).context("reading dpkg's list of file triggers")?;
+        Ok(text.lines().filter_map(|line| Some(line.rsplit_once(' ')?.0.into())).collect())
+    }
+
+    /// Tells those interested, the next time dpkg runs: trigger → packages that wait for it. dpkg forgets those
+    /// whose package has not been configured yet, as that does the same work.
+    pub fn activate(&mut self, activated: &BTreeMap<String, BTreeSet<String>>) -> Result<()> {
+        if activated.is_empty() {
+            return Ok(());
+        }
+        let mut text = String::new();
+        for (trigger, waiting) in activated {
+            let waiting: Vec<&str> = waiting.iter().map(String::as_str).collect();
+            text += &format!("{trigger} {}\n", waiting.join(" "));
+        }
+        self.root.append(&format!("{TRIGGERS}/Unincorp"), text, 0o644)
+    }
+}
+
+/// Groups of three lines: from, to, by whom (`:` is the administrator).
+fn diversions(text: &str) -> Result<BTreeMap<PathBuf, (PathBuf, String)>> {
+    let lines: Vec<&str> = text.lines().collect();
+    let groups = lines.chunks_exact(3);
+    if !groups.remainder().is_empty() {
+        anyhow::bail!("reading dpkg's diversions: the last one is not whole");
+    }
+    let path = |line: &str| PathBuf::from(line.trim_start_matches('/'));
+    Ok(groups.map(|g| (path(g[0]), (path(g[1]), g[2].to_owned()))).collect())
+}
+
+/// `USER GROUP MODE PATH` on each line.
+fn ownership(text: &str) -> Result<BTreeMap<PathBuf, (String, String, u32)>> {
+    let one = |line: &str| {
+        let mut words = line.splitn(4, ' ');
+        let (user, group) = (words.next()?.to_owned(), words.next()?.to_owned());
+        let mode = u32::from_str_radix(words.next()?, 8).ok()?;
+        Some((PathBuf::from(words.next()?.trim_start_matches('/')), (user, group, mode)))
+    };
+    let lines = text.lines().filter(|l| !l.trim().is_empty());
+    lines.map(|l| one(l).with_context(|| format!("reading dpkg's override `{l}`"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn diversions_and_overrides_are_read() {
+        let text = "/bin/sh\n/bin/sh.distrib\ndash\n/usr/bin/x y\n/usr/bin/x y.old\n:\n";
+        let found = diversions(text).unwrap();
+        assert_eq!(found[Path::new("bin/sh")], ("bin/sh.distrib".into(), "dash".into()));
+        assert_eq!(found[Path::new("usr/bin/x y")], ("usr/bin/x y.old".into(), ":".into()));
+        assert!(diversions("/a\n/b\n").is_err());
+        let found = ownership("root messagebus 4754 /usr/lib/dbus helper\n#0 #7 755 /x\n").unwrap();
+        assert_eq!(found[Path::new("usr/lib/dbus helper")], ("root".into(), "messagebus".into(), 0o4754));
+        assert_eq!(found[Path::new("x")], ("#0".into(), "#7".into(), 0o755));
+        assert!(ownership("root root\n").is_err());
+    }
+}

@@ -1,0 +1,337 @@
+//! Packages into a root: what `dpkg --unpack` does, natively and in parallel; what `dpkg --configure` does, by the
+//! new root's own dpkg.
+//!
+//! 1. [`Engine::base`] fills an empty root. Nothing can run there yet, so the files come first, then the `preinst`
+//!    scripts, then dpkg configures.
+//! 2. [`Engine::unpack`] lays further packages. A `preinst` runs before the package's files, when what it
+//!    pre-depends on is configured ([`order`]); diversions it makes are obeyed. Then the files of all packages
+//!    come at once with all processors ([`unpack`]), and dpkg's database says of each of them *unpacked*
+//!    ([`database`]).
+//! 3. [`Engine::configure`] has dpkg configure everything: conffiles, `postinst`, triggers.
+//!
+//! Between these calls the root is in a state dpkg knows, so that anything can be done in it. A package that dpkg
+//! would treat in a way of its own (two packages with the same path, a device node) is handed over to
+//! `dpkg --unpack` after the others. Nothing is synced; whoever has the disk does that once, at the end.
+
+mod database;
+mod order;
+mod package;
+mod unpack;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use akene_exec::{Cmd, ExecError, Runner};
+use akene_protocol::Issue;
+use akene_protocol::issue::Issues;
+use anyhow::{Context, Result, bail};
+
+use crate::root::Root;
+use database::Database;
+use order::{Needs, State, Step};
+use package::{Package, Trigger};
+use unpack::{Accounts, Claims, Ground, Outcome, Unpacked};
+
+/// Where dpkg finds the packages that are handed over to it, in the new root.
+const HANDED_OVER: &str = "/var/cache/apt/archives";
+
+/// What dpkg is told every time: what is there wins over a package's version of it, and nothing is synced.
+const OPTIONS: [&str; 3] = ["--force-confold", "--force-confdef", "--force-unsafe-io"];
+
+/// What an installation says while it goes on.
+#[derive(Debug)]
+pub enum Said<'a> {
+    /// The files of this package are there.
+    Unpacked(&'a str),
+    /// A line of dpkg's or of a script.
+    Line(&'a str),
+}
+
+/// Lays packages into one root.
+pub struct Engine<'a> {
+    root: PathBuf,
+    runner: &'a dyn Runner,
+    inside: Box<dyn Fn(&str) -> Cmd + 'a>,
+    database: Database,
+    claims: Claims,
+    packages: Vec<Package>,
+    states: Vec<State>,
+    /// Version of the new root's dpkg, which scripts are told.
+    dpkg: String,
+}
+
+impl<'a> Engine<'a> {
+    /// For the root at `root`, whose `/usr` is merged. `inside` makes a command that runs in it with everything
+    /// around it that scripts need; the `.deb`s must be seen there as `/var/cache/apt/archives`.
+    ///
+    /// # Errors
+    /// The database cannot be made.
+    pub fn new(root: &Path, runner: &'a dyn Runner, inside: impl Fn(&str) -> Cmd + 'a) -> Result<Self> {
+        Ok(Engine {
+            root: root.to_owned(),
+            runner,
+            inside: Box::new(inside),
+            database: Database::open(root)?,
+            claims: Claims::default(),
+            packages: Vec::new(),
+            states: Vec::new(),
+            dpkg: String::new(),
+        })
+    }
+
+    /// Lays and configures the packages without which nothing runs, into an empty root. All of them have been
+    /// verified; they come in the solver's order.
+    ///
+    /// # Errors
+    /// A package that cannot be read or written; [`Issues`] `package-failed` with what dpkg says.
+    pub fn base(&mut self, debs: &[PathBuf], said: &mut dyn FnMut(Said<'_>)) -> Result<()> {
+        let mut places = self.read(debs)?;
+        // It knows modes of directories that others bring too, and the links of a merged /usr: first, and alone.
+        places.sort_by_key(|p| self.packages[*p].name != "base-files");
+        let mut laid = BTreeMap::new();
+        let (first, rest) = places.split_at(1.min(places.len()));
+        for these in [first, rest] {
+            laid.extend(self.lay(these, said)?);
+        }
+        let version = self.packages.iter().find(|p| p.name == "dpkg").and_then(Package::version);
+        self.dpkg = version.context("looking for dpkg in the base")?;
+        for place in &places {
+            self.preinst(*place, said)?;
+        }
+        // Now it is known what a script diverted: packages with such a path are laid once more.
+        let overrides = self.database.overrides()?;
+        let moved = |unpacked: &Unpacked| {
+            let at = |p: &PathBuf| overrides.diversions.iter().any(|(from, (to, _))| p == from || p == to);
+            unpacked.paths.iter().any(at)
+        };
+        let again: Vec<usize> = laid.iter().filter(|(_, u)| moved(u)).map(|(p, _)| *p).collect();
+        again.iter().for_each(|p| self.claims.forget(*p));
+        laid.extend(self.lay(&again, &mut |_| {})?);
+        self.register(&places, &laid)?;
+        if laid.len() != places.len() {
+            bail!("laying the base: some of its packages need dpkg, which does not run before it is there");
+        }
+        self.dpkg_configure(&places, &["--force-depends"], said)
+    }
+
+    /// Lays packages beside those that are there. All of them have been verified; they come in the solver's
+    /// order.
+    ///
+    /// # Errors
+    /// As for [`base`](Self::base).
+    pub fn unpack(&mut self, debs: &[PathBuf], said: &mut dyn FnMut(Said<'_>)) -> Result<()> {
+        self.read(debs)?;
+        let needs: Vec<Needs> = self.packages.iter().map(needs_of).collect();
+        loop {
+            match order::next(&needs, &self.states) {
+                Step::Done => return Ok(()),
+                Step::Lay(places) => {
+                    for place in &places {
+                        self.preinst(*place, said)?;
+                    }
+                    let laid = self.lay(&places, said)?;
+                    self.register(&places, &laid)?;
+                    let left: Vec<usize> = places.into_iter().filter(|p| !laid.contains_key(p)).collect();
+                    self.hand_over(&left, said)?;
+                }
+                Step::Configure(places) => {
+                    self.dpkg_configure(&places, &["--no-triggers", "--force-depends"], said)?;
+                }
+            }
+        }
+    }
+
+    /// Configures all that is unpacked, and carries out what packages left for each other to do.
+    ///
+    /// # Errors
+    /// [`Issues`] `package-failed` with what dpkg says.
+    pub fn configure(&mut self, said: &mut dyn FnMut(Said<'_>)) -> Result<()> {
+        let places: Vec<usize> =
+            (0..self.packages.len()).filter(|p| self.states[*p] == State::Unpacked).collect();
+        if !places.is_empty() {
+            self.dpkg_configure(&places, &[], said)?;
+        }
+        // What was asked of packages that were configured long before.
+        self.run(self.command("dpkg").args(OPTIONS).args(["--configure", "--pending"]), said)
+    }
+
+    /// Reads control parts with all processors. Gives the places of the new packages.
+    fn read(&mut self, debs: &[PathBuf]) -> Result<Vec<usize>> {
+        let next = AtomicUsize::new(0);
+        let read: Mutex<Vec<(usize, Result<Package>)>> = Mutex::new(Vec::with_capacity(debs.len()));
+        thread::scope(|scope| {
+            for _ in 0..thread::available_parallelism().map_or(1, |n| n.get()).min(debs.len()) {
+                scope.spawn(|| {
+                    while let Some((at, deb)) =
+                        Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, debs.get(at)?)))
+                    {
+                        let package = Package::read(deb);
+                        read.lock().unwrap_or_else(PoisonError::into_inner).push((at, package));
+                    }
+                });
+            }
+        });
+        let mut read = read.into_inner().unwrap_or_else(PoisonError::into_inner);
+        read.sort_by_key(|(at, _)| *at);
+        let from = self.packages.len();
+        for (_, package) in read {
+            let package = package?;
+            if let Some(same) = self.packages.iter().find(|p| p.name == package.name) {
+                bail!(
+                    "laying {}: there is {} already, and several versions or architectures of a package are not laid together",
+                    package.deb.path().display(),
+                    same.deb.path().display()
+                );
+            }
+            self.packages.push(package);
+            self.states.push(State::Waiting);
+        }
+        Ok((from..self.packages.len()).collect())
+    }
+
+    /// Lays the files of packages. Those that need dpkg are missing in the result.
+    fn lay(&mut self, places: &[usize], said: &mut dyn FnMut(Said<'_>)) -> Result<BTreeMap<usize, Unpacked>> {
+        let root = Root::open(&self.root)?;
+        let these: Vec<&Package> = places.iter().map(|p| &self.packages[*p]).collect();
+        let (overrides, accounts) = (self.database.overrides()?, Accounts::read(&root)?);
+        let mut watched = self.database.watched_paths()?;
+        watched.extend(these.iter().flat_map(|p| &p.triggers).filter_map(|trigger| match trigger {
+            Trigger::Interest { name, .. } if name.starts_with('/') => Some(PathBuf::from(name)),
+            _ => None,
+        }));
+        let ground =
+            Ground { root: &self.root, overrides: &overrides, watched: &watched, accounts: &accounts };
+        let pairs: Vec<(usize, &Package)> = places.iter().copied().zip(these).collect();
+        let outcomes =
+            unpack::unpack(&ground, &pairs, &mut self.claims, &mut |name| said(Said::Unpacked(name)))?;
+        let mut laid = BTreeMap::new();
+        for ((place, package), outcome) in pairs.into_iter().zip(outcomes) {
+            match outcome {
+                Outcome::Whole(unpacked) => {
+                    laid.insert(place, unpacked);
+                }
+                Outcome::HandOver(why) => {
+                    said(Said::Line(&format!("{} is left to dpkg: {why}", package.name)));
+                }
+            }
+        }
+        Ok(laid)
+    }
+
+    /// Tells dpkg's database of what was laid, in the solver's order.
+    fn register(&mut self, places: &[usize], laid: &BTreeMap<usize, Unpacked>) -> Result<()> {
+        let mut these = Vec::new();
+        let mut activated: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for place in places {
+            let Some(unpacked) = laid.get(place) else { continue };
+            let package = &self.packages[*place];
+            self.database.write_info(package, unpacked)?;
+            let explicit = package.triggers.iter().filter_map(|trigger| match trigger {
+                Trigger::Activate { name, wait } => Some((name, *wait)),
+                Trigger::Interest { .. } => None,
+            });
+            for (name, wait) in explicit.chain(unpacked.noticed.iter().map(|name| (name, true))) {
+                let who = if wait { package.label() } else { "-".into() };
+                activated.entry(name.clone()).or_default().insert(who);
+            }
+            these.push(package);
+            self.states[*place] = State::Unpacked;
+        }
+        self.database.add_interests(&these)?;
+        self.database.add(&these)?;
+        self.database.activate(&activated)
+    }
+
+    /// Runs the script a package has for before its files come.
+    fn preinst(&mut self, place: usize, said: &mut dyn FnMut(Said<'_>)) -> Result<()> {
+        let package = &self.packages[place];
+        if package.member("preinst").is_none() {
+            return Ok(());
+        }
+        let script = self.database.begin_work(package)?;
+        let cmd = (self.inside)(&script)
+            .arg("install")
+            .env("DPKG_MAINTSCRIPT_PACKAGE", &package.name)
+            .env("DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT", "1")
+            .env("DPKG_MAINTSCRIPT_ARCH", &package.architecture)
+            .env("DPKG_MAINTSCRIPT_NAME", "preinst")
+            .env("DPKG_MAINTSCRIPT_DEBUG", "0")
+            .env("DPKG_RUNNING_VERSION", &self.dpkg)
+            .env("DPKG_ADMINDIR", "/var/lib/dpkg")
+            .env("DPKG_FORCE", "")
+            .env("DPKG_ROOT", "");
+        let ran = self.runner.run_lines(&cmd, &mut |line| said(Said::Line(line)));
+        ran.map(drop).map_err(|error| {
+            let Some(failure) = error.downcast_ref::<ExecError>() else { return error };
+            failed(&package.name, &format!("its preinst script {}: {}", failure.how, failure.tail))
+        })?;
+        self.database.end_work(package)
+    }
+
+    /// dpkg unpacks what it alone can.
+    fn hand_over(&mut self, places: &[usize], said: &mut dyn FnMut(Said<'_>)) -> Result<()> {
+        if places.is_empty() {
+            return Ok(());
+        }
+        let mut files = Vec::new();
+        for place in places {
+            let deb = self.packages[*place].deb.path();
+            let name = deb.file_name().and_then(|n| n.to_str()).context("naming a package file for dpkg")?;
+            files.push(format!("{HANDED_OVER}/{name}"));
+            self.states[*place] = State::Unpacked;
+        }
+        let cmd = self.command("dpkg").args(OPTIONS).args(["--no-triggers", "--unpack"]).args(files);
+        self.run(cmd, said)
+    }
+
+    fn dpkg_configure(
+        &mut self,
+        places: &[usize],
+        more: &[&str],
+        said: &mut dyn FnMut(Said<'_>),
+    ) -> Result<()> {
+        let labels = places.iter().map(|p| self.packages[*p].label());
+        let cmd = self.command("dpkg").args(OPTIONS).args(more).arg("--configure").args(labels);
+        self.run(cmd, said)?;
+        places.iter().for_each(|p| self.states[*p] = State::Configured);
+        Ok(())
+    }
+
+    fn command(&self, program: &str) -> Cmd {
+        (self.inside)(program)
+    }
+
+    fn run(&self, cmd: Cmd, said: &mut dyn FnMut(Said<'_>)) -> Result<()> {
+        self.runner.run_lines(&cmd, &mut |line| said(Said::Line(line))).map(drop).map_err(blame)
+    }
+}
+
+fn needs_of(package: &Package) -> Needs {
+    let scripted = package.member("preinst").is_some();
+    Needs {
+        provides: package.provides.clone(),
+        before: if scripted { package.pre_depends.clone() } else { BTreeSet::new() },
+        depends: package.depends.union(&package.pre_depends).cloned().collect(),
+    }
+}
+
+/// Names the packages dpkg complained about.
+fn blame(error: anyhow::Error) -> anyhow::Error {
+    let Some(failure) = error.downcast_ref::<ExecError>() else { return error };
+    let complaints = failure.tail.lines().filter_map(|l| l.strip_prefix("dpkg: error processing "));
+    let packages: BTreeSet<&str> =
+        complaints.filter_map(|l| l.split(' ').find(|w| !matches!(*w, "package" | "archive"))).collect();
+    if packages.is_empty() {
+        return error;
+    }
+    failed(&packages.into_iter().collect::<Vec<_>>().join(", "), &failure.tail)
+}
+
+fn failed(names: &str, why: &str) -> anyhow::Error {
+    let message = format!("installing {names} failed: {why}");
+    let next = "take the package out of the profile, or send the log to whoever maintains it";
+    Issues::from(Issue::new("package-failed", names, message, next)).into()
+}
