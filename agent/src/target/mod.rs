@@ -1,11 +1,12 @@
 //! The new system: packages, settings, boot loader.
 //!
 //! Before a disk is touched, [`choose()`] asks the archive for the exact packages. When the disks are mounted,
-//! [`install`] makes the packages of the lock stand in the new root:
+//! [`install`] has the package engine make those of the lock stand in the new root:
 //!
-//! 1. links for the merged /usr, then the base is unpacked natively;
-//! 2. the new root's own dpkg installs the base properly (so its database is its own work);
-//! 3. the new root's own apt installs everything else, from files that are all there and verified.
+//! 1. the base, after the links of the merged /usr;
+//! 2. with its dpkg and debconf in place, the answers to packages' questions;
+//! 3. the files of all other packages at once, then GRUB on the disk, then everything is set up by the new root's own
+//!    dpkg. No archive, no index and no solver is needed for it: only the files, all of them verified.
 //!
 //! Scripts of packages see policy-rc.d (nothing is started), and on `/run` stand-ins for what would only cost
 //! time now or look at disks that are not theirs: the initramfs is made once at the end, the boot

@@ -2,13 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use akene_archive::{Deb, Progress, Root};
+use akene_archive::{Deb, Engine, Progress, Root, Said};
 use akene_exec::{ChrootMounts, Cmd, ExecError};
 use akene_protocol::Issue;
 use akene_protocol::issue::Issues;
@@ -30,18 +27,19 @@ const LIMIT: Duration = Duration::from_secs(4 * 3600);
 const STAND_INS: [&str; 5] =
     ["update-initramfs", "update-grub", "update-grub2", "grub-install", "start-stop-daemon"];
 
-/// How the names of the boot loader's packages begin. They are installed first.
-const LOADER: [&str; 3] = ["grub-", "grub2-", "shim-"];
-
 /// Hundredths of a percent, as [`Progress`] counts here.
 const WHOLE: u64 = 10_000;
-/// Where unpacking the base, installing the base, and the rest end on that scale.
-const UNPACKED: u64 = 600;
-const BASE_DONE: u64 = 1_800;
+/// Where the base and the files of all others end on that scale.
+const BASE_DONE: u64 = 1_000;
+const UNPACKED: u64 = 4_500;
 
 /// See [`super::install`].
 pub(super) fn install(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
-    if job.lock().packages.iter().filter(|p| p.base).count() == 0 {
+    let of_lock = |base: bool| -> Vec<&LockedPackage> {
+        job.lock().packages.iter().filter(|p| !p.helper && p.base == base).collect()
+    };
+    let (base, rest) = (of_lock(true), of_lock(false));
+    if base.is_empty() {
         bail!("installing packages: the lock names no base");
     }
     let tools = Tools::prepare(job)?;
@@ -50,14 +48,25 @@ pub(super) fn install(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
         crate::storage::empty_root(job.layout, &[super::STAGE], job.runner)?;
     }
     let mut root = Root::open(&job.layout.root)?;
-    merged_usr(job, &mut root)?;
-    unpack_base(job, watch)?;
-    prepare_database(&mut root)?;
-    install_base(job, &tools, watch)?;
+    prepare_root(job, &mut root)?;
+    let mut engine = Engine::new(&job.layout.root, job.runner, |program| tools.inside(job, program))?;
+    let files =
+        |of: &[&LockedPackage]| -> Vec<PathBuf> { of.iter().map(|p| job.debs.join(&p.file)).collect() };
+
+    let mut meter = Meter { seen: 0, total: base.len() as u64 * 2, from: 0, to: BASE_DONE };
+    let laid = engine.base(&files(&base), &mut |said| meter.hear(said, watch));
+    laid.context("installing the base system")?;
     write_sources(job, &mut root, true)?;
     system::write_fstab(job, &mut root)?;
     preseed(job, &tools)?;
-    install_rest(job, &tools, &mut root, watch)?;
+    meter = Meter { seen: 0, total: rest.len() as u64, from: BASE_DONE, to: UNPACKED };
+    let laid = engine.unpack(&files(&rest), &mut |said| meter.hear(said, watch));
+    laid.context("unpacking the packages")?;
+    // What the boot loader is made from is there: from now on the disk finds the installer by itself.
+    bootloader::put_on_disk(job, &mut root, watch).context("making the disk startable")?;
+    meter = Meter { seen: 0, total: rest.len() as u64, from: UNPACKED, to: WHOLE };
+    engine.configure(&mut |said| meter.hear(said, watch)).context("setting the packages up")?;
+    mark_automatic(job, &mut root)?;
     watch.progress(Progress { done: WHOLE, total: WHOLE, what: "packages".into() });
     Ok(())
 }
@@ -83,7 +92,6 @@ impl Tools {
                 0o755,
             )?;
         }
-        ours.write("apt.conf", apt_conf(), 0o644)?;
         let mut preload = false;
         if let Some(helper) = job.lock().packages.iter().find(|p| p.name == NO_FSYNC) {
             let unpacked = dir.join("helper");
@@ -108,14 +116,8 @@ impl Tools {
     fn inside(&self, job: &Job<'_>, program: &str) -> Cmd {
         let mut cmd = job
             .inside(program)
-            .chroot(
-                self.mounts
-                    .clone()
-                    .bind(job.debs, "/var/cache/apt/archives")
-                    .bind(job.apt.lists(), "/var/lib/apt/lists"),
-            )
+            .chroot(self.mounts.clone().bind(job.debs, "/var/cache/apt/archives"))
             .env("PATH", format!("{OURS}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
-            .env("APT_CONFIG", format!("{OURS}/apt.conf"))
             .env("DEBIAN_PRIORITY", "critical")
             .env("RUNLEVEL", "1")
             .timeout(LIMIT);
@@ -126,23 +128,7 @@ impl Tools {
     }
 }
 
-/// apt's settings during the installation: read through `APT_CONFIG`, so nothing of it stays.
-fn apt_conf() -> String {
-    format!(
-        r#"APT::Sandbox::User "root";
-APT::Get::Assume-Yes "true";
-APT::Install-Suggests "false";
-Dir::Cache::pkgcache "";
-Dir::Cache::srcpkgcache "";
-DPkg::Path "{OURS}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-DPkg::Use-Pty "false";
-DPkg::Options {{ "--force-unsafe-io"; "--force-confold"; "--force-confdef"; }};
-Acquire::Languages "none";
-"#
-    )
-}
-
-fn find_file(dir: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<Option<std::path::PathBuf>> {
+fn find_file(dir: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<Option<PathBuf>> {
     for entry in fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
         let path = entry.with_context(|| format!("reading {}", dir.display()))?.path();
         let found = match path.is_dir() {
@@ -156,73 +142,25 @@ fn find_file(dir: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<Option<std::p
     Ok(None)
 }
 
-/// The links of a merged /usr, before anything is unpacked: directories of these names would stay for good.
-fn merged_usr(job: &Job<'_>, root: &mut Root) -> Result<()> {
-    let mut names = vec!["bin", "sbin", "lib", "lib64"];
+/// What the first scripts expect of a root in which nothing was installed yet.
+fn prepare_root(job: &Job<'_>, root: &mut Root) -> Result<()> {
+    // The links of a merged /usr, before anything is unpacked: directories of these names would stay for good.
+    let mut merged = vec!["bin", "sbin", "lib", "lib64"];
     if job.has_package("libc6-i386") {
-        names.push("lib32");
+        merged.push("lib32");
     }
     if job.has_package("libc6-x32") {
-        names.push("libx32");
+        merged.push("libx32");
     }
-    for name in names {
+    for name in merged {
         root.make_dir(&format!("usr/{name}"), 0o755)?;
         root.symlink(&format!("usr/{name}"), name)?;
     }
-    Ok(())
-}
-
-/// Unpacks the base natively, with all processors: just enough for the new root's own dpkg to run.
-fn unpack_base(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
-    let base: Vec<&LockedPackage> = job.lock().packages.iter().filter(|p| p.base).collect();
-    // The first to bring a directory decides its mode: base-files knows those of /tmp and /root.
-    let (first, rest): (Vec<_>, Vec<_>) = base.into_iter().partition(|p| p.name == "base-files");
-    let unpack =
-        |package: &LockedPackage| Deb::new(job.debs.join(&package.file)).extract_into(&job.layout.root);
-    for package in &first {
-        unpack(package)?;
-    }
-    watch.progress(Progress { done: 1, total: WHOLE, what: "base system".into() });
-    let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
-    let workers = thread::available_parallelism().map_or(1, |n| n.get()).min(8);
-    thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some(package) = rest.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(error) = unpack(package) {
-                        failed.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
-                        next.store(rest.len(), Ordering::Relaxed);
-                    }
-                }
-            });
-        }
-    });
-    watch.progress(Progress { done: UNPACKED, total: WHOLE, what: "base system".into() });
-    match failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
-}
-
-/// What dpkg and the first scripts expect before there is a database.
-fn prepare_database(root: &mut Root) -> Result<()> {
-    for dir in [
-        "var/lib/dpkg/info",
-        "var/lib/dpkg/updates",
-        "var/lib/dpkg/triggers",
-        "var/lib/apt/lists",
-        "var/cache/apt/archives",
-        "dev",
-        "proc",
-        "sys",
-        "run",
-    ] {
+    for dir in ["var/cache/apt/archives", "dev", "proc", "sys", "run"] {
         root.make_dir(dir, 0o755)?;
     }
-    root.write("var/lib/dpkg/status", "", 0o644)?;
-    root.write("var/lib/dpkg/available", "", 0o644)?;
     // Scripts of the base use awk before mawk's own script has chosen it.
-    if !root.exists("usr/bin/awk") && root.exists("usr/bin/mawk") {
+    if job.lock().packages.iter().any(|p| p.base && p.name == "mawk") {
         root.symlink("mawk", "usr/bin/awk")?;
     }
     root.write(
@@ -230,21 +168,6 @@ fn prepare_database(root: &mut Root) -> Result<()> {
         "#!/bin/sh\n# The system is being installed: no service may start.\nexit 101\n",
         0o755,
     )
-}
-
-/// The new root's own dpkg installs the base. It does not sort by Pre-Depends, and needs not: everything they
-/// ask for is unpacked already, hence `--force-depends` (mmdebstrap's way).
-fn install_base(job: &Job<'_>, tools: &Tools, watch: &mut dyn Watch) -> Result<()> {
-    let base: Vec<&LockedPackage> = job.lock().packages.iter().filter(|p| p.base).collect();
-    let cmd = tools
-        .inside(job, "dpkg")
-        .args(["--install", "--force-depends", "--force-unsafe-io", "--force-confold"])
-        .args(base.iter().map(|p| format!("/var/cache/apt/archives/{}", p.file)));
-    let mut meter = Meter { seen: 0, total: base.len() as u64 * 2, from: UNPACKED, to: BASE_DONE };
-    let ran = job.runner.run_lines(&cmd, &mut |line| {
-        meter.read(line, watch);
-    });
-    ran.map(drop).map_err(package_failure).context("installing the base system")
 }
 
 /// Debconf answers before the packages that ask: what follows from the settings, then the profile's own,
@@ -273,14 +196,8 @@ fn preseed(job: &Job<'_>, tools: &Tools) -> Result<()> {
     })
 }
 
-fn install_rest(job: &Job<'_>, tools: &Tools, root: &mut Root, watch: &mut dyn Watch) -> Result<()> {
-    let rest: Vec<&LockedPackage> = job.lock().packages.iter().filter(|p| !p.base && !p.helper).collect();
-    let loader: Vec<&LockedPackage> =
-        rest.iter().copied().filter(|p| LOADER.iter().any(|l| p.name.starts_with(l))).collect();
-    let mut meter = Meter { seen: 0, total: rest.len() as u64 * 2, from: BASE_DONE, to: WHOLE };
-    apt_install(job, tools, &loader, &mut meter, watch)?;
-    bootloader::put_on_disk(job, root, watch).context("making the disk startable")?;
-    apt_install(job, tools, &rest, &mut meter, watch)?;
+/// Marks what was not asked for as installed automatically, as apt does.
+fn mark_automatic(job: &Job<'_>, root: &mut Root) -> Result<()> {
     let automatic: String = job
         .lock()
         .packages
@@ -294,35 +211,11 @@ fn install_rest(job: &Job<'_>, tools: &Tools, root: &mut Root, watch: &mut dyn W
     root.write("var/lib/apt/extended_states", automatic, 0o644)
 }
 
-/// The new root's own apt installs these. The solver has spoken: exactly these versions, nothing from the
-/// network, nothing taken away.
-fn apt_install(
-    job: &Job<'_>,
-    tools: &Tools,
-    packages: &[&LockedPackage],
-    meter: &mut Meter,
-    watch: &mut dyn Watch,
-) -> Result<()> {
-    if packages.is_empty() {
-        return Ok(());
-    }
-    let cmd = tools
-        .inside(job, "apt-get")
-        .args(["install", "--no-download", "--no-install-recommends", "--no-remove"])
-        // Nobody else works in this root, and the directory of packages may serve another installation: apt's
-        // lock file lies in it. dpkg's own locks stay.
-        .args(["-o", "Debug::NoLocking=true"])
-        .args(packages.iter().map(|p| format!("{}={}", p.name, p.version)));
-    let ran = job.runner.run_lines(&cmd, &mut |line| meter.read(line, watch));
-    ran.map(drop).map_err(package_failure).context("installing the packages")
-}
-
 fn is_requested(requested: &[String], name: &str) -> bool {
     requested.iter().any(|r| r.split('=').next() == Some(name))
 }
 
-/// Progress from what dpkg prints: each package is unpacked and set up, a line for either. (apt's status
-/// descriptor would have to be one of its own: apt closes it for dpkg, and scripts die of a closed stdout.)
+/// Progress: a step for each package that is unpacked and for each that dpkg sets up.
 struct Meter {
     seen: u64,
     total: u64,
@@ -331,40 +224,20 @@ struct Meter {
 }
 
 impl Meter {
-    fn read(&mut self, line: &str, watch: &mut dyn Watch) {
-        watch.log(line);
-        let Some(name) = line
-            .strip_prefix("Unpacking ")
-            .or_else(|| line.strip_prefix("Setting up "))
-            .and_then(|rest| rest.split([' ', ':']).next())
-        else {
-            return;
+    fn hear(&mut self, said: Said<'_>, watch: &mut dyn Watch) {
+        let name = match said {
+            Said::Unpacked(name) => name,
+            Said::Line(line) => {
+                watch.log(line);
+                let name = line.strip_prefix("Setting up ").and_then(|rest| rest.split([' ', ':']).next());
+                let Some(name) = name else { return };
+                name
+            }
         };
         self.seen = (self.seen + 1).min(self.total);
         let done = self.from + (self.to - self.from) * self.seen / self.total.max(1);
         watch.progress(Progress { done, total: WHOLE, what: name.to_owned() });
     }
-}
-
-/// Names the packages dpkg complained about.
-fn package_failure(error: anyhow::Error) -> anyhow::Error {
-    let Some(failure) = error.downcast_ref::<ExecError>() else { return error };
-    let packages: BTreeSet<&str> = failure
-        .tail
-        .lines()
-        .filter_map(|l| {
-            l.strip_prefix("dpkg: error processing ")?
-                .split(' ')
-                .find(|w| !matches!(*w, "package" | "archive"))
-        })
-        .collect();
-    if packages.is_empty() {
-        return error;
-    }
-    let names = packages.into_iter().collect::<Vec<_>>().join(", ");
-    let message = format!("installing {names} failed: {}", failure.tail);
-    let next = "take the package out of the profile, or send the log to whoever maintains it";
-    Issues::from(Issue::new("package-failed", names, message, next)).into()
 }
 
 /// The initramfs, once, when everything it looks at is in place.
