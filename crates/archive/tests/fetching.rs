@@ -104,7 +104,7 @@ fn fetch(package: LockedPackage, dir: &Path) -> Result<(), Issues> {
     } else {
         assert!(!dir.join("thing_1.0_all.deb").exists(), "a file that was refused has its name");
     }
-    result.map_err(|e| e.downcast::<Issues>().unwrap())
+    result.map(drop).map_err(|e| e.downcast::<Issues>().unwrap())
 }
 
 fn good(stream: &mut TcpStream, from: Option<usize>, _: usize) {

@@ -1,0 +1,150 @@
+//! A file in the making: how far it is, the hash of that, and who gave which part.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use akene_protocol::ids::Sha256;
+use akene_protocol::issue::Issues;
+use akene_protocol::lock::LockedPackage;
+use akene_protocol::{Bytes, Issue};
+use anyhow::{Context, Result};
+use sha2::Digest;
+
+/// A stretch of the file that came in one go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    /// Which offer it came from; none: it was there before.
+    pub offer: Option<usize>,
+    pub from: u64,
+    pub to: u64,
+}
+
+/// `NAME.partial`.
+pub(super) struct Partial {
+    file: File,
+    path: PathBuf,
+    size: Bytes,
+    at: u64,
+    sum: sha2::Sha256,
+    parts: Vec<Part>,
+}
+
+impl Partial {
+    /// Takes up what an earlier run left, hashing it once.
+    pub fn open(path: PathBuf, size: Bytes) -> Result<Self> {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|e| trouble(e, &path, size))?;
+        let reading = || format!("reading {}", path.display());
+        let have = file.metadata().with_context(reading)?.len();
+        let mut sum = sha2::Sha256::new();
+        let mut parts = Vec::new();
+        let mut at = 0;
+        if have > size.0 {
+            file.set_len(0).with_context(|| format!("cutting {}", path.display()))?;
+        } else if have > 0 {
+            at = io::copy(&mut file, &mut sum).with_context(reading)?;
+            parts.push(Part { offer: None, from: 0, to: at });
+        }
+        Ok(Partial { file, path, size, at, sum, parts })
+    }
+
+    /// How many bytes there are.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// The sum of what is there.
+    pub fn sum(&self) -> Sha256 {
+        Sha256(self.sum.clone().finalize().into())
+    }
+
+    /// Who gave what.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// From here on it is this offer that gives.
+    pub fn begin(&mut self, offer: usize) {
+        self.parts.retain(|p| p.from < p.to);
+        self.parts.push(Part { offer: Some(offer), from: self.at, to: self.at });
+    }
+
+    /// Appends.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|e| trouble(e, &self.path, self.size))?;
+        self.sum.update(bytes);
+        self.at += bytes.len() as u64;
+        if let Some(part) = self.parts.last_mut() {
+            part.to = self.at;
+        }
+        Ok(())
+    }
+
+    /// Begins anew.
+    pub fn reset(&mut self) -> Result<()> {
+        let doing = || format!("cutting {}", self.path.display());
+        self.file.set_len(0).with_context(doing)?;
+        self.file.seek(SeekFrom::Start(0)).with_context(doing)?;
+        (self.at, self.sum) = (0, sha2::Sha256::new());
+        self.parts.clear();
+        Ok(())
+    }
+
+    /// The sum of each part, to find out later which of them were right.
+    pub fn sums_of_parts(&mut self) -> Result<Vec<(Part, Sha256)>> {
+        let parts: Vec<Part> = self.parts.iter().copied().filter(|p| p.from < p.to).collect();
+        parts.into_iter().map(|part| Ok((part, self.sum_of(part)?))).collect()
+    }
+
+    /// The sum of one stretch of what is there.
+    pub fn sum_of(&mut self, part: Part) -> Result<Sha256> {
+        let reading = || format!("reading {}", self.path.display());
+        self.file.seek(SeekFrom::Start(part.from)).with_context(reading)?;
+        let sum = Sha256::of_reader((&self.file).take(part.to - part.from)).with_context(reading)?.0;
+        self.file.seek(SeekFrom::Start(self.at)).with_context(reading)?;
+        Ok(sum)
+    }
+
+    /// Gives the file its name.
+    pub fn finish(self, goal: &Path) -> Result<()> {
+        fs::rename(&self.path, goal).with_context(|| format!("naming the finished {}", goal.display()))
+    }
+
+    /// Removes it.
+    pub fn remove(self) -> Result<()> {
+        fs::remove_file(&self.path).with_context(|| format!("removing {}", self.path.display()))
+    }
+}
+
+/// Whether a file is there whole.
+pub(super) fn has_sum(path: &Path, package: &LockedPackage) -> Result<bool> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(e).with_context(|| format!("opening {}", path.display())),
+    };
+    let reading = || format!("reading {}", path.display());
+    if file.metadata().with_context(reading)?.len() != package.size.0 {
+        return Ok(false);
+    }
+    Ok(Sha256::of_reader(file).with_context(reading)?.0 == package.sha256)
+}
+
+fn trouble(error: io::Error, path: &Path, size: Bytes) -> anyhow::Error {
+    if !matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+        return anyhow::Error::new(error).context(format!("writing {}", path.display()));
+    }
+    Issues::from(Issue::new(
+        "no-space",
+        path.display().to_string(),
+        format!("there is no room for a package of {size}"),
+        "use a larger disk or more memory, or fewer packages",
+    ))
+    .into()
+}

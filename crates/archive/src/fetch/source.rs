@@ -1,0 +1,355 @@
+//! Who has package files, and how each of them fares.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use akene_protocol::lock::LockedPackage;
+use akene_protocol::{Issue, Secret};
+use reqwest::Url;
+use reqwest::blocking::Client;
+
+/// A source that was wrong about so many files is dropped.
+const MOST_LIES: usize = 3;
+
+/// Bytes a second below which a source is slow whatever the others do, so that one is tried that nobody knows yet.
+const SLOW: f64 = 4096.0;
+
+/// How much faster another source must be for this one to be left.
+const FASTER: f64 = 4.0;
+
+/// Somebody who has package files, beside the addresses in the lock.
+#[derive(Clone)]
+pub struct Source {
+    name: String,
+    way: Way,
+}
+
+#[derive(Clone)]
+enum Way {
+    Directory(PathBuf),
+    Pool { client: Client, base: String, authorization: Option<Secret> },
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Source({})", self.name)
+    }
+}
+
+impl Source {
+    /// A directory: files under the names apt gives them, or named by their SHA-256. `name` is for people: `the stick`.
+    pub fn directory(name: impl Into<String>, dir: impl Into<PathBuf>) -> Self {
+        Source { name: name.into(), way: Way::Directory(dir.into()) }
+    }
+
+    /// Files by hash over HTTP: `{base}/{SHA-256}`. The authorization goes to that address only and to nobody it
+    /// redirects to.
+    pub fn pool(
+        name: impl Into<String>,
+        base: impl Into<String>,
+        client: Client,
+        authorization: Option<Secret>,
+    ) -> Self {
+        let base = base.into().trim_end_matches('/').to_owned();
+        Source { name: name.into(), way: Way::Pool { client, base, authorization } }
+    }
+}
+
+/// Where one package can be had.
+pub(super) struct Offer {
+    /// Whose it is.
+    pub source: usize,
+    /// Where.
+    pub address: Address,
+    /// Why it is not asked (any more) for this package, and whether it gave something wrong.
+    pub out: Option<(String, bool)>,
+    /// Tries in a row that brought next to nothing.
+    pub tries: u32,
+    /// What went wrong last.
+    pub trouble: Option<String>,
+}
+
+pub(super) enum Address {
+    File(PathBuf),
+    /// The client is the fetcher's own where none is named.
+    Http {
+        url: String,
+        client: Option<Client>,
+        authorization: Option<Secret>,
+    },
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::File(path) => write!(f, "{}", path.display()),
+            Address::Http { url, .. } => f.write_str(url),
+        }
+    }
+}
+
+/// What a source brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceReport {
+    /// Its name, or the address of the archive.
+    pub name: String,
+    /// Bytes it gave.
+    pub bytes: u64,
+    /// Files it was wrong about.
+    pub wrong: usize,
+    /// Whether it was dropped.
+    pub dropped: bool,
+}
+
+#[derive(Default)]
+struct Health {
+    name: String,
+    bytes: u64,
+    /// Bytes a second and stream, lately.
+    rate: Option<f64>,
+    /// Failures in a row.
+    failures: u32,
+    resting: Option<Instant>,
+    lies: Vec<String>,
+    no_ranges: bool,
+}
+
+impl Health {
+    fn dropped(&self) -> bool {
+        self.lies.len() >= MOST_LIES
+    }
+}
+
+#[derive(Default)]
+struct Inside {
+    sources: Vec<Health>,
+    /// Mirrors by the address of their archive.
+    mirrors: BTreeMap<String, usize>,
+    network: u64,
+}
+
+/// Whom to ask next.
+pub(super) enum Next {
+    /// This offer.
+    Ask(usize),
+    /// Nobody right now.
+    Wait(Duration),
+    /// Nobody any more.
+    Nobody,
+}
+
+/// How all sources fare. Shared by all streams.
+pub(super) struct Book<'a> {
+    given: Vec<&'a Source>,
+    inside: Mutex<Inside>,
+}
+
+impl<'a> Book<'a> {
+    pub fn new(given: impl Iterator<Item = &'a Source>) -> Self {
+        let given: Vec<&Source> = given.collect();
+        let sources = given.iter().map(|s| Health { name: s.name.clone(), ..Health::default() }).collect();
+        Book { given, inside: Mutex::new(Inside { sources, ..Inside::default() }) }
+    }
+
+    fn inside(&self) -> std::sync::MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Where a package can be had, in the order in which to ask. The first `first` of the given sources come before
+    /// the lock's own addresses.
+    pub fn offers(&self, package: &LockedPackage, first: usize) -> Vec<Offer> {
+        let offer = |source, address| Offer { source, address, out: None, tries: 0, trouble: None };
+        let given = |at: usize| {
+            let address = match &self.given.get(at)?.way {
+                Way::Directory(dir) => Address::File(in_directory(dir, package)?),
+                Way::Pool { client, base, authorization } => Address::Http {
+                    url: format!("{base}/{}", package.sha256),
+                    client: Some(client.clone()),
+                    authorization: authorization.clone(),
+                },
+            };
+            Some(offer(at, address))
+        };
+        let mut offers: Vec<Offer> = (0..first).filter_map(given).collect();
+        for url in &package.urls {
+            let path =
+                Url::parse(url).ok().filter(|u| u.scheme() == "file").and_then(|u| u.to_file_path().ok());
+            let address = match path {
+                Some(path) => Address::File(path),
+                None => Address::Http { url: url.clone(), client: None, authorization: None },
+            };
+            offers.push(offer(self.mirror(url), address));
+        }
+        offers.extend((first..self.given.len()).filter_map(given));
+        offers
+    }
+
+    /// The source behind an address: the archive it belongs to.
+    fn mirror(&self, url: &str) -> usize {
+        let root = match url.split_once("/pool/") {
+            Some((root, _)) => root,
+            None => url.rsplit_once('/').map_or(url, |(root, _)| root),
+        };
+        let mut inside = self.inside();
+        if let Some(at) = inside.mirrors.get(root) {
+            return *at;
+        }
+        let at = inside.sources.len();
+        inside.sources.push(Health { name: without_password(root), ..Health::default() });
+        inside.mirrors.insert(root.to_owned(), at);
+        at
+    }
+
+    /// Whom to ask. The order of the offers counts, but those who gave wrong files come last, those who fall far
+    /// behind are passed over, and those who rest are not woken.
+    pub fn next(&self, offers: &[Offer], alone: Option<usize>) -> Next {
+        let inside = self.inside();
+        let health = |at: usize| &inside.sources[offers[at].source];
+        let open: Vec<usize> = (0..offers.len())
+            .filter(|at| offers[*at].out.is_none() && !health(*at).dropped())
+            .filter(|at| alone.is_none_or(|only| only == *at))
+            .collect();
+        let now = Instant::now();
+        let awake: Vec<usize> =
+            open.iter().copied().filter(|at| health(*at).resting.is_none_or(|until| until <= now)).collect();
+        if awake.is_empty() {
+            let first = open.iter().filter_map(|at| health(*at).resting).min();
+            return first.map_or(Next::Nobody, |until| Next::Wait(until.saturating_duration_since(now)));
+        }
+        let best = awake.iter().filter_map(|at| health(*at).rate).fold(0.0, f64::max);
+        let unknown = |at: &usize| health(*at).rate.is_none();
+        let behind = |at: usize| match health(at).rate {
+            Some(rate) => rate * FASTER < best || (rate < SLOW && awake.iter().any(unknown)),
+            None => false,
+        };
+        let choice = awake.iter().copied().min_by_key(|at| (health(*at).lies.len(), behind(*at), *at));
+        choice.map_or(Next::Nobody, Next::Ask)
+    }
+
+    /// Whether another offer than this, which brings `rate` bytes a second, promises far more.
+    pub fn is_overtaken(&self, offers: &[Offer], current: usize, rate: f64) -> bool {
+        let inside = self.inside();
+        let now = Instant::now();
+        offers.iter().enumerate().any(|(at, offer)| {
+            let other = &inside.sources[offer.source];
+            at != current
+                && offer.source != offers[current].source
+                && offer.out.is_none()
+                && !other.dropped()
+                && other.lies.is_empty()
+                && other.resting.is_none_or(|until| until <= now)
+                && other.rate.map_or(rate < SLOW, |theirs| rate * FASTER < theirs)
+        })
+    }
+
+    /// Bytes came.
+    pub fn came(&self, source: usize, bytes: u64, network: bool) {
+        let mut inside = self.inside();
+        inside.sources[source].bytes += bytes;
+        if network {
+            inside.network += bytes;
+        }
+    }
+
+    /// All bytes that came over the network so far.
+    pub fn network(&self) -> u64 {
+        self.inside().network
+    }
+
+    /// One stream of a source was that fast for a while.
+    pub fn speed(&self, source: usize, rate: f64) {
+        let health = &mut self.inside().sources[source];
+        health.rate = Some(health.rate.map_or(rate, |old| (old + rate) / 2.0));
+    }
+
+    /// A source did what it should.
+    pub fn well(&self, source: usize) {
+        let health = &mut self.inside().sources[source];
+        (health.failures, health.resting) = (0, None);
+    }
+
+    /// A source failed: it rests for a moment, longer each time.
+    pub fn failed(&self, source: usize, unit: Duration, at_least: Duration) {
+        let health = &mut self.inside().sources[source];
+        health.failures += 1;
+        let pause = unit * (1 << (health.failures - 1).min(4));
+        health.resting = Some(Instant::now() + pause.max(at_least));
+    }
+
+    /// A source gave something wrong.
+    pub fn lied(&self, source: usize, message: String) {
+        self.inside().sources[source].lies.push(message);
+    }
+
+    /// A source is not to be asked for parts of files.
+    pub fn no_ranges(&self, source: usize) {
+        self.inside().sources[source].no_ranges = true;
+    }
+
+    /// Whether a source may be asked for parts of files.
+    pub fn knows_ranges(&self, source: usize) -> bool {
+        !self.inside().sources[source].no_ranges
+    }
+
+    /// Whether a source was dropped.
+    pub fn is_dropped(&self, source: usize) -> bool {
+        self.inside().sources[source].dropped()
+    }
+
+    /// The name of a source.
+    pub fn name(&self, source: usize) -> String {
+        self.inside().sources[source].name.clone()
+    }
+
+    /// How it went.
+    pub fn report(&self) -> super::Report {
+        let inside = self.inside();
+        let seen = inside.sources.iter().filter(|s| s.bytes > 0 || !s.lies.is_empty());
+        let report = |s: &Health| SourceReport {
+            name: s.name.clone(),
+            bytes: s.bytes,
+            wrong: s.lies.len(),
+            dropped: s.dropped(),
+        };
+        let sources = seen.map(report).collect();
+        let warnings = inside.sources.iter().filter(|s| !s.lies.is_empty()).map(|s| {
+            let dropped = if s.dropped() { "it was dropped" } else { "the files came from elsewhere" };
+            let message = format!("{} gave wrong files ({}); {dropped}", s.name, s.lies.join("; "));
+            Issue::new(
+                "source-wrong",
+                &s.name,
+                message,
+                "look after it: it is damaged, or somebody changes what it sends",
+            )
+        });
+        super::Report { network: inside.network, sources, warnings: warnings.collect() }
+    }
+}
+
+/// The file of a package in a directory: one that may be it, by its size.
+fn in_directory(dir: &Path, package: &LockedPackage) -> Option<PathBuf> {
+    let names = [package.file.clone(), package.sha256.to_string()];
+    let fits = |path: &PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.len() == package.size.0);
+    names.iter().map(|name| dir.join(name)).find(fits)
+}
+
+/// An address without the name and password it may hold.
+fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (host, path) = rest.split_once('/').map_or((rest, String::new()), |(h, p)| (h, format!("/{p}")));
+    format!("{scheme}://{}{path}", host.rsplit('@').next().unwrap_or(host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_holds_no_password() {
+        assert_eq!(without_password("https://me:secret@host/a@b"), "https://host/a@b");
+        assert_eq!(without_password("http://host"), "http://host");
+    }
+}

@@ -1,0 +1,146 @@
+//! Opening an address, from a byte on.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::time::Duration;
+
+use reqwest::blocking::{Client, Response};
+use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, LOCATION, RANGE, RETRY_AFTER};
+use reqwest::{StatusCode, Url};
+
+use super::source::Address;
+
+/// Most redirects followed for one file.
+const MAX_REDIRECTS: usize = 5;
+
+/// A server that asks to be left alone is, but not for longer than this.
+const LONGEST_REST: Duration = Duration::from_secs(30);
+
+/// What came of asking.
+pub(super) enum Opened {
+    /// It gives.
+    Stream {
+        reader: Box<dyn Read>,
+        /// Where what it gives begins: where it was asked to, or at the beginning.
+        from: u64,
+        /// How much it says it gives.
+        length: Option<u64>,
+        /// How long it says the whole file is.
+        whole: Option<u64>,
+    },
+    /// It has the file in no way.
+    Absent(String),
+    /// It does not work now; it may be asked again after this time.
+    Broken(String, Duration),
+    /// It does not know the range asked for.
+    NoSuchRange(String),
+}
+
+/// Opens an address, from byte `have` on if the source can.
+pub(super) fn open(address: &Address, client: &Client, have: u64, patience: Duration) -> Opened {
+    let (url, client, authorization) = match address {
+        Address::File(path) => {
+            let shown = path.display();
+            let opened = File::open(path).and_then(|mut file| {
+                let length = file.metadata()?.len();
+                file.seek(SeekFrom::Start(have))?;
+                Ok((file, length))
+            });
+            return match opened {
+                Ok((file, length)) => Opened::Stream {
+                    reader: Box::new(file),
+                    from: have,
+                    length: Some(length.saturating_sub(have)),
+                    whole: Some(length),
+                },
+                Err(e) if e.kind() == ErrorKind::NotFound => Opened::Absent(format!("opening {shown}: {e}")),
+                Err(e) => Opened::Broken(format!("opening {shown}: {e}"), Duration::ZERO),
+            };
+        }
+        Address::Http { url, client: own, authorization } => {
+            (url, own.as_ref().unwrap_or(client), authorization)
+        }
+    };
+    let first = match Url::parse(url) {
+        Ok(first) => first,
+        Err(e) => return Opened::Absent(format!("`{url}` is not an address ({e})")),
+    };
+    let mut url = first.clone();
+    for _ in 0..=MAX_REDIRECTS {
+        if !matches!(url.scheme(), "http" | "https") {
+            return Opened::Absent(format!("`{url}` is neither http nor https"));
+        }
+        let mut request = client.get(url.clone()).timeout(patience);
+        if have > 0 {
+            request = request.header(RANGE, format!("bytes={have}-"));
+        }
+        if let Some(secret) = authorization.as_ref().filter(|_| url.origin() == first.origin()) {
+            request = request.header(AUTHORIZATION, secret.expose());
+        }
+        let response = match request.send() {
+            Ok(response) => response,
+            Err(e) => return Opened::Broken(causes(&e), Duration::ZERO),
+        };
+        let status = response.status();
+        let length = response.content_length();
+        match status {
+            StatusCode::OK => {
+                return Opened::Stream { reader: Box::new(response), from: 0, length, whole: length };
+            }
+            StatusCode::PARTIAL_CONTENT if have > 0 => {
+                return match range(&response) {
+                    Some((from, whole)) if from == have => {
+                        Opened::Stream { reader: Box::new(response), from, length, whole }
+                    }
+                    _ => {
+                        Opened::NoSuchRange(format!("{url} answers with another part than it was asked for"))
+                    }
+                };
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => {
+                return Opened::NoSuchRange(format!("{url} says that the file ends before byte {have}"));
+            }
+            _ if status.is_redirection() => {
+                let target = response.headers().get(LOCATION).and_then(|l| l.to_str().ok());
+                let Some(target) = target.and_then(|l| url.join(l).ok()) else {
+                    return Opened::Absent(format!("{url} answers {status} without saying where to"));
+                };
+                if url.scheme() == "https" && target.scheme() != "https" {
+                    return Opened::Absent(format!("{url} leads from https to {target}"));
+                }
+                url = target;
+            }
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
+                return Opened::Broken(format!("{url} answers {status}"), rest(&response));
+            }
+            _ if status.is_server_error() => {
+                return Opened::Broken(format!("{url} answers {status}"), rest(&response));
+            }
+            _ => return Opened::Absent(format!("{url} answers {status}")),
+        }
+    }
+    Opened::Absent(format!("more than {MAX_REDIRECTS} redirects, the last to {url}"))
+}
+
+/// First byte and size of the whole of `Content-Range: bytes 100-199/200`.
+fn range(response: &Response) -> Option<(u64, Option<u64>)> {
+    let range = response.headers().get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?;
+    let (range, whole) = range.split_once('/')?;
+    Some((range.split('-').next()?.trim().parse().ok()?, whole.trim().parse().ok()))
+}
+
+fn rest(response: &Response) -> Duration {
+    let seconds = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok());
+    seconds.map_or(Duration::ZERO, Duration::from_secs).min(LONGEST_REST)
+}
+
+/// An error with everything beneath it: reqwest itself says only "error sending request".
+fn causes(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        text += &format!(": {inner}");
+        source = inner.source();
+    }
+    text
+}
