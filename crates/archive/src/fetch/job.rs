@@ -329,7 +329,7 @@ impl Job<'_> {
             self.uncount(partial)?;
         }
         let have = if self.book.knows_ranges(source) { partial.at() } else { 0 };
-        let opened = open(&self.offers[offer].address, &self.fetcher.client, have, self.fetcher.patience);
+        let opened = open(&self.offers[offer].address, &self.fetcher.client, have);
         let (mut reader, from, length, whole) = match opened {
             Opened::Stream { reader, from, length, whole } => (reader, from, length, whole),
             Opened::Absent(message) => return Ok(Attempt::Absent(message)),

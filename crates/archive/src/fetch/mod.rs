@@ -76,7 +76,8 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher on this client, which brings the resolver, proxy and connect time-out with it.
+    /// A fetcher on this client, which brings the resolver, the proxy and the longest waits with it: for a connection,
+    /// for an answer, for each piece of it.
     pub fn new(client: Client) -> Self {
         Fetcher {
             client,

@@ -37,7 +37,7 @@ pub(super) enum Opened {
 }
 
 /// Opens an address, from byte `have` on if the source can.
-pub(super) fn open(address: &Address, client: &Client, have: u64, patience: Duration) -> Opened {
+pub(super) fn open(address: &Address, client: &Client, have: u64) -> Opened {
     let (url, client, authorization) = match address {
         Address::File(path) => {
             let shown = path.display();
@@ -70,7 +70,7 @@ pub(super) fn open(address: &Address, client: &Client, have: u64, patience: Dura
         if !matches!(url.scheme(), "http" | "https") {
             return Opened::Absent(format!("`{url}` is neither http nor https"));
         }
-        let mut request = client.get(url.clone()).timeout(patience);
+        let mut request = client.get(url.clone());
         if have > 0 {
             request = request.header(RANGE, format!("bytes={have}-"));
         }
