@@ -15,6 +15,7 @@
 //! the stream is sealed: the installed system goes on with the next number.
 
 pub mod boot_files;
+pub mod doubt;
 pub mod left;
 pub mod live;
 pub mod machine;

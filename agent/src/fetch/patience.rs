@@ -47,7 +47,7 @@ pub fn is_transient(issue: &Issue) -> bool {
 
 /// Codes of issues that heal within minutes where a mirror is just being updated, its index newer than its
 /// packages or the other way round, and never where it is damaged or lies. They are tried again a few times.
-const SETTLING: [&str; 2] = ["archive-hash", "package-hash"];
+const SETTLING: [&str; 2] = ["mirror-updating", "package-hash"];
 
 /// How often in a row what may be a mirror in the middle of an update is asked again by one run.
 const SETTLING_ATTEMPTS: u32 = 3;
@@ -120,8 +120,8 @@ mod tests {
         assert_eq!(attempts(&["token-refused"]), 1);
         // A mirror in the middle of an update, bounded; with anything final beside it, not at all.
         assert_eq!(attempts(&["package-hash"]), SETTLING_ATTEMPTS);
-        assert_eq!(attempts(&["archive-hash", "archive-unreachable"]), SETTLING_ATTEMPTS);
-        assert_eq!(attempts(&["archive-hash", "archive-signature"]), 1);
+        assert_eq!(attempts(&["mirror-updating", "archive-unreachable"]), SETTLING_ATTEMPTS);
+        assert_eq!(attempts(&["mirror-updating", "archive-signature"]), 1);
         assert!(!is_settling(&[Issue::new("server-silent", "", "", "")]));
         assert!(!is_settling(&[]));
     }

@@ -255,9 +255,14 @@ const FRENCH: &[(&str, &str, &str)] = &[
         "attendez ; si rien ne change, appelez l'administrateur",
     ),
     (
-        "archive-hash",
+        "mirror-updating",
         "le serveur de paquets change en ce moment",
         "attendez ; si rien ne change, appelez l'administrateur",
+    ),
+    (
+        "release-expired",
+        "les listes de paquets sont trop anciennes, ou l'horloge de l'ordinateur est fausse",
+        "vérifiez la date sur l'écran de démarrage (BIOS), ou appelez l'administrateur",
     ),
 ];
 

@@ -27,6 +27,7 @@ use anyhow::{Context, Result};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use super::doubt::ClockState;
 use super::machine::{Authority, Machine, Room};
 use super::{Done, Options, issues_of, left, pipeline};
 use crate::boot::{self, Console, LiveSystem, Mode};
@@ -257,6 +258,7 @@ fn prepare<'a>(
         firmware: FirmwareKind::Bios,
         other_firmware: None,
         sent: vec![],
+        clock: online.clock.clone().map(|mended| ClockState { mended, floor: live.clock_floor() }),
         swap: Default::default(),
     })
 }

@@ -17,7 +17,9 @@ use akene_protocol::lock::Lock;
 use akene_protocol::stamp::{Source, Stamp, Tls};
 use akene_protocol::{Bytes, Inventory, Issue, MachineId, Resolved};
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 
+use super::doubt::{ClockState, with_clock};
 use super::swap::TargetSwap;
 use super::{Effects, Record, boot_files, left};
 use crate::durable;
@@ -109,6 +111,8 @@ pub struct Machine<'a> {
     pub other_firmware: Option<FirmwareKind>,
     /// Events of earlier runs that the server was sent by this one.
     pub sent: Vec<left::Sent>,
+    /// What is known of the clock, where it is ours to mend.
+    pub clock: Option<ClockState>,
     /// What of the new disk is swapped to.
     pub swap: TargetSwap,
 }
@@ -263,9 +267,11 @@ impl Effects for Machine<'_> {
         };
         let apt = AptRoot::create(&dir, &settings)?;
         let reporter = self.reporter;
-        apt.update(self.runner, &mut |p| {
+        let updated = apt.update(self.runner, &mut |p| {
             reporter.progress(p.done, Some(p.total), Unit::Steps, &p.what);
-        })?;
+        });
+        let noted = updated.map_err(|e| with_clock(e, self.clock.as_ref(), Timestamp::now()))?;
+        noted.iter().for_each(|note| reporter.warn(note.to_string()));
         let choice = target::choose(&apt, self.runner, resolved, plan, self.firmware)?;
         Ok(Solved { apt, choice })
     }

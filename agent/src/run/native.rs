@@ -158,6 +158,7 @@ pub fn run(request: &Request, runner: &dyn Runner) -> Result<Outcome> {
         firmware: FirmwareKind::Bios,
         other_firmware: request.firmware,
         sent: vec![],
+        clock: None,
         swap: Default::default(),
     };
     let options = Options { plan_only: !request.yes, patience: request.patience };

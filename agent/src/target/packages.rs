@@ -13,7 +13,7 @@ use akene_protocol::lock::LockedPackage;
 use anyhow::{Context, Result, bail};
 
 use super::choose::NO_FSYNC;
-use super::sources::write_sources;
+use super::sources::{hold, write_sources};
 use super::{Job, Watch, bootloader, system};
 
 /// Where the installation's own things are seen inside the new root. On `/run`, so gone at the reboot.
@@ -267,9 +267,10 @@ pub(super) fn initramfs(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -
 }
 
 /// Takes out what was ours and refuses to call it installed unless dpkg and apt agree.
-pub(super) fn finish(job: &Job<'_>, root: &mut Root, _: &mut dyn Watch) -> Result<()> {
+pub(super) fn finish(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -> Result<()> {
     root.remove("usr/sbin/policy-rc.d")?;
     write_sources(job, root, false)?;
+    hold(job, watch)?;
     let audit = job.run(&job.inside("dpkg").arg("--audit"))?;
     if !audit.is_empty() {
         bail!("checking the packages: dpkg finds something amiss:\n{audit}");

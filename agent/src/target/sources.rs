@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use akene_archive::{Root, source_files};
+use akene_protocol::Issue;
 use akene_protocol::profile::Distribution;
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use super::Job;
+use super::{Job, Watch};
 
 /// Writes the sources the installed system will have, with their keys below `/etc/apt/keyrings`. During the
 /// installation the distribution's own keyring is where its package will put it.
@@ -24,7 +25,7 @@ pub(super) fn write_sources(job: &Job<'_>, root: &mut Root, first: bool) -> Resu
     for (name, text) in &files.sources {
         root.write(&format!("etc/apt/sources.list.d/{name}"), text, 0o644)?;
     }
-    for (name, text) in &archive.preferences {
+    for (name, text) in &files.preferences {
         root.write(&format!("etc/apt/preferences.d/{name}"), text, 0o644)?;
     }
     root.remove("etc/apt/sources.list")?;
@@ -33,6 +34,27 @@ pub(super) fn write_sources(job: &Job<'_>, root: &mut Root, first: bool) -> Resu
         root.write("etc/apt/apt.conf.d/80akene-proxy", text, mode)?;
     }
     Ok(())
+}
+
+/// Tells dpkg which packages stay at their version.
+pub(super) fn hold(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
+    let wanted = &job.resolved.archive.hold;
+    let (there, missing): (Vec<&String>, Vec<&String>) =
+        wanted.iter().partition(|name| job.has_package(name));
+    for name in missing {
+        let message = format!("`{name}` is to stay at its version, but is not installed on this computer");
+        watch.warn(Issue::new(
+            "hold-not-installed",
+            "apt.hold",
+            message,
+            "add it to `packages`, or take it out here",
+        ));
+    }
+    if there.is_empty() {
+        return Ok(());
+    }
+    let lines: String = there.iter().map(|name| format!("{name} hold\n")).collect();
+    job.run(&job.inside("dpkg").arg("--set-selections").stdin(lines)).map(drop).context("holding packages")
 }
 
 /// What apt is told of a proxy, and the mode of that file. With a password in it nobody but root reads it: apt

@@ -13,12 +13,16 @@ use akene_protocol::profile::Distribution;
 use akene_protocol::resolve::Archive;
 use anyhow::{Context, Result, bail};
 
-use crate::error::{self, Apt};
+use crate::error::Apt;
 use crate::fetch::Progress;
+use crate::refusal::Known;
 use crate::sources::source_files;
 
 /// Longest time for all indexes of a profile; a slow line brings the 20 MB of a release in that time.
 const UPDATE_LIMIT: Duration = Duration::from_secs(3600);
+
+/// How long a mirror that does not fit together is left alone before it is asked once more.
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// What an [`AptRoot`] is made from.
 #[derive(Clone, Debug)]
@@ -128,9 +132,6 @@ Acquire::https::Timeout "20";
         }
         write(&dir.join("etc/apt.conf"), &conf)?;
         write(&dir.join("state/status"), "")?;
-        for (name, text) in &settings.archive.preferences {
-            write(&dir.join("etc/prefs").join(file_name(name)?), text)?;
-        }
         let mut archive = settings.archive.clone();
         for mirror in archive.mirrors.iter_mut().chain(&mut archive.security_mirrors) {
             // As apt writes them in what it says, so that a complaint finds its mirror.
@@ -200,23 +201,33 @@ Acquire::https::Timeout "20";
         for (name, text) in &files.sources {
             write(&self.dir.join("etc/sources.d").join(name), text)?;
         }
+        for (name, text) in &files.preferences {
+            write(&self.dir.join("etc/prefs").join(file_name(name)?), text)?;
+        }
         Ok(())
     }
 
     /// Fetches and verifies the indexes of all archives. Where a profile lists several mirrors, the next one
-    /// is tried when something is wrong with one.
+    /// is tried when something is wrong with one; one that seems to be in the middle of an update is asked once
+    /// more before that. Gives what is odd but no reason to refuse.
     ///
     /// # Errors
-    /// [`Issues`] with the codes `archive-signature`, `archive-expired`, `archive-unreachable`,
-    /// `archive-hash`. Nothing is used unless everything could be verified.
-    pub fn update(&self, runner: &dyn Runner, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+    /// [`Issues`] with the codes of `refusal.rs`: `archive-signature`, `release-expired`, `mirror-updating`…
+    /// Nothing is used unless everything could be verified.
+    pub fn update(&self, runner: &dyn Runner, progress: &mut dyn FnMut(Progress)) -> Result<Vec<Issue>> {
         let mut seen: Vec<Issue> = Vec::new();
+        let mut patience = true;
         self.known.borrow_mut().clear();
         loop {
             let issues = match self.update_once(runner, progress)? {
-                Ok(()) => return Ok(()),
+                Ok(noted) => return Ok(noted),
                 Err(issues) => issues,
             };
+            if std::mem::take(&mut patience) && issues.iter().all(|i| i.code == "mirror-updating") {
+                std::thread::sleep(SETTLE);
+                continue;
+            }
+            patience = true;
             let (main, security) = self.mirrors();
             let names =
                 |mirror: &str| issues.iter().any(|i| !mirror.is_empty() && i.path.starts_with(mirror));
@@ -249,26 +260,30 @@ Acquire::https::Timeout "20";
         &self,
         runner: &dyn Runner,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<Result<(), Vec<Issue>>> {
+    ) -> Result<Result<Vec<Issue>, Vec<Issue>>> {
         let cmd = self
             .command("apt-get")
             // Without this a release that cannot be fetched is only a warning, and old indexes are used.
             .args(["update", "--error-on=any", "-o", "APT::Status-Fd=1"])
             .timeout(UPDATE_LIMIT);
-        let mut errors = Vec::new();
         let ran = runner.run_lines(&cmd, &mut |line| {
             if let Some(done) = download_status(line) {
                 progress(Progress { done, total: 10_000, what: "package lists".to_owned() });
-            } else if let Some(words) = line.strip_prefix("Err:") {
-                errors.push(words.to_owned());
             }
         });
+        let known = Known {
+            archive: &self.archive,
+            mirrors: self.mirrors(),
+            keyring: &self.keyring,
+            partial: self.lists().join("partial"),
+        };
         match ran {
-            Ok(_) => Ok(Ok(())),
-            Err(failure) => {
-                let said = Apt::from_failure(failure)?;
-                Ok(Err(error::update_issues(&said)))
+            Ok(output) => {
+                let said = Apt::from_text(&String::from_utf8_lossy(&output.stderr));
+                let (refused, noted) = known.wrong_names(&said);
+                Ok(if refused.is_empty() { Ok(noted) } else { Err(refused) })
             }
+            Err(failure) => Ok(Err(known.issues(&Apt::from_failure(failure)?))),
         }
     }
 }

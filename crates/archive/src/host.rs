@@ -49,6 +49,8 @@ fn from_texts(release: &str, targets: &str) -> Result<Archive> {
         sources: BTreeMap::new(),
         install_recommends: true,
         preferences: BTreeMap::new(),
+        never: Vec::new(),
+        hold: Vec::new(),
     };
     for line in targets.lines() {
         let mut words = line.split(' ');

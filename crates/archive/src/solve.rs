@@ -189,6 +189,21 @@ impl AptRoot {
                 Some(near) if !known.iter().any(|n| n == package) => format!("did you mean `{near}`?"),
                 _ => "take it out of the profile, or add the repository or component that has it".to_owned(),
             };
+            let (message, next) = match message.contains("version") {
+                true => match self.versions_of(runner, package).as_str() {
+                    "" => (message, next),
+                    versions => {
+                        (format!("{message}; they have {versions}"), "name one of these, or none".to_owned())
+                    }
+                },
+                false => (message, next),
+            };
+            if self.archive().never.iter().any(|never| never == package) {
+                let next = "take it out of `packages` or out of `apt.never`";
+                let message = format!("`{package}` is asked for, but never to be installed");
+                issues.push(Issue::new("package-never", "apt.never", message, next));
+                continue;
+            }
             issues.push(Issue::new("package-missing", package, message, next));
         }
         if issues.is_empty() {
@@ -201,13 +216,16 @@ impl AptRoot {
                 .filter(|l| !l.is_empty())
                 .take(20)
                 .collect();
+            issues.extend(self.needs_never(&why));
             let why = if why.is_empty() { apt.words() } else { why.join("; ") };
-            issues.push(Issue::new(
-                "packages-conflict",
-                "packages",
-                format!("the packages cannot be installed together: {why}"),
-                format!("take one of them out of the profile ({})", own_requests(packages)),
-            ));
+            if issues.is_empty() {
+                issues.push(Issue::new(
+                    "packages-conflict",
+                    "packages",
+                    format!("the packages cannot be installed together: {why}"),
+                    format!("take one of them out of the profile ({})", own_requests(packages)),
+                ));
+            }
         }
         Issues(issues).into()
     }
@@ -280,7 +298,7 @@ fn own_requests(packages: &[String]) -> String {
 }
 
 /// Undoes the `%XX` with which apt writes `_`, `:` and `%` in file names.
-fn unquote(text: &str) -> String {
+pub(crate) fn unquote(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let bytes = text.as_bytes();
     let mut at = 0;

@@ -18,6 +18,8 @@ pub struct SourceFiles {
     pub sources: Vec<(String, String)>,
     /// Armoured keys by file name, to be written into the key directory.
     pub keys: Vec<(String, String)>,
+    /// Files of `preferences.d` by name.
+    pub preferences: Vec<(String, String)>,
 }
 
 /// Writes a profile's archives as source files.
@@ -35,7 +37,7 @@ pub fn source_files(
     key_dir: &Path,
     keyring: &Path,
 ) -> Result<SourceFiles, Issues> {
-    let mut files = SourceFiles::default();
+    let mut files = SourceFiles { preferences: preferences(archive), ..SourceFiles::default() };
     let mut issues = Vec::new();
     let distribution = match archive.distribution {
         Distribution::Debian => "debian",
@@ -95,6 +97,26 @@ pub fn source_files(
         true => Ok(files),
         false => Err(Issues(issues)),
     }
+}
+
+/// The name under which [`Archive::never`] is written.
+const NEVER: &str = "akene-never";
+
+/// The profile's own preferences, and one that keeps packages out for good: while packages are chosen, and when
+/// somebody installs more on the machine later.
+fn preferences(archive: &Archive) -> Vec<(String, String)> {
+    let mut files: Vec<(String, String)> =
+        archive.preferences.iter().map(|(name, text)| (name.clone(), text.clone())).collect();
+    if !archive.never.is_empty() {
+        let pins =
+            archive.never.iter().map(|name| format!("\nPackage: {name}\nPin: release *\nPin-Priority: -1\n"));
+        files.push((
+            NEVER.into(),
+            "# Packages that are never installed: `apt.never` of the profile.\n".to_owned()
+                + &pins.collect::<String>(),
+        ));
+    }
+    files
 }
 
 fn ending_in_newline(text: &str) -> String {

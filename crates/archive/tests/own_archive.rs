@@ -92,6 +92,8 @@ impl Site {
             sources: BTreeMap::new(),
             install_recommends: true,
             preferences: BTreeMap::new(),
+            never: Vec::new(),
+            hold: Vec::new(),
         };
         let dir = self.path("apt").join(mirrors.join("").replace(['/', ':', '.'], ""));
         AptRoot::create(&dir, &AptSettings { archive: &archive, keyring: Path::new("/none"), proxy: None })
@@ -126,12 +128,12 @@ fn each_thing_that_can_be_wrong_has_its_own_name() {
     let apt = site.root(std::slice::from_ref(&good), &site.key);
     apt.update(&SystemRunner, &mut |_| {}).unwrap();
     for (mirror, key, code, words) in [
-        (&old, &site.key, "archive-expired", "out of date since 3d"),
-        (&future, &site.key, "archive-expired", "ahead of this computer's clock"),
-        (&damaged, &site.key, "archive-hash", "is not the file the signed release names"),
+        (&old, &site.key, "release-expired", "out of date since 3d"),
+        (&future, &site.key, "release-future", "ahead of this computer's clock"),
+        (&damaged, &site.key, "mirror-updating", "is not the file the signed release names"),
         (&nowhere, &site.key, "archive-unreachable", "no release `stable`"),
-        (&forged, &site.key, "archive-signature", "not signed by a key we trust"),
-        (&good, &stranger, "archive-signature", "NO_PUBKEY"),
+        (&forged, &site.key, "archive-signature", "the signature does not fit"),
+        (&good, &stranger, "archive-signature", "expected was"),
     ] {
         let said = site.refusal(std::slice::from_ref(mirror), key);
         assert_eq!(said[0].0, code, "{mirror}: {said:?}");
@@ -174,6 +176,8 @@ fn what_cannot_be_written_into_a_source_file_is_refused() {
         sources: BTreeMap::new(),
         install_recommends: true,
         preferences: BTreeMap::new(),
+        never: Vec::new(),
+        hold: Vec::new(),
     };
     let settings = AptSettings { archive: &archive, keyring: Path::new("/none"), proxy: None };
     let error = AptRoot::create(&site.path("x"), &settings).unwrap_err();

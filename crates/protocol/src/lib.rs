@@ -29,6 +29,7 @@ pub mod inventory;
 pub mod issue;
 pub mod language;
 pub mod lock;
+pub mod openpgp;
 pub mod profile;
 pub mod resolve;
 pub mod rule;

@@ -230,8 +230,8 @@ pub struct Apt {
     /// Suites besides the release itself. Default: `updates` and `security`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pockets: Option<Vec<Pocket>>,
-    /// Armoured OpenPGP keys the archive is signed with. Default: the distribution's keyring, which the
-    /// medium carries. Set it for a mirror that signs with a key of its own.
+    /// OpenPGP keys the archive is signed with, armoured, or binary in base64. Default: the distribution's
+    /// keyring, which the medium carries. Set it for a mirror that signs with a key of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// Repositories beyond the distribution's, by name.
@@ -248,6 +248,14 @@ pub struct Apt {
     /// it or not at all; `ignored`, they choose by themselves. Default: `preferred`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lock: Option<LockUse>,
+    /// Packages that are never installed, now or later, whatever recommends them: `snapd`. `-name` takes one out
+    /// that another layer added. What cannot do without one of them is refused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub never: Vec<String>,
+    /// Packages that stay at the version they are installed in (`apt-mark hold`), with `packages` saying which
+    /// where it matters. `-name` takes one out that another layer added.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hold: Vec<String>,
 }
 
 /// What a signed lock is to the machines of a profile.
@@ -282,7 +290,9 @@ pub struct Repository {
     /// Components.
     #[serde(default)]
     pub components: Vec<String>,
-    /// Armoured OpenPGP keys it is signed with. There is no unsigned repository.
+    /// OpenPGP keys it is signed with, armoured, or binary in base64. A class may leave it out and carry the key
+    /// as `keys/NAME.asc` or `keys/NAME.gpg`. These keys count for this repository alone; there is no unsigned one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub key: String,
 }
 

@@ -185,6 +185,7 @@ pub fn run_on(rig: &Rig, tree: &Path) -> Failure {
         firmware: FirmwareKind::Bios,
         other_firmware: None,
         sent: vec![],
+        clock: None,
         swap: Default::default(),
     };
     let options = run::Options { plan_only: false, patience: rig.request().patience };

@@ -4,6 +4,7 @@ mod text;
 mod volumes;
 
 use crate::issue::Issue;
+use crate::openpgp::Keys;
 use crate::profile::{Apt, Bundle, File, Layer, Network, Script, User};
 pub(crate) use volumes::{ladder, volumes};
 
@@ -220,6 +221,8 @@ impl Check<'_> {
         if let Some(key) = &apt.key {
             self.archive_key(key, "apt.key");
         }
+        self.names(&apt.never, "apt.never");
+        self.names(&apt.hold, "apt.hold");
         for (name, source) in &apt.sources {
             let key = |what: &str| format!("apt.sources.{name:?}.{what}");
             self.text(text::file_name(name), "file-name", "apt.sources", name, "name of a file", word_next);
@@ -247,16 +250,28 @@ impl Check<'_> {
             let good = text::file_name(name) && (!name.contains('.') || name.ends_with(".pref"));
             let next = "use letters, digits, _ and -; apt ignores any ending but .pref";
             self.text(good, "file-name", "apt.preferences", name, "file name apt reads", next);
+            if matches!(name.as_str(), "akene-never" | "akene-never.pref") {
+                self.issue("file-name", "apt.preferences", format!("{name:?} is ours"), "use another name");
+            }
             if text.contains('\0') {
                 self.issue("text", "apt.preferences", format!("{name:?} holds a zero byte"), "take it out");
             }
         }
     }
 
-    fn archive_key(&mut self, armoured: &str, key: &str) {
-        if !text::armoured_key(armoured) {
-            let next = "paste what `gpg --armor --export KEY` prints";
-            self.issue("archive-key", key, "this is no armoured OpenPGP public key", next);
+    fn names(&mut self, names: &[String], key: &str) {
+        for name in names {
+            let good = text::package(name) && !name.contains(['=', ':']);
+            self.text(good, "package-name", key, name, "name of a package", "write the name alone");
+        }
+    }
+
+    fn archive_key(&mut self, text: &str, key: &str) {
+        // Never shown: somebody may have pasted the wrong half.
+        if let Err(why) = Keys::parse(text) {
+            let next = "paste what `gpg --armor --export KEY` prints; a class may carry it as keys/NAME.asc or \
+                        keys/NAME.gpg instead";
+            self.issue("archive-key", key, format!("this is no OpenPGP public key: {why}"), next);
         }
     }
 

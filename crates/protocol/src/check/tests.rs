@@ -95,6 +95,10 @@ fn bad_texts_are_refused_each_with_its_code() {
         ("apt = { suite = \"../x\" }", "archive-word"),
         ("apt = { components = [\"main\\nTrusted: yes\"] }", "archive-word"),
         ("apt = { key = \"abc\" }", "archive-key"),
+        ("apt = { key = \"-----BEGIN PGP PRIVATE KEY BLOCK-----\" }", "archive-key"),
+        ("apt = { never = [\"a b\"] }", "package-name"),
+        ("apt = { hold = [\"hello=2\"] }", "package-name"),
+        ("apt = { preferences = { akene-never = \"\" } }", "file-name"),
         ("apt = { preferences = { \"../x\" = \"\" } }", "file-name"),
         ("apt = { preferences = { \"x.conf\" = \"\" } }", "file-name"),
         ("packages = [\"vim; rm\"]", "package-name"),
@@ -135,7 +139,7 @@ fn bad_texts_are_refused_each_with_its_code() {
 
 #[test]
 fn a_repository_needs_a_key_and_fitting_suites() {
-    let armoured = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmQ==\n-----END PGP PUBLIC KEY BLOCK-----\n";
+    let armoured = crate::openpgp::tests::KEY;
     let source = |rest: &str| {
         format!("[apt.sources.vendor]\nuri = \"https://x.example/apt\"\nkey = '''{armoured}'''\n{rest}")
     };

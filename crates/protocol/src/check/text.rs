@@ -152,14 +152,6 @@ pub(super) fn file_name(text: &str) -> bool {
     only(text, alphanumeric_or("._-")) && !text.starts_with('.')
 }
 
-/// Armoured OpenPGP keys.
-pub(super) fn armoured_key(text: &str) -> bool {
-    let text = text.trim();
-    text.starts_with("-----BEGIN PGP PUBLIC KEY BLOCK-----")
-        && text.ends_with("-----END PGP PUBLIC KEY BLOCK-----")
-        && text.lines().all(one_line)
-}
-
 /// `name`, `name:arch`, `name=version`; a leading hyphen takes a package out. apt reads a trailing hyphen as
 /// "remove this", so no name ends in one.
 pub(super) fn package(text: &str) -> bool {

@@ -3,7 +3,8 @@
 use super::{Archive, StorageWishes, VolumeWish};
 use crate::inventory::{Inventory, TableKind};
 use crate::issue::{Issue, Issues};
-use crate::profile::{Distribution, Filesystem, Medium, Pocket, Rung};
+use crate::openpgp::Keys;
+use crate::profile::{Distribution, Filesystem, Medium, Pocket, Repository, Rung};
 use crate::size::Bytes;
 
 impl Distribution {
@@ -97,11 +98,22 @@ pub(super) fn archive(apt: crate::profile::Apt, issues: &mut Vec<Issue>) -> Arch
         },
         components: or_default(apt.components, distribution.default_components()),
         pockets: apt.pockets.unwrap_or_else(|| vec![Pocket::Updates, Pocket::Security]),
-        key: apt.key,
-        sources: apt.sources,
+        key: apt.key.map(|key| one_form(&key)),
+        sources: apt
+            .sources
+            .into_iter()
+            .map(|(name, repository)| (name, Repository { key: one_form(&repository.key), ..repository }))
+            .collect(),
         install_recommends: apt.install_recommends.unwrap_or(true),
         preferences: apt.preferences,
+        never: apt.never,
+        hold: apt.hold,
     }
+}
+
+/// A key as apt wants it. What is none was refused when its layer was checked.
+fn one_form(key: &str) -> String {
+    Keys::parse(key).map_or_else(|_| key.to_owned(), |keys| keys.armoured())
 }
 
 /// Priority of an optional volume when nothing is said.

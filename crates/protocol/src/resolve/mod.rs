@@ -95,6 +95,12 @@ pub struct Archive {
     pub install_recommends: bool,
     /// Texts for `/etc/apt/preferences.d`.
     pub preferences: BTreeMap<String, String>,
+    /// Packages that are never installed.
+    #[serde(default)]
+    pub never: Vec<String>,
+    /// Packages that stay at their version.
+    #[serde(default)]
+    pub hold: Vec<String>,
 }
 
 /// What the planner is asked for.
@@ -208,6 +214,16 @@ fn replace_list<T: Clone>(lower: &mut Vec<T>, upper: &[T]) {
     }
 }
 
+/// Appends names that are not there yet; `-name` takes one out.
+fn append_names(lower: &mut Vec<String>, upper: &[String]) {
+    for name in upper {
+        match name.strip_prefix('-') {
+            Some(name) => lower.retain(|there| there != name),
+            None => append(lower, std::slice::from_ref(name)),
+        }
+    }
+}
+
 /// The name in `name=version`.
 fn package_name(package: &str) -> &str {
     package.split('=').next().unwrap_or(package)
@@ -253,6 +269,8 @@ impl Merged {
             replace(&mut lower.lock, &upper.lock);
             lower.sources.extend(upper.sources.clone());
             lower.preferences.extend(upper.preferences.clone());
+            append_names(&mut lower.never, &upper.never);
+            append_names(&mut lower.hold, &upper.hold);
         }
         if let Some(upper) = &upper.kernel {
             let lower = lower.kernel.get_or_insert_default();
@@ -370,6 +388,15 @@ impl Merged {
             .collect();
         let lock = layer.apt.as_ref().and_then(|apt| apt.lock).unwrap_or_default();
         let archive = defaults::archive(layer.apt.unwrap_or_default(), &mut self.issues);
+        for package in layer.packages.iter().filter(|p| archive.never.iter().any(|n| n == package_name(p))) {
+            let name = package_name(package);
+            self.issues.push(Issue::new(
+                "package-never",
+                "packages",
+                format!("`{name}` is to be installed and also never to be (`apt.never`)"),
+                format!("take it out of one of them: \"-{name}\" in the profile's list"),
+            ));
+        }
         let mut kernel = layer.kernel.unwrap_or_default();
         kernel.package.get_or_insert_with(|| archive.distribution.default_kernel().to_owned());
         let storage = defaults::storage(layer.storage.unwrap_or_default(), inventory, &mut self.issues);

@@ -332,3 +332,32 @@ proptest! {
         prop_assert_eq!(whole, cut);
     }
 }
+
+#[test]
+fn lists_of_names_grow_and_shrink_by_layers() {
+    let class = "packages = [\"hello=2.10-3\"]\napt = { never = [\"snapd\", \"popularity-contest\"], hold = [\"hello\"] }";
+    let above =
+        "apt = { never = [\"-snapd\", \"cups\", \"cups\"], hold = [\"-hello\", \"linux-image-amd64\"] }";
+    let archive = resolved(&[class, above], "").archive;
+    assert_eq!(archive.never, ["popularity-contest", "cups"]);
+    assert_eq!(archive.hold, ["linux-image-amd64"]);
+    // Both wanted and never wanted, also with a version.
+    let found = issues(&[class], &format!("packages = [\"snapd=1\"]\n{APT}"));
+    assert_eq!((found[0].code.as_str(), found.len()), ("package-never", 1), "{found:?}");
+    resolved(&[class], "packages = [\"snapd\", \"-snapd\"]");
+}
+
+#[test]
+fn keys_come_out_in_one_form() {
+    let key = crate::openpgp::tests::KEY;
+    let base64: String = key.lines().filter(|l| !l.starts_with(['-', '='])).collect();
+    let class = format!(
+        "[apt]\nkey = '''{base64}'''\n[apt.sources.vendor]\nuri = \"https://v.example\"\nsuites = [\"./\"]\nkey = \"{base64}\""
+    );
+    let archive = resolved(&[&class], "").archive;
+    assert_eq!((archive.key.as_deref(), archive.sources["vendor"].key.as_str()), (Some(key), key));
+    // A repository without a key is refused, not trusted.
+    let none = "[apt.sources.vendor]\nuri = \"https://v.example\"\nsuites = [\"./\"]";
+    let found = issues(&[none], APT);
+    assert_eq!(found[0].code, "archive-key");
+}
