@@ -159,10 +159,6 @@ fn prepare_root(job: &Job<'_>, root: &mut Root) -> Result<()> {
     for dir in ["var/cache/apt/archives", "dev", "proc", "sys", "run"] {
         root.make_dir(dir, 0o755)?;
     }
-    // Scripts of the base use awk before mawk's own script has chosen it.
-    if job.lock().packages.iter().any(|p| p.base && p.name == "mawk") {
-        root.symlink("mawk", "usr/bin/awk")?;
-    }
     root.write(
         "usr/sbin/policy-rc.d",
         "#!/bin/sh\n# The system is being installed: no service may start.\nexit 101\n",

@@ -79,6 +79,19 @@ impl Root {
         append().with_context(|| format!("adding to {path} in {}", self.path.display()))
     }
 
+    /// Dates a file or link: seconds since 1970.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn set_time(&mut self, path: &str, seconds: i64) -> Result<()> {
+        let mut date = || -> Result<()> {
+            let path = inside(Path::new(path))?;
+            let (parent, name) = self.parent(&path)?;
+            crate::extract::set_time(&parent, name, seconds)
+        };
+        date().with_context(|| format!("dating {path} in {}", self.path.display()))
+    }
+
     /// Makes a directory with this mode, and those above it. One that is there stays as it is.
     ///
     /// # Errors
@@ -118,8 +131,12 @@ impl Root {
     /// # Errors
     /// It is there and cannot be removed.
     pub fn remove(&mut self, path: &str) -> Result<()> {
+        self.remove_path(Path::new(path))
+    }
+
+    pub(crate) fn remove_path(&mut self, path: &Path) -> Result<()> {
         let remove = || -> Result<()> {
-            let clean = inside(Path::new(path))?;
+            let clean = inside(path)?;
             let name = clean.file_name().context("using an empty path")?;
             match self.directory(clean.parent().unwrap_or(Path::new(""))) {
                 Err(Errno::ENOENT) => Ok(()),
@@ -127,7 +144,7 @@ impl Root {
                 Ok(parent) => make_room(&parent, name),
             }
         };
-        remove().with_context(|| format!("removing {path} from {}", self.path.display()))
+        remove().with_context(|| format!("removing {} from {}", path.display(), self.path.display()))
     }
 
     /// Removes an empty directory if it is there.
@@ -135,8 +152,17 @@ impl Root {
     /// # Errors
     /// It is there and cannot be removed: something is in it, or it is no directory.
     pub fn remove_dir(&mut self, path: &str) -> Result<()> {
+        self.rmdir(Path::new(path), false)
+    }
+
+    /// Removes a directory if it is there and nothing is in it.
+    pub(crate) fn remove_if_empty(&mut self, path: &Path) -> Result<()> {
+        self.rmdir(path, true)
+    }
+
+    fn rmdir(&mut self, path: &Path, filled_may_stay: bool) -> Result<()> {
         let mut remove = || -> Result<()> {
-            let clean = inside(Path::new(path))?;
+            let clean = inside(path)?;
             let name = clean.file_name().context("using an empty path")?;
             // A directory that is gone must not be remembered.
             self.parents.retain(|known, _| !known.starts_with(&clean));
@@ -145,11 +171,15 @@ impl Root {
                 Err(e) => Err(e.into()),
                 Ok(parent) => match unlinkat(&parent, name, UnlinkatFlags::RemoveDir) {
                     Ok(()) | Err(Errno::ENOENT) => Ok(()),
+                    Err(Errno::ENOTEMPTY) if filled_may_stay => Ok(()),
                     Err(e) => Err(e.into()),
                 },
             }
         };
-        remove().with_context(|| format!("removing the directory {path} from {}", self.path.display()))
+        let removed = remove();
+        removed.with_context(|| {
+            format!("removing the directory {} from {}", path.display(), self.path.display())
+        })
     }
 
     /// The content of a file, or `None` if there is no such file. Links are followed inside the root.

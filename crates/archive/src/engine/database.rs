@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::package::{Package, Trigger};
+use super::package::{CONTROL, Package, Trigger};
 use super::unpack::Unpacked;
 use crate::root::Root;
 
@@ -18,6 +18,9 @@ const INFO: &str = "var/lib/dpkg/info";
 const TRIGGERS: &str = "var/lib/dpkg/triggers";
 /// Where dpkg has the control part while `preinst` runs; debconf looks for templates beside the script there.
 const IN_WORK: &str = "var/lib/dpkg/tmp.ci";
+
+/// Bytes of a line of activated triggers.
+const MAX_LINE: usize = 1000;
 
 /// The database of a root.
 #[derive(Debug)]
@@ -41,10 +44,8 @@ impl Database {
         for dir in [INFO, TRIGGERS, "var/lib/dpkg/updates", "var/lib/dpkg/alternatives"] {
             root.make_dir(dir, 0o755)?;
         }
-        for file in [STATUS, "var/lib/dpkg/available", "var/lib/dpkg/triggers/Lock"] {
-            if !root.exists(file) {
-                root.write(file, "", 0o644)?;
-            }
+        if !root.exists(STATUS) {
+            root.write(STATUS, "", 0o644)?;
         }
         if !root.exists("var/lib/dpkg/info/format") {
             // The one with architectures in file names.
@@ -65,7 +66,8 @@ impl Database {
         })
     }
 
-    /// Puts the control part where dpkg has it while `preinst` runs. Gives the path of the script.
+    /// Puts the control part where dpkg has it while `preinst` runs: debconf finds questions and the package's name
+    /// beside the script. Gives the path of the script.
     pub fn begin_work(&mut self, package: &Package) -> Result<String> {
         self.end_work(package)?;
         self.root.make_dir(IN_WORK, 0o755)?;
@@ -84,10 +86,12 @@ impl Database {
     /// Files of a package's control part, and the list of what it brought.
     pub fn write_info(&mut self, package: &Package, unpacked: &Unpacked) -> Result<()> {
         let label = package.label();
-        for member in &package.members {
-            self.root.write(&format!("{INFO}/{label}.{}", member.name), &member.content, member.mode)?;
+        for member in package.members.iter().filter(|m| m.name != CONTROL) {
+            let path = format!("{INFO}/{label}.{}", member.name);
+            self.root.write(&path, &member.content, member.mode)?;
+            self.root.set_time(&path, member.time)?;
         }
-        let mut list = b"/.\n".to_vec();
+        let mut list = Vec::new();
         for path in &unpacked.paths {
             list.push(b'/');
             list.extend_from_slice(path.as_os_str().as_bytes());
@@ -130,23 +134,23 @@ impl Database {
         }
     }
 
-    /// All paths somebody wants to be told of, with their leading slash.
-    pub fn watched_paths(&self) -> Result<BTreeSet<PathBuf>> {
-        let text = self.root.read(&format!("{TRIGGERS}/File"))?.unwrap_or_default();
-        let text = String::from_utf8(text).context("reading dpkg's list of file triggers")?;
-        Ok(text.lines().filter_map(|line| Some(line.rsplit_once(' ')?.0.into())).collect())
-    }
-
-    /// Tells those interested, the next time dpkg runs: trigger → packages that wait for it. dpkg forgets those
-    /// whose package has not been configured yet, as that does the same work.
+    /// Tells those interested, the next time dpkg runs: trigger → packages that wait for it.
     pub fn activate(&mut self, activated: &BTreeMap<String, BTreeSet<String>>) -> Result<()> {
         if activated.is_empty() {
             return Ok(());
         }
         let mut text = String::new();
         for (trigger, waiting) in activated {
-            let waiting: Vec<&str> = waiting.iter().map(String::as_str).collect();
-            text += &format!("{trigger} {}\n", waiting.join(" "));
+            // dpkg reads lines of up to 1023 bytes; what does not fit comes as the same trigger once more.
+            let mut line = trigger.clone();
+            for package in waiting {
+                if line.len() + package.len() > MAX_LINE && line.len() > trigger.len() {
+                    text += &format!("{line}\n");
+                    line.clone_from(trigger);
+                }
+                line += &format!(" {package}");
+            }
+            text += &format!("{line}\n");
         }
         self.root.append(&format!("{TRIGGERS}/Unincorp"), text, 0o644)
     }

@@ -108,7 +108,7 @@ impl<'a> Engine<'a> {
             unpacked.paths.iter().any(at)
         };
         let again: Vec<usize> = laid.iter().filter(|(_, u)| moved(u)).map(|(p, _)| *p).collect();
-        again.iter().for_each(|p| self.claims.forget(*p));
+        again.iter().for_each(|p| drop(self.claims.forget(*p)));
         laid.extend(self.lay(&again, &mut |_| {})?);
         self.register(&places, &laid)?;
         if laid.len() != places.len() {
@@ -197,41 +197,77 @@ impl<'a> Engine<'a> {
         let root = Root::open(&self.root)?;
         let these: Vec<&Package> = places.iter().map(|p| &self.packages[*p]).collect();
         let (overrides, accounts) = (self.database.overrides()?, Accounts::read(&root)?);
-        let mut watched = self.database.watched_paths()?;
-        watched.extend(these.iter().flat_map(|p| &p.triggers).filter_map(|trigger| match trigger {
-            Trigger::Interest { name, .. } if name.starts_with('/') => Some(PathBuf::from(name)),
-            _ => None,
-        }));
+        let watched: BTreeSet<PathBuf> =
+            self.interests().filter(|name| name.starts_with('/')).map(PathBuf::from).collect();
         let ground =
             Ground { root: &self.root, overrides: &overrides, watched: &watched, accounts: &accounts };
         let pairs: Vec<(usize, &Package)> = places.iter().copied().zip(these).collect();
         let outcomes =
             unpack::unpack(&ground, &pairs, &mut self.claims, &mut |name| said(Said::Unpacked(name)))?;
-        let mut laid = BTreeMap::new();
+        let (mut laid, mut left, mut all_torn) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
         for ((place, package), outcome) in pairs.into_iter().zip(outcomes) {
             match outcome {
                 Outcome::Whole(unpacked) => {
                     laid.insert(place, unpacked);
                 }
-                Outcome::HandOver(why) => {
+                Outcome::HandOver { why, torn } => {
                     said(Said::Line(&format!("{} is left to dpkg: {why}", package.name)));
+                    left.push(place);
+                    all_torn.extend(torn);
                 }
             }
         }
+        if !all_torn.is_empty() {
+            let concerned = |unpacked: &Unpacked| {
+                unpacked.paths.iter().any(|p| all_torn.iter().any(|torn| p.starts_with(torn)))
+            };
+            left.extend(laid.iter().filter(|(_, u)| concerned(u)).map(|(place, _)| *place));
+            left.iter().for_each(|place| drop(laid.remove(place)));
+            self.take_back(&left)?;
+        }
         Ok(laid)
+    }
+
+    /// Removes what was laid of packages, and the directories they alone brought.
+    fn take_back(&mut self, places: &[usize]) -> Result<()> {
+        let mut root = Root::open(&self.root)?;
+        let mut emptied = BTreeSet::new();
+        for place in places {
+            let (files, directories) = self.claims.forget(*place);
+            for file in files {
+                root.remove_path(&file)?;
+                let mut new = file.into_os_string();
+                new.push(".dpkg-new");
+                root.remove_path(Path::new(&new))?;
+            }
+            emptied.extend(directories);
+        }
+        // The deepest first. One that another package has filled meanwhile stays.
+        emptied.iter().rev().try_for_each(|directory| root.remove_if_empty(directory))
+    }
+
+    /// What configured packages want to be told of. Those that are not are told nothing, by dpkg neither:
+    /// setting them up does the same work.
+    fn interests(&self) -> impl Iterator<Item = &String> {
+        let configured = self.packages.iter().zip(&self.states).filter(|(_, s)| **s == State::Configured);
+        configured.flat_map(|(package, _)| &package.triggers).filter_map(|trigger| match trigger {
+            Trigger::Interest { name, .. } => Some(name),
+            Trigger::Activate { .. } => None,
+        })
     }
 
     /// Tells dpkg's database of what was laid, in the solver's order.
     fn register(&mut self, places: &[usize], laid: &BTreeMap<usize, Unpacked>) -> Result<()> {
         let mut these = Vec::new();
+        let interests: BTreeSet<String> = self.interests().cloned().collect();
         let mut activated: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for place in places {
             let Some(unpacked) = laid.get(place) else { continue };
             let package = &self.packages[*place];
             self.database.write_info(package, unpacked)?;
             let explicit = package.triggers.iter().filter_map(|trigger| match trigger {
-                Trigger::Activate { name, wait } => Some((name, *wait)),
-                Trigger::Interest { .. } => None,
+                Trigger::Activate { name, wait } if interests.contains(name) => Some((name, *wait)),
+                _ => None,
             });
             for (name, wait) in explicit.chain(unpacked.noticed.iter().map(|name| (name, true))) {
                 let who = if wait { package.label() } else { "-".into() };
@@ -283,7 +319,9 @@ impl<'a> Engine<'a> {
             files.push(format!("{HANDED_OVER}/{name}"));
             self.states[*place] = State::Unpacked;
         }
-        let cmd = self.command("dpkg").args(OPTIONS).args(["--no-triggers", "--unpack"]).args(files);
+        // What they pre-depend on is there, though perhaps not configured.
+        let how = ["--no-triggers", "--force-depends", "--unpack"];
+        let cmd = self.command("dpkg").args(OPTIONS).args(how).args(files);
         self.run(cmd, said)
     }
 

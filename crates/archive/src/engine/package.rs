@@ -12,6 +12,9 @@ use crate::deb::Deb;
 /// release have 3 MiB (tables of sums).
 const MAX_CONTROL: u64 = 64 << 20;
 
+/// The paragraph itself, which the database keeps in its own list.
+pub(super) const CONTROL: &str = "control";
+
 /// A package that is going to be laid into a root.
 #[derive(Debug)]
 pub(super) struct Package {
@@ -31,7 +34,7 @@ pub(super) struct Package {
     pub depends: BTreeSet<String>,
     /// The paragraph as the package brings it, without an empty line at its end.
     paragraph: String,
-    /// Files of the control part but the paragraph itself: name, mode, content.
+    /// Files of the control part, the paragraph among them.
     pub members: Vec<Member>,
     /// Configuration files, with a leading slash.
     pub conffiles: Vec<Conffile>,
@@ -44,6 +47,8 @@ pub(super) struct Package {
 pub(super) struct Member {
     pub name: String,
     pub mode: u32,
+    /// Seconds since 1970.
+    pub time: i64,
     pub content: Vec<u8>,
 }
 
@@ -89,15 +94,14 @@ impl Package {
                 bail!("its control archive holds a file called `{name}`");
             }
             let mode = entry.header().mode().context("reading the control archive")? & 0o777;
-            let name = name.to_owned();
+            let time = entry.header().mtime().context("reading the control archive")?;
+            let (name, time) = (name.to_owned(), i64::try_from(time).unwrap_or(0));
             let mut content = Vec::new();
             entry.read_to_end(&mut content).with_context(|| format!("reading {name}"))?;
-            match name.as_str() {
-                "control" => {
-                    paragraph = Some(String::from_utf8(content).context("reading the control file")?)
-                }
-                _ => members.push(Member { name, mode, content }),
+            if name == CONTROL {
+                paragraph = Some(String::from_utf8(content.clone()).context("reading the control file")?);
             }
+            members.push(Member { name, mode, time, content });
         }
         let paragraph = paragraph.context("looking for the control file, which it does not have")?;
         let paragraph = one_paragraph(&paragraph)?;

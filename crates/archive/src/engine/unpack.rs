@@ -41,7 +41,7 @@ const MOST_WORKERS: usize = 8;
 /// What a package brought.
 #[derive(Debug, Default)]
 pub(super) struct Unpacked {
-    /// Every path of the package, in its order, without leading slashes.
+    /// Every path of the package, in its order, without leading slashes; the root itself is `.`.
     pub paths: Vec<PathBuf>,
     /// Lines of `md5sums`, for a package that brings none.
     pub sums: Vec<u8>,
@@ -54,8 +54,14 @@ pub(super) struct Unpacked {
 pub(super) enum Outcome {
     /// All of it is there.
     Whole(Unpacked),
-    /// It needs dpkg itself, for this reason.
-    HandOver(String),
+    /// It needs dpkg itself.
+    HandOver {
+        /// For this reason.
+        why: String,
+        /// A path that is a directory for one package and something else for another: what it becomes depends on
+        /// who comes first, so everybody who has it needs dpkg.
+        torn: Option<PathBuf>,
+    },
 }
 
 /// Who brought a path.
@@ -73,9 +79,20 @@ enum Claim {
 pub(super) struct Claims(HashMap<PathBuf, Claim>);
 
 impl Claims {
-    /// Forgets what a package brought, because it is going to be laid again.
-    pub fn forget(&mut self, place: usize) {
-        self.0.retain(|_, claim| !matches!(claim, Claim::Other(by) if *by == place));
+    /// Forgets what a package brought, because it is going to be laid again. Gives the files and links, and the
+    /// directories that it was the first to bring.
+    pub fn forget(&mut self, place: usize) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        let (mut files, mut directories) = (Vec::new(), Vec::new());
+        self.0.retain(|path, claim| {
+            let into = match claim {
+                Claim::Other(by) if *by == place => &mut files,
+                Claim::Directory(Some(by)) if *by == place => &mut directories,
+                _ => return true,
+            };
+            into.push(path.clone());
+            false
+        });
+        (files, directories)
     }
 }
 
@@ -222,7 +239,7 @@ struct Worker<'a, 's> {
 /// Where an entry goes, or why only dpkg can say.
 enum Place {
     At(PathBuf),
-    Unclear(String),
+    Unclear(Outcome),
 }
 
 impl<'a, 's> Worker<'a, 's> {
@@ -245,14 +262,16 @@ impl<'a, 's> Worker<'a, 's> {
             let mut entry = entry.context("reading its table of contents")?;
             let path = inside(&entry.path().context("reading a file name")?)?;
             if path.as_os_str().is_empty() {
+                // The root itself: dpkg lists it as it comes.
+                self.done.paths.push(".".into());
                 continue;
             }
             if path.as_os_str().as_bytes().contains(&b'\n') {
                 bail!("it holds a file with a line feed in its name, which dpkg's database cannot express");
             }
             let unclear = self.entry(&mut entry, &path);
-            if let Some(why) = unclear.with_context(|| format!("writing {}", path.display()))? {
-                return Ok(Outcome::HandOver(why));
+            if let Some(unclear) = unclear.with_context(|| format!("writing {}", path.display()))? {
+                return Ok(unclear);
             }
             self.done.paths.push(path);
         }
@@ -265,7 +284,7 @@ impl<'a, 's> Worker<'a, 's> {
     }
 
     /// Lays one entry. `Some` says why this package has to be handed over.
-    fn entry<R: Read>(&mut self, entry: &mut Entry<'_, R>, path: &Path) -> Result<Option<String>> {
+    fn entry<R: Read>(&mut self, entry: &mut Entry<'_, R>, path: &Path) -> Result<Option<Outcome>> {
         let header = entry.header();
         let kind = header.entry_type();
         let mut mode = header.mode().context("reading its mode")? & 0o7777;
@@ -279,11 +298,14 @@ impl<'a, 's> Worker<'a, 's> {
         match kind {
             EntryType::Directory => return self.directory(path, owner, mode),
             EntryType::Regular | EntryType::Continuous | EntryType::Symlink | EntryType::Link => {}
-            other => return Ok(Some(format!("{} is of the kind {other:?}", path.display()))),
+            other => {
+                let why = format!("{} is of the kind {other:?}", path.display());
+                return Ok(Some(Outcome::HandOver { why, torn: None }));
+            }
         }
         let at = match self.claim(path) {
             Place::At(at) => at,
-            Place::Unclear(why) => return Ok(Some(why)),
+            Place::Unclear(outcome) => return Ok(Some(outcome)),
         };
         let (parent, name) = self.root.parent(&at)?;
         match kind {
@@ -319,7 +341,7 @@ impl<'a, 's> Worker<'a, 's> {
 
     /// Makes a directory, or shares one. Under the lock: of two packages that bring it at the same time the one
     /// that comes first in the solver's order decides.
-    fn directory(&mut self, path: &Path, owner: (Uid, Gid), mode: Mode) -> Result<Option<String>> {
+    fn directory(&mut self, path: &Path, owner: (Uid, Gid), mode: Mode) -> Result<Option<Outcome>> {
         let (parent, name) = self.root.parent(path)?;
         let key = canonical(path);
         let made = {
@@ -339,7 +361,7 @@ impl<'a, 's> Worker<'a, 's> {
                     false
                 }
                 Some(Claim::Other(_)) => {
-                    return Ok(Some(format!("{} is a directory in one package only", path.display())));
+                    return Ok(Some(torn(path)));
                 }
                 None => match mkdirat(&*parent, name, Mode::from_bits_truncate(0o755)) {
                     Ok(()) => {
@@ -374,10 +396,11 @@ impl<'a, 's> Worker<'a, 's> {
             }
             Some(Claim::Other(by)) if *by == self.place => {}
             Some(Claim::Other(_)) => {
-                return Place::Unclear(format!("another package brings {}", path.display()));
+                let why = format!("another package brings {}", path.display());
+                return Place::Unclear(Outcome::HandOver { why, torn: None });
             }
             Some(Claim::Directory(_)) => {
-                return Place::Unclear(format!("{} is a directory in another package", path.display()));
+                return Place::Unclear(torn(&at));
             }
         }
         drop(claims);
@@ -448,6 +471,11 @@ impl<'a, 's> Worker<'a, 's> {
         account(&self.shared.ground.accounts.groups, name)
             .with_context(|| format!("looking for the group {name}"))
     }
+}
+
+fn torn(path: &Path) -> Outcome {
+    let why = format!("{} is a directory for one package and none for another", path.display());
+    Outcome::HandOver { why, torn: Some(path.to_owned()) }
 }
 
 /// A number from a name, or from `#NUMBER` as dpkg writes it where there is no name.
