@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use akene_archive::{Deb, Engine, Progress, Root, Said};
+use akene_archive::{Deb, Engine, Later, Progress, Root, Said};
 use akene_exec::{ChrootMounts, Cmd, ExecError};
 use akene_protocol::Issue;
 use akene_protocol::issue::Issues;
@@ -85,6 +85,7 @@ impl Tools {
         fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .with_context(making)?;
         let mut ours = Root::open(&dir)?;
+        put_off(job).prepare(OURS)?;
         for name in STAND_INS {
             ours.write(
                 &format!("bin/{name}"),
@@ -112,7 +113,7 @@ impl Tools {
         Ok(Tools { mounts, preload })
     }
 
-    /// A command inside the new root with the stand-ins, and with the files of the lock where apt looks.
+    /// A command inside the new root with the stand-ins, and with the files of the lock where apt keeps them.
     fn inside(&self, job: &Job<'_>, program: &str) -> Cmd {
         let mut cmd = job
             .inside(program)
@@ -236,7 +237,12 @@ impl Meter {
     }
 }
 
-/// The initramfs, once, when everything it looks at is in place.
+/// What scripts put off to the end.
+fn put_off(job: &Job<'_>) -> Later {
+    Later::new(job.scratch("tools"))
+}
+
+/// The initramfs, once, when everything it looks at is in place; and beside it what else was put off.
 pub(super) fn initramfs(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -> Result<()> {
     let resume = job
         .layout
@@ -246,8 +252,11 @@ pub(super) fn initramfs(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -
         .and_then(|p| p.uuid.as_deref());
     let resume = resume.map_or_else(|| "none".to_owned(), |uuid| format!("UUID={uuid}"));
     root.write("etc/initramfs-tools/conf.d/resume", format!("RESUME={resume}\n"), 0o644)?;
-    let cmd = job.inside("update-initramfs").args(["-c", "-k", "all"]).timeout(LIMIT);
-    job.runner.run_lines(&cmd, &mut |line| watch.log(line)).context("making the initramfs")?;
+    let inside = |program: &str| job.inside(program).timeout(LIMIT);
+    put_off(job).run(job.runner, &inside, &mut |line| watch.log(line), |log| {
+        let cmd = inside("update-initramfs").args(["-c", "-k", "all"]);
+        job.runner.run_lines(&cmd, log).context("making the initramfs")
+    })?;
     let boot = job.layout.root.join("boot");
     let names: Vec<String> = fs::read_dir(&boot)
         .with_context(|| format!("reading {}", boot.display()))?

@@ -14,6 +14,7 @@
 //! `dpkg --unpack` after the others. Nothing is synced; whoever has the disk does that once, at the end.
 
 mod database;
+mod later;
 mod order;
 mod package;
 mod unpack;
@@ -31,6 +32,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::root::Root;
 use database::Database;
+pub use later::Later;
 use order::{Needs, State, Step};
 use package::{Package, Trigger};
 use unpack::{Accounts, Claims, Ground, Outcome, Unpacked};

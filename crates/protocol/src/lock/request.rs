@@ -49,7 +49,9 @@ impl Request {
         }
         let mut optional: Vec<String> = optional(resolved, firmware)
             .into_iter()
-            .filter(|name| !named(&packages, name) && !resolved.archive.never.iter().any(|never| never == name))
+            .filter(|name| {
+                !named(&packages, name) && !resolved.archive.never.iter().any(|never| never == name)
+            })
             .map(str::to_owned)
             .collect();
         for list in [&mut packages, &mut optional] {
