@@ -28,14 +28,11 @@ pub(super) struct Database {
     root: Root,
 }
 
-/// What dpkg keeps apart from packages' own wishes.
-#[derive(Debug, Default)]
-pub(super) struct Overrides {
-    /// Path without a leading slash → where it goes instead, and the package that keeps the old place.
-    pub diversions: BTreeMap<PathBuf, (PathBuf, String)>,
-    /// Path without a leading slash → user, group, mode.
-    pub ownership: BTreeMap<PathBuf, (String, String, u32)>,
-}
+/// Path without a leading slash → where it goes instead, and the package that keeps the old place.
+pub(super) type Diversions = BTreeMap<PathBuf, (PathBuf, String)>;
+
+/// Path without a leading slash → user, group, mode.
+pub(super) type Ownership = BTreeMap<PathBuf, (String, String, u32)>;
 
 impl Database {
     /// Opens the database of `root`, and makes an empty one where there is none.
@@ -54,16 +51,19 @@ impl Database {
         Ok(Database { root })
     }
 
-    /// Diversions and overrides as scripts have made them so far.
-    pub fn overrides(&self) -> Result<Overrides> {
-        let text = |path: &str| -> Result<String> {
-            let content = self.root.read(path)?.unwrap_or_default();
-            String::from_utf8(content).with_context(|| format!("reading {path}"))
-        };
-        Ok(Overrides {
-            diversions: diversions(&text("var/lib/dpkg/diversions")?)?,
-            ownership: ownership(&text("var/lib/dpkg/statoverride")?)?,
-        })
+    /// Diversions as scripts have made them so far.
+    pub fn diversions(&self) -> Result<Diversions> {
+        diversions(&self.text("var/lib/dpkg/diversions")?)
+    }
+
+    /// Owners and modes that were chosen instead of the packages' own, so far.
+    pub fn ownership(&self) -> Result<Ownership> {
+        ownership(&self.text("var/lib/dpkg/statoverride")?)
+    }
+
+    fn text(&self, path: &str) -> Result<String> {
+        let content = self.root.read(path)?.unwrap_or_default();
+        String::from_utf8(content).with_context(|| format!("reading {path}"))
     }
 
     /// Puts the control part where dpkg has it while `preinst` runs: debconf finds questions and the package's name
@@ -157,7 +157,7 @@ impl Database {
 }
 
 /// Groups of three lines: from, to, by whom (`:` is the administrator).
-fn diversions(text: &str) -> Result<BTreeMap<PathBuf, (PathBuf, String)>> {
+fn diversions(text: &str) -> Result<Diversions> {
     let lines: Vec<&str> = text.lines().collect();
     let groups = lines.chunks_exact(3);
     if !groups.remainder().is_empty() {
@@ -168,7 +168,7 @@ fn diversions(text: &str) -> Result<BTreeMap<PathBuf, (PathBuf, String)>> {
 }
 
 /// `USER GROUP MODE PATH` on each line.
-fn ownership(text: &str) -> Result<BTreeMap<PathBuf, (String, String, u32)>> {
+fn ownership(text: &str) -> Result<Ownership> {
     let one = |line: &str| {
         let mut words = line.splitn(4, ' ');
         let (user, group) = (words.next()?.to_owned(), words.next()?.to_owned());

@@ -31,7 +31,7 @@ use akene_protocol::issue::Issues;
 use anyhow::{Context, Result, bail};
 
 use crate::root::Root;
-use database::Database;
+use database::{Database, Ownership};
 pub use later::Later;
 use order::{Needs, State, Step};
 use package::{Package, Trigger};
@@ -96,7 +96,7 @@ impl<'a> Engine<'a> {
         let mut laid = BTreeMap::new();
         let (first, rest) = places.split_at(1.min(places.len()));
         for these in [first, rest] {
-            laid.extend(self.lay(these, said)?);
+            laid.extend(self.lay(these, &Ownership::new(), said)?);
         }
         let version = self.packages.iter().find(|p| p.name == "dpkg").and_then(Package::version);
         self.dpkg = version.context("looking for dpkg in the base")?;
@@ -104,14 +104,14 @@ impl<'a> Engine<'a> {
             self.preinst(*place, said)?;
         }
         // Now it is known what a script diverted: packages with such a path are laid once more.
-        let overrides = self.database.overrides()?;
+        let diversions = self.database.diversions()?;
         let moved = |unpacked: &Unpacked| {
-            let at = |p: &PathBuf| overrides.diversions.iter().any(|(from, (to, _))| p == from || p == to);
+            let at = |p: &PathBuf| diversions.iter().any(|(from, (to, _))| p == from || p == to);
             unpacked.paths.iter().any(at)
         };
         let again: Vec<usize> = laid.iter().filter(|(_, u)| moved(u)).map(|(p, _)| *p).collect();
         again.iter().for_each(|p| drop(self.claims.forget(*p)));
-        laid.extend(self.lay(&again, &mut |_| {})?);
+        laid.extend(self.lay(&again, &Ownership::new(), &mut |_| {})?);
         self.register(&places, &laid)?;
         if laid.len() != places.len() {
             bail!("laying the base: some of its packages need dpkg, which does not run before it is there");
@@ -131,10 +131,12 @@ impl<'a> Engine<'a> {
             match order::next(&needs, &self.states) {
                 Step::Done => return Ok(()),
                 Step::Lay(places) => {
+                    // As they are before the scripts run; diversions count as they are after. dpkg does it so.
+                    let ownership = self.database.ownership()?;
                     for place in &places {
                         self.preinst(*place, said)?;
                     }
-                    let laid = self.lay(&places, said)?;
+                    let laid = self.lay(&places, &ownership, said)?;
                     self.register(&places, &laid)?;
                     let left: Vec<usize> = places.into_iter().filter(|p| !laid.contains_key(p)).collect();
                     self.hand_over(&left, said)?;
@@ -195,14 +197,24 @@ impl<'a> Engine<'a> {
     }
 
     /// Lays the files of packages. Those that need dpkg are missing in the result.
-    fn lay(&mut self, places: &[usize], said: &mut dyn FnMut(Said<'_>)) -> Result<BTreeMap<usize, Unpacked>> {
+    fn lay(
+        &mut self,
+        places: &[usize],
+        ownership: &Ownership,
+        said: &mut dyn FnMut(Said<'_>),
+    ) -> Result<BTreeMap<usize, Unpacked>> {
         let root = Root::open(&self.root)?;
         let these: Vec<&Package> = places.iter().map(|p| &self.packages[*p]).collect();
-        let (overrides, accounts) = (self.database.overrides()?, Accounts::read(&root)?);
+        let (diversions, accounts) = (self.database.diversions()?, Accounts::read(&root)?);
         let watched: BTreeSet<PathBuf> =
             self.interests().filter(|name| name.starts_with('/')).map(PathBuf::from).collect();
-        let ground =
-            Ground { root: &self.root, overrides: &overrides, watched: &watched, accounts: &accounts };
+        let ground = Ground {
+            root: &self.root,
+            diversions: &diversions,
+            ownership,
+            watched: &watched,
+            accounts: &accounts,
+        };
         let pairs: Vec<(usize, &Package)> = places.iter().copied().zip(these).collect();
         let outcomes =
             unpack::unpack(&ground, &pairs, &mut self.claims, &mut |name| said(Said::Unpacked(name)))?;

@@ -26,7 +26,7 @@ use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
 use nix::unistd::{Gid, Uid, fchownat};
 use tar::{Archive, Entry, EntryType};
 
-use super::database::Overrides;
+use super::database::{Diversions, Ownership};
 use super::package::Package;
 use crate::extract::{finish_file, link_target, set_time, write_file, write_link, write_symlink};
 use crate::root::{Root, inside};
@@ -122,8 +122,10 @@ impl Accounts {
 pub(super) struct Ground<'a> {
     /// The new root.
     pub root: &'a Path,
-    /// Diversions and overrides.
-    pub overrides: &'a Overrides,
+    /// Diversions.
+    pub diversions: &'a Diversions,
+    /// Owners and modes that were chosen instead of the packages' own.
+    pub ownership: &'a Ownership,
     /// Paths somebody wants to be told of.
     pub watched: &'a BTreeSet<PathBuf>,
     /// Names of owners.
@@ -290,7 +292,7 @@ impl<'a, 's> Worker<'a, 's> {
         let mut mode = header.mode().context("reading its mode")? & 0o7777;
         let seconds = i64::try_from(header.mtime().context("reading its time")?).unwrap_or(0);
         let mut owner = self.owner(header)?;
-        if let Some((user, group, other)) = self.shared.ground.overrides.ownership.get(path) {
+        if let Some((user, group, other)) = self.shared.ground.ownership.get(path) {
             owner = (Uid::from_raw(self.user(user)?), Gid::from_raw(self.group(group)?));
             mode = *other;
         }
@@ -422,7 +424,7 @@ impl<'a, 's> Worker<'a, 's> {
 
     /// Where the diversions lead it.
     fn diverted(&self, path: &Path) -> PathBuf {
-        match self.shared.ground.overrides.diversions.get(path) {
+        match self.shared.ground.diversions.get(path) {
             Some((to, by)) if *by != self.package.name => to.clone(),
             _ => path.to_owned(),
         }
