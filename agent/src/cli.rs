@@ -141,6 +141,9 @@ pub struct InstallArgs {
     /// The profile: TOML, a bundle or a signed profile. Nobody else is asked.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["stamp", "server"])]
     pub profile: Option<PathBuf>,
+    /// The profile's signed lock (`akene-server lock` makes it): exactly its packages are installed.
+    #[arg(long, value_name = "FILE", requires = "profile", requires = "site_key")]
+    pub lock: Option<PathBuf>,
     /// A stamp, as `akene-server init` writes it.
     #[arg(long, value_name = "FILE", conflicts_with = "server")]
     pub stamp: Option<PathBuf>,
@@ -243,7 +246,8 @@ impl InstallArgs {
             std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
         };
         if let Some(path) = &self.profile {
-            return Ok(Says::File { path: path.clone(), key: self.site_key.map(Box::new) });
+            let (path, lock) = (path.clone(), self.lock.clone());
+            return Ok(Says::File { path, key: self.site_key.map(Box::new), lock });
         }
         if let Some(path) = &self.stamp {
             let stamp = serde_json::from_str(&read(path)?)

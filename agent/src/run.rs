@@ -18,6 +18,7 @@ pub mod boot_files;
 pub mod doubt;
 pub mod left;
 pub mod live;
+mod locked;
 pub mod machine;
 pub mod native;
 pub mod swap;

@@ -11,6 +11,8 @@ use akene_protocol::profile::{Apt, Distribution, Pocket};
 use akene_protocol::resolve::Archive;
 use akene_protocol::stamp::{Source, StaticNetwork, Tls};
 use akene_protocol::{Language, PublicKey, Secret, Sha256, Stamp};
+use akene_server::lock::{Order, describe, lock};
+use akene_server::site::Site;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
@@ -30,6 +32,8 @@ enum Command {
     Stamp(Box<StampArgs>),
     /// Show what an image is and whom it belongs to
     Inspect(Inspect),
+    /// Pin the exact packages of a site's profiles, for all their machines, and sign them
+    Lock(LockArgs),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -104,6 +108,20 @@ struct Build {
     /// Compression of the live root: 1 (quick, for trying things out) to 22
     #[arg(long, default_value_t = 19, value_parser = clap::value_parser!(u8).range(1..=22))]
     compression: u8,
+}
+
+#[derive(Args)]
+struct LockArgs {
+    /// Directory made by `akene-server init`
+    site_dir: PathBuf,
+    /// The profiles [default: all]
+    profiles: Vec<String>,
+    /// Write nothing; fail when a lock is missing or not what the archives would give now
+    #[arg(long)]
+    check: bool,
+    /// Proxy for reading the archives
+    #[arg(long, value_name = "URL")]
+    proxy: Option<String>,
 }
 
 #[derive(Args)]
@@ -188,6 +206,7 @@ pub fn run() -> Result<()> {
         Command::Build(args) => build_image(*args),
         Command::Stamp(args) => stamp_image(*args),
         Command::Inspect(args) => inspect_image(&args),
+        Command::Lock(args) => lock_profiles(args),
     }
 }
 
@@ -373,4 +392,32 @@ fn read_token(file: &Path) -> Result<Secret> {
 
 fn read_text(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+}
+
+fn lock_profiles(args: LockArgs) -> Result<()> {
+    let site = Site::open(&args.site_dir)?;
+    let order = Order { profiles: args.profiles, check: args.check, proxy: args.proxy };
+    let (mut differ, mut shown) = (Vec::new(), String::new());
+    lock(
+        &site,
+        &SystemRunner,
+        &order,
+        &mut |profile, p| {
+            if p.what != shown {
+                eprintln!("{profile}: {}", p.what);
+                shown = p.what;
+            }
+        },
+        &mut |locked| {
+            if locked.different {
+                differ.push(locked.lock.profile.clone());
+            }
+            println!("{}", describe(locked, order.check));
+            Ok(())
+        },
+    )?;
+    if order.check && !differ.is_empty() {
+        bail!("checking the locks: not what the archives would give now: {}", differ.join(", "));
+    }
+    Ok(())
 }

@@ -31,6 +31,8 @@ pub enum Command {
     /// Look after the package files this server gives out by hash
     #[command(subcommand)]
     Pool(Pool),
+    /// Pin the exact packages of profiles, for all their machines, and sign them
+    Lock(Lock),
     /// Make, list or revoke the tokens that media enrol with
     #[command(subcommand)]
     Token(Token),
@@ -71,6 +73,20 @@ pub enum Command {
         #[command(flatten)]
         machine: Machine,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct Lock {
+    /// The site directory
+    pub dir: PathBuf,
+    /// The profiles [default: all]
+    pub profiles: Vec<String>,
+    /// Write nothing; fail when a lock is missing or not what the archives would give now
+    #[arg(long)]
+    pub check: bool,
+    /// Proxy for reading the archives
+    #[arg(long, value_name = "URL")]
+    pub proxy: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ pub mod db;
 pub mod grant;
 mod http;
 pub mod identity;
+pub mod lock;
 mod opening;
 pub mod picture;
 pub mod pool;

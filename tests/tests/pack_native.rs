@@ -150,7 +150,7 @@ fn install(
         resolved: &resolved,
         choice: &choice,
         debs: &debs,
-        apt: &apt,
+        apt: Some(&apt),
         resident: Resident { program: &program, config: "{}", identity: Some(&identity) },
         firmware,
         this_machine: false,

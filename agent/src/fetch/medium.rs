@@ -13,6 +13,9 @@ const LABEL: &str = "AKENE";
 /// The profile on the medium.
 pub const PATH: &str = "akene/profile.json";
 
+/// The profile's signed lock on the medium.
+pub const LOCK: &str = "akene/lock.json";
+
 /// Filesystems a medium may have: the image itself, or a stick made by copying files.
 const KINDS: [&str; 3] = ["iso9660", "vfat", "ext4"];
 
@@ -21,16 +24,9 @@ const KINDS: [&str; 3] = ["iso9660", "vfat", "ext4"];
 /// # Errors
 /// An [`Issue`] when there is no medium, or no profile on any.
 pub fn profile(runner: &dyn Runner) -> Result<Vec<u8>> {
-    // blkid ends with 2 when it finds nothing, which the list of devices then shows by itself.
-    let blkid =
-        Cmd::new("blkid").args(["-c", "/dev/null", "-o", "device", "-t"]).arg(format!("LABEL={LABEL}"));
-    let devices = runner.run(&blkid).map(|o| o.text()).unwrap_or_default();
-    let mut why = Vec::new();
-    for device in devices.lines() {
-        match read(Path::new(device)) {
-            Ok(text) => return Ok(text),
-            Err(error) => why.push(format!("{device}: {error:#}")),
-        }
+    let (found, why) = find(runner, PATH);
+    if let Some(text) = found {
+        return Ok(text);
     }
     let message = match why.is_empty() {
         true => format!("no disc or stick with the label {LABEL} is plugged in"),
@@ -40,7 +36,28 @@ pub fn profile(runner: &dyn Runner) -> Result<Vec<u8>> {
     Err(Issue::new("no-profile-on-medium", PATH, message, next).into())
 }
 
-fn read(device: &Path) -> Result<Vec<u8>> {
+/// The signed lock on the medium, if there is one.
+pub fn lock(runner: &dyn Runner) -> Option<Vec<u8>> {
+    find(runner, LOCK).0
+}
+
+/// A file of the medium, and why it was not found on any device that might be one.
+fn find(runner: &dyn Runner, path: &str) -> (Option<Vec<u8>>, Vec<String>) {
+    // blkid ends with 2 when it finds nothing, which the list of devices then shows by itself.
+    let blkid =
+        Cmd::new("blkid").args(["-c", "/dev/null", "-o", "device", "-t"]).arg(format!("LABEL={LABEL}"));
+    let devices = runner.run(&blkid).map(|o| o.text()).unwrap_or_default();
+    let mut why = Vec::new();
+    for device in devices.lines() {
+        match read(Path::new(device), path) {
+            Ok(text) => return (Some(text), why),
+            Err(error) => why.push(format!("{device}: {error:#}")),
+        }
+    }
+    (None, why)
+}
+
+fn read(device: &Path, path: &str) -> Result<Vec<u8>> {
     let dir = tempfile::tempdir().context("making a mount point")?;
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let mounted = KINDS.iter().any(|kind| {
@@ -48,7 +65,7 @@ fn read(device: &Path) -> Result<Vec<u8>> {
         mount(Some(device), dir.path(), Some(*kind), flags, data).is_ok()
     });
     anyhow::ensure!(mounted, "it has none of the filesystems {}", KINDS.join(", "));
-    let text = std::fs::read(dir.path().join(PATH)).with_context(|| format!("reading {PATH}"));
+    let text = std::fs::read(dir.path().join(path)).with_context(|| format!("reading {path}"));
     umount(dir.path()).with_context(|| format!("unmounting {}", device.display()))?;
     text
 }

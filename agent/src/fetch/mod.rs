@@ -9,6 +9,9 @@
 //! | `static` | an envelope at the URL, signed | the consent in the stamp | found on the disks, else minted here |
 //! | `medium` | `akene/profile.json` on the medium, signed | the consent in the stamp | found on the disks, else minted here |
 //!
+//! The profile's signed lock lies beside it ([`Site::lock`]): at the server under `/v1/profiles/NAME/lock`, at a
+//! static address `X.json` as `X.lock.json`, on the medium as `akene/lock.json`. It may be missing.
+//!
 //! A document that the site key of the stamp did not sign is refused whatever way it came; TLS only
 //! decides whom we tell our token. A profile found on `AKENE_BOOT` is never a source by itself: it
 //! lies there for the record.
@@ -18,6 +21,7 @@
 
 pub mod http;
 pub mod known;
+mod lock;
 pub mod medium;
 pub mod mint;
 mod patience;
@@ -32,6 +36,7 @@ use jiff::Timestamp;
 
 use crate::report::Reporter;
 use http::{Http, Method, Request};
+pub use lock::{SignedLock, read_lock};
 pub use patience::{Patience, is_settling, is_transient, patiently};
 pub use server::{EventRoute, Server};
 

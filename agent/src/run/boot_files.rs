@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 
 use akene_protocol::image::{self, ImageManifest};
-use akene_protocol::{Sha256, Stamp};
+use akene_protocol::{Envelope, Sha256, Stamp};
 use anyhow::{Context, Result, ensure};
 
 use super::{Record, json};
@@ -61,6 +61,23 @@ pub fn write_record(boot: &Path, record: &Record<'_>) -> Result<()> {
         replace_private(&boot.join(name), |out| out.write_all(&text).context("writing"))?;
     }
     Ok(())
+}
+
+/// Keeps the signed lock the machine was installed from, or takes an earlier installation's away.
+pub fn write_signed_lock(boot: &Path, envelope: Option<&Envelope>) -> Result<()> {
+    let path = boot.join("akene/signed-lock.json");
+    match envelope {
+        Some(envelope) => {
+            let text = json(envelope, "the signed lock")?;
+            replace_private(&path, |out| out.write_all(&text).context("writing"))
+        }
+        None => match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("removing {}", path.display()))
+            }
+            _ => Ok(()),
+        },
+    }
 }
 
 /// Writes the installer. `root` is the initramfs the live system came from.

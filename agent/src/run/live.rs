@@ -260,6 +260,8 @@ fn prepare<'a>(
         sent: vec![],
         clock: online.clock.clone().map(|mended| ClockState { mended, floor: live.clock_floor() }),
         swap: Default::default(),
+        identity: None,
+        signed: None,
     })
 }
 

@@ -24,7 +24,7 @@ use super::swap::TargetSwap;
 use super::{Effects, Record, boot_files, left};
 use crate::durable;
 use crate::fetch::http::Http;
-use crate::fetch::{Allowed, EventRoute, Orders, Server, Site, known, medium};
+use crate::fetch::{Allowed, EventRoute, Orders, Server, SignedLock, Site, known, medium};
 use crate::net::http::Access;
 use crate::net::resolver::Resolver;
 use crate::net::tls::Dates;
@@ -57,6 +57,8 @@ pub enum Authority<'a> {
         orders: Option<Box<Orders>>,
         /// Who the machine is.
         identity: Identity,
+        /// A signed lock they gave.
+        lock: Option<Box<SignedLock>>,
     },
 }
 
@@ -115,11 +117,16 @@ pub struct Machine<'a> {
     pub clock: Option<ClockState>,
     /// What of the new disk is swapped to.
     pub swap: TargetSwap,
+    /// Who the machine is, known after asking.
+    pub identity: Option<Identity>,
+    /// The signed lock the packages were taken from.
+    pub signed: Option<Box<SignedLock>>,
 }
 
 /// Packages chosen.
 pub struct Solved {
-    apt: AptRoot,
+    /// The indexes; none were needed with a signed lock.
+    apt: Option<AptRoot>,
     choice: Choice,
 }
 
@@ -158,7 +165,7 @@ impl Machine<'_> {
             resolved,
             choice: &solved.choice,
             debs: &staged.dir,
-            apt: &solved.apt,
+            apt: solved.apt.as_ref(),
             resident: Resident { program: &self.program, config, identity },
             firmware: self.firmware,
             this_machine: self.this_machine,
@@ -218,7 +225,7 @@ impl Effects for Machine<'_> {
     }
 
     fn identify(&mut self, inventory: &Inventory) -> Result<Identity> {
-        match &self.authority {
+        let identity = match &self.authority {
             Authority::Site { stamp, http, .. } => {
                 let known = known::identity(inventory, self.reporter);
                 let site = Site { stamp, http: &**http };
@@ -230,14 +237,16 @@ impl Effects for Machine<'_> {
                     courier.route(route);
                     self.sent = left::send(inventory, &identity, &Server::new(&**http, url), self.reporter);
                 }
-                Ok(identity)
+                identity
             }
             Authority::Person { identity, .. } => {
                 self.reporter.hide(&identity.credential);
                 self.reporter.called(identity.asset);
-                Ok(identity.clone())
+                identity.clone()
             }
-        }
+        };
+        self.identity = Some(identity.clone());
+        Ok(identity)
     }
 
     fn orders(&mut self, identity: &Identity, inventory: &Inventory) -> Result<Orders> {
@@ -255,6 +264,9 @@ impl Effects for Machine<'_> {
     }
 
     fn solve(&mut self, resolved: &Resolved, plan: &Plan) -> Result<Solved> {
+        if let Some(lock) = self.locked(resolved, plan)? {
+            return Ok(Solved { apt: None, choice: lock.into() });
+        }
         let dir = self.scratch.join("apt");
         if dir.exists() {
             // A first attempt met a mirror that did not answer.
@@ -273,7 +285,7 @@ impl Effects for Machine<'_> {
         let noted = updated.map_err(|e| with_clock(e, self.clock.as_ref(), Timestamp::now()))?;
         noted.iter().for_each(|note| reporter.warn(note.to_string()));
         let choice = target::choose(&apt, self.runner, resolved, plan, self.firmware)?;
-        Ok(Solved { apt, choice })
+        Ok(Solved { apt: Some(apt), choice })
     }
 
     fn packages<'a>(&self, solved: &'a Solved) -> &'a Lock {
@@ -340,6 +352,7 @@ impl Effects for Machine<'_> {
         let boot = self.boot_dir(mounted);
         target::take_over(mounted, &self.consoles)?;
         boot_files::write_record(&boot, record)?;
+        boot_files::write_signed_lock(&boot, self.signed.as_ref().map(|signed| &signed.envelope))?;
         if let Err(error) = left::strike_off(&boot.join(boot_files::EVENTS), &self.sent) {
             self.reporter.debug(format!("striking off what the server has: {error:#}"));
         }

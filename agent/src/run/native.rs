@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use super::machine::{Authority, Machine, Room};
 use super::{Done, Failure, Options, pipeline};
 use crate::fetch::http::Web;
-use crate::fetch::{Orders, Patience, Permission, mint};
+use crate::fetch::{Orders, Patience, Permission, SignedLock, mint, read_lock};
 use crate::net::Online;
 use crate::probe::ProbeRoot;
 use crate::report::Reporter;
@@ -55,6 +55,8 @@ pub enum Says {
         path: PathBuf,
         /// The key it must be signed with.
         key: Option<Box<PublicKey>>,
+        /// The profile's signed lock, by the same key.
+        lock: Option<PathBuf>,
     },
     /// The site of a stamp.
     Site(Box<Stamp>),
@@ -160,6 +162,8 @@ pub fn run(request: &Request, runner: &dyn Runner) -> Result<Outcome> {
         sent: vec![],
         clock: None,
         swap: Default::default(),
+        identity: None,
+        signed: None,
     };
     let options = Options { plan_only: !request.yes, patience: request.patience };
     let result = pipeline(&mut machine, &reporter, options);
@@ -214,7 +218,7 @@ fn authority<'a>(request: &'a Request, online: &Online, reporter: &Reporter) -> 
             let web = Web::new(&tls, online.proxy.as_deref(), &online.resolver, true)?;
             Ok(Authority::Site { stamp, http: Arc::new(web), profile: request.profile.clone() })
         }
-        Says::File { path, key } => {
+        Says::File { path, key, lock } => {
             let (bundle, envelope) = read_profile(path, key.as_deref())?;
             let permission = match request.consent {
                 Consent::None => {
@@ -226,6 +230,11 @@ fn authority<'a>(request: &'a Request, online: &Online, reporter: &Reporter) -> 
             Ok(Authority::Person {
                 orders: Some(Box::new(Orders { bundle, envelope, permission })),
                 identity: mint::identity()?,
+                lock: lock
+                    .as_deref()
+                    .map(|path| signed_lock(path, key.as_deref()))
+                    .transpose()?
+                    .map(Box::new),
             })
         }
     }
@@ -253,6 +262,21 @@ pub fn read_profile(path: &Path, key: Option<&PublicKey>) -> Result<(Bundle, Opt
     }
     let bundle = serde_json::from_str(&text).with_context(|| format!("reading the profile {shown}"))?;
     Ok((bundle, None))
+}
+
+/// Reads a signed lock from a file.
+fn signed_lock(path: &Path, key: Option<&PublicKey>) -> Result<SignedLock> {
+    let shown = path.display().to_string();
+    let text = fs::read(path).with_context(|| format!("reading the signed lock {shown}"))?;
+    let Some(key) = key else {
+        bail!(Issue::new(
+            "site-key-missing",
+            shown,
+            "nothing says by whom the lock must be signed",
+            "give the key with --site-key"
+        ))
+    };
+    Ok(read_lock(&text, key, &shown)?)
 }
 
 fn bundle_of(path: &Path, text: &str) -> Result<Bundle> {

@@ -60,8 +60,8 @@ pub struct Job<'a> {
     pub choice: &'a Choice,
     /// Where the files of the lock are, all of them verified.
     pub debs: &'a Path,
-    /// The indexes they were chosen from.
-    pub apt: &'a AptRoot,
+    /// The indexes they were chosen from; none where a signed lock chose them.
+    pub apt: Option<&'a AptRoot>,
     /// What the resident agent is told.
     pub resident: Resident<'a>,
     /// Firmware of the machine the disks will start.

@@ -17,8 +17,13 @@ pub(super) fn write_sources(job: &Job<'_>, root: &mut Root, first: bool) -> Resu
         Distribution::Debian => "/usr/share/keyrings/debian-archive-keyring.gpg",
         Distribution::Ubuntu => "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
     });
-    let (main, security) = job.apt.mirrors();
-    let files = source_files(archive, main, security, Path::new("/etc/apt/keyrings"), keyring)?;
+    let named = |mirrors: &'_ [String]| mirrors.first().cloned().unwrap_or_default();
+    // The mirrors that answered, or with a signed lock, where nobody was asked, those the profile names first.
+    let (main, security) = match job.apt {
+        Some(apt) => (apt.mirrors().0.to_owned(), apt.mirrors().1.to_owned()),
+        None => (named(&archive.mirrors), named(&archive.security_mirrors)),
+    };
+    let files = source_files(archive, &main, &security, Path::new("/etc/apt/keyrings"), keyring)?;
     for (name, text) in &files.keys {
         root.write(&format!("etc/apt/keyrings/{name}"), text, 0o644)?;
     }

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use crate::error::Apt;
 use crate::fetch::Progress;
 use crate::refusal::Known;
+use crate::solve::Common;
 use crate::sources::source_files;
 
 /// Longest time for all indexes of a profile; a slow line brings the 20 MB of a release in that time.
@@ -56,6 +57,8 @@ pub struct AptRoot {
     mirrors: RefCell<(usize, usize)>,
     /// Which names are known to be those of packages.
     pub(crate) known: RefCell<BTreeMap<String, bool>>,
+    /// What every request of these indexes has the same answer to.
+    pub(crate) common: RefCell<Option<Common>>,
 }
 
 impl AptRoot {
@@ -143,6 +146,7 @@ Acquire::https::Timeout "20";
             keyring: settings.keyring.to_owned(),
             mirrors: RefCell::new((0, 0)),
             known: RefCell::default(),
+            common: RefCell::default(),
         };
         root.write_sources()?;
         Ok(root)
@@ -218,6 +222,7 @@ Acquire::https::Timeout "20";
         let mut seen: Vec<Issue> = Vec::new();
         let mut patience = true;
         self.known.borrow_mut().clear();
+        *self.common.borrow_mut() = None;
         loop {
             let issues = match self.update_once(runner, progress)? {
                 Ok(noted) => return Ok(noted),

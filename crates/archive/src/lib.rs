@@ -9,6 +9,8 @@
 //! 3. [`Engine`] makes packages stand in a root as dpkg would, faster; [`Deb`] reads one `.deb` and unpacks it into a
 //!    [`Root`], which no path and no link can leave.
 //!
+//! [`lock`] makes a profile's lock for all its machines, to be signed by the site.
+//!
 //! [`cpio`] and [`initrd`] write the initramfs of the live system.
 //!
 //! The agent uses all of it in the live system, `akene-image` on a build host; neither needs a
@@ -24,9 +26,11 @@ mod extract;
 mod fetch;
 mod host;
 pub mod initrd;
+pub mod lock;
 mod refusal;
 mod release;
 mod root;
+mod signers;
 mod solve;
 mod sources;
 

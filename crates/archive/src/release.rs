@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 
 use crate::apt::AptRoot;
+use crate::signers::signers;
 
 /// What `apt-get indextargets` is asked for: archive, suite, index file.
 const TARGET: &str = "$(REPO_URI) $(RELEASE) $(FILENAME)";
@@ -49,7 +50,13 @@ impl AptRoot {
                 _ => MAIN.to_owned(),
             };
             let bytes = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
-            releases.push(describe(&bytes, repository, uri, suite));
+            let mut release = describe(&bytes, repository, uri, suite);
+            // A `Release` has its signature beside it.
+            let beside = PathBuf::from(format!("{}.gpg", file.display()));
+            if let (true, Ok(text)) = (release.keys.is_empty(), fs::read_to_string(beside)) {
+                release.keys = signers(&text);
+            }
+            releases.push(release);
         }
         releases.sort_by(|a, b| (&a.repository, &a.suite, &a.uri).cmp(&(&b.repository, &b.suite, &b.uri)));
         Ok(releases)
@@ -147,7 +154,7 @@ fn describe(bytes: &[u8], repository: String, uri: &str, suite: &str) -> Release
         date: date("Date"),
         valid_until: date("Valid-Until"),
         sha256: Sha256::of(bytes),
-        keys: vec![],
+        keys: signers(&text),
     }
 }
 

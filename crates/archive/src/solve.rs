@@ -1,10 +1,10 @@
 //! Choosing packages: apt's solver asked what it would install into an empty system.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use akene_exec::Runner;
 use akene_protocol::issue::Issues;
-use akene_protocol::lock::{Lock, LockedPackage, Request, VERSION};
+use akene_protocol::lock::{Lock, LockedPackage, Release, Request, VERSION};
 use akene_protocol::profile::nearest;
 use akene_protocol::{Bytes, Issue};
 use anyhow::{Context, Result};
@@ -22,6 +22,19 @@ const BASE: [&str; 3] = ["?essential", "apt", "?priority(required)"];
 /// old systems and draws in the whole of Perl. Not in every release.
 const MERGED_USR: &str = "usr-is-merged";
 
+/// What every request of the same indexes has the same answer to.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    /// What is asked for to get the base.
+    base: Vec<String>,
+    /// Names of all packages of the base.
+    of_base: BTreeSet<String>,
+    /// The release files.
+    releases: Vec<Release>,
+    /// Helpers that were located.
+    helpers: BTreeMap<String, LockedPackage>,
+}
+
 impl AptRoot {
     /// Chooses the packages of a system: the base and `packages` (names, or `name=version`) with everything
     /// they depend on, recommended packages too if asked. One solver call sees all of it, so the result is
@@ -31,17 +44,13 @@ impl AptRoot {
     /// [`Issues`]: `package-missing` for each package the archives do not have,
     /// `packages-conflict` with apt's explanation when they cannot be installed together.
     pub fn solve(&self, runner: &dyn Runner, packages: &[String], recommends: bool) -> Result<Lock> {
-        let mut base: Vec<String> = BASE.map(str::to_owned).to_vec();
-        base.extend(self.known(runner, &[MERGED_USR])?);
-        let of_base: BTreeSet<String> =
-            self.choose(runner, "install", &base, false)?.into_iter().map(|p| p.name).collect();
+        let Common { base, of_base, releases, .. } = self.common(runner)?;
         let mut all = base;
         all.extend(packages.iter().cloned());
         let mut chosen = self.choose(runner, "install", &all, recommends)?;
         for package in &mut chosen {
             package.base = of_base.contains(&package.name);
         }
-        let releases = self.releases(runner)?;
         self.attribute(runner, &releases, &mut chosen)?;
         let requested = packages.to_vec();
         Ok(Lock { version: VERSION, architecture: "amd64".into(), releases, requested, packages: chosen })
@@ -58,12 +67,37 @@ impl AptRoot {
             if lock.packages.iter().any(|p| p.name == *helper) {
                 continue;
             }
-            let mut found = self.locate(runner, std::slice::from_ref(helper))?;
-            found.iter_mut().for_each(|p| p.helper = true);
-            self.attribute(runner, &lock.releases, &mut found)?;
-            lock.packages.append(&mut found);
+            lock.packages.push(self.helper(runner, helper, &lock.releases)?);
         }
         Ok(lock)
+    }
+
+    fn helper(&self, runner: &dyn Runner, name: &str, releases: &[Release]) -> Result<LockedPackage> {
+        let known = self.common(runner)?.helpers.remove(name);
+        if let Some(package) = known {
+            return Ok(package);
+        }
+        let mut found = self.locate(runner, &[name.to_owned()])?;
+        self.attribute(runner, releases, &mut found)?;
+        let package = found.pop().with_context(|| format!("finding {name}"))?;
+        let package = LockedPackage { helper: true, ..package };
+        if let Some(common) = self.common.borrow_mut().as_mut() {
+            common.helpers.insert(name.to_owned(), package.clone());
+        }
+        Ok(package)
+    }
+
+    /// What every request has the same answer to, asked once for the indexes there are.
+    fn common(&self, runner: &dyn Runner) -> Result<Common> {
+        if let Some(common) = &*self.common.borrow() {
+            return Ok(common.clone());
+        }
+        let mut base: Vec<String> = BASE.map(str::to_owned).to_vec();
+        base.extend(self.known(runner, &[MERGED_USR])?);
+        let of_base = self.choose(runner, "install", &base, false)?.into_iter().map(|p| p.name).collect();
+        let common = Common { base, of_base, releases: self.releases(runner)?, helpers: BTreeMap::new() };
+        *self.common.borrow_mut() = Some(common.clone());
+        Ok(common)
     }
 
     /// What of a request is optional and not in the archives.

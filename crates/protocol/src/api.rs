@@ -5,6 +5,7 @@
 //! | `POST /v1/enrol` | [`EnrolRequest`] | [`EnrolResponse`] | enrolment token in the body |
 //! | `POST /v1/runs` | [`RunRequest`] | [`RunResponse`] | credential |
 //! | `POST /v1/events` | [`EventBatch`] | [`EventsAccepted`] | credential |
+//! | `GET /v1/profiles/NAME/lock` | – | a signed [`ProfileLock`](crate::lock::ProfileLock), or 404 | credential |
 //! | `POST /v1/logs/RUN/NAME` | text | – | credential |
 //! | `GET /v1/pool/sha256/HASH` | – | the file, ranges too | credential |
 //! | `GET /v1/time` | – | [`Time`] | nobody: it mends the clock before anything else |

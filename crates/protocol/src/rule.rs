@@ -8,6 +8,7 @@
 //! A fact the machine does not have makes its comparison *false*, whatever the operator: a missing
 //! serial number must never select a machine. An unknown fact name is an error when the rule is read.
 
+mod outcomes;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::inventory::{FirmwareKind, Inventory};
 use crate::size::Bytes;
+
+pub use outcomes::outcomes;
 
 /// A rule that was read and checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -224,20 +227,18 @@ pub const FACTS: &[Fact] = &[
 impl Rule {
     /// Whether the rule holds for this machine.
     pub fn matches(&self, inventory: &Inventory) -> bool {
-        self.expr.matches(inventory)
+        self.expr.holds(&|fact| (fact.read)(inventory))
     }
 }
 
 impl Expr {
-    fn matches(&self, inventory: &Inventory) -> bool {
+    fn holds(&self, read: &dyn Fn(&'static Fact) -> Vec<Value>) -> bool {
         match self {
-            Expr::Or(a, b) => a.matches(inventory) || b.matches(inventory),
-            Expr::And(a, b) => a.matches(inventory) && b.matches(inventory),
-            Expr::Not(a) => !a.matches(inventory),
+            Expr::Or(a, b) => a.holds(read) || b.holds(read),
+            Expr::And(a, b) => a.holds(read) && b.holds(read),
+            Expr::Not(a) => !a.holds(read),
             // A fact with several values (addresses of cards) matches when one of them does.
-            Expr::Compare { fact, op, value } => {
-                (fact.read)(inventory).iter().any(|found| op.holds(found, value))
-            }
+            Expr::Compare { fact, op, value } => read(fact).iter().any(|found| op.holds(found, value)),
         }
     }
 }

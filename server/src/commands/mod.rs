@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod lock;
 mod machines;
 mod pool;
 mod profiles;
@@ -20,6 +21,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Certificate(command) => site::certificate(&command).map(done),
         Command::Token(command) => site::token(command).map(done),
         Command::Pool(command) => pool::run(&command).map(done),
+        Command::Lock(args) => lock::run(args),
         Command::Profile(command) => profiles::run(command),
         Command::Machines { dir, json } => machines::list(&dir, json).map(done),
         Command::Show { machine, json } => machines::show(&machine, json).map(done),

@@ -7,6 +7,7 @@ mod admin;
 mod agent;
 mod auth;
 mod limit;
+mod locks;
 mod page;
 mod pool;
 mod refusal;
@@ -68,6 +69,7 @@ pub fn router(shared: Arc<Shared>, enrolment_bytes: usize) -> Router {
         .route("/v1/events", post(agent::events))
         .route("/v1/logs/{run}/{name}", post(agent::logs))
         .route("/v1/pool/sha256/{hash}", get(pool::file))
+        .route("/v1/profiles/{name}/lock", get(locks::get))
         .route("/v1/admin/machines", get(admin::machines))
         .route("/v1/admin/machines/{machine}", get(admin::machine))
         .route("/v1/admin/machines/{machine}/plan.svg", get(admin::picture))

@@ -4,6 +4,7 @@
 //! site.toml              name, address, which profile for which machine, what new machines may lose
 //! profiles/NAME.toml     what a machine becomes
 //! classes/NAME/          class.toml, and optionally files/, scripts/ and debconf beside it
+//! locks/NAME.json        which packages its machines get, signed; in git
 //! secrets/               keys and tokens, mode 0700, not in git
 //! state/                 the database, not in git
 //! stamp.json             what `akene-image stamp` writes into an image, mode 0600, not in git
@@ -17,6 +18,7 @@ mod config;
 pub mod init;
 pub mod keys;
 mod locate;
+mod locks;
 mod profiles;
 pub mod tokens;
 

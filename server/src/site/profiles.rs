@@ -234,7 +234,7 @@ impl Site {
 }
 
 /// Whether this may name a profile or class: it becomes part of a path.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 64
         && !name.starts_with(['.', '-'])

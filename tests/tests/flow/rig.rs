@@ -187,6 +187,8 @@ pub fn run_on(rig: &Rig, tree: &Path) -> Failure {
         sent: vec![],
         clock: None,
         swap: Default::default(),
+        identity: None,
+        signed: None,
     };
     let options = run::Options { plan_only: false, patience: rig.request().patience };
     let failure = run::pipeline(&mut machine, &reporter, options).unwrap_err();

@@ -79,9 +79,12 @@ pub struct PinnedPackage {
     pub size: Bytes,
     /// SHA-256 of the `.deb`.
     pub sha256: Sha256,
-    /// The release that vouches for it, by its place in [`ProfileLock::releases`].
-    pub release: usize,
+    /// The release that vouches for it, by its place in [`ProfileLock::releases`]; none for a package of the
+    /// site's own, which is fetched by its hash.
+    #[serde(default)]
+    pub release: Option<usize>,
     /// Where it lies below the address of that release's archive.
+    #[serde(default)]
     pub path: String,
 }
 
@@ -147,14 +150,15 @@ impl ProfileLock {
                     package.name, package.version, package.architecture
                 ));
             }
-            if package.size.0 == 0 || package.release >= self.releases.len() {
+            if package.size.0 == 0 || package.release.is_some_and(|at| at >= self.releases.len()) {
                 return odd(format!(
                     "the lock does not say who vouches for {} or how large it is",
                     package.name
                 ));
             }
             let parts = || package.path.split('/');
-            let stays = parts().all(|part| !part.is_empty() && part != ".." && part != ".");
+            let none = package.release.is_none() && package.path.is_empty();
+            let stays = none || parts().all(|part| !part.is_empty() && part != ".." && part != ".");
             if !stays || package.path.chars().any(|c| c.is_whitespace() || c.is_control()) {
                 return odd(format!("{:?} cannot be the place of {}", package.path, package.name));
             }
@@ -247,8 +251,9 @@ impl ProfileLock {
         let helpers: BTreeSet<usize> = Selection::places(&selection.helpers).collect();
         let package = |place: usize| {
             let pinned = self.packages.get(place)?;
-            let release = self.releases.get(pinned.release)?;
-            let addresses = archive.addresses(&release.repository).into_iter();
+            let release = pinned.release.and_then(|at| self.releases.get(at));
+            let addresses =
+                release.map_or(vec![], |release| archive.addresses(&release.repository)).into_iter();
             Some(LockedPackage {
                 name: pinned.name.clone(),
                 version: pinned.version.clone(),
@@ -261,7 +266,7 @@ impl ProfileLock {
                 file: file_name(&pinned.name, &pinned.version, &pinned.architecture),
                 base: base.contains(&place),
                 helper: helpers.contains(&place),
-                release: Some(pinned.release),
+                release: pinned.release,
             })
         };
         Lock {

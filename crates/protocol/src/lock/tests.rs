@@ -41,7 +41,7 @@ fn pinned(name: &str, release: usize) -> PinnedPackage {
         architecture: "amd64".into(),
         size: Bytes(10),
         sha256: Sha256::of(name.as_bytes()),
-        release,
+        release: Some(release),
         path: format!("pool/{name}.deb"),
     }
 }
@@ -167,7 +167,9 @@ fn a_signed_lock_that_is_odd_is_refused() {
         |l| l.packages[0].name = "-o".into(),
         |l| l.packages[0].version = "1/../2".into(),
         |l| l.packages[0].size = Bytes(0),
-        |l| l.packages[0].release = 2,
+        |l| l.packages[0].release = Some(2),
+        |l| l.packages[0].release = None,
+        |l| l.packages[0].path = String::new(),
         |l| l.selections[0].archive = 1,
         |l| l.selections[0].packages = vec![(3, 2)],
         |l| l.selections[0].packages = vec![(usize::MAX, usize::MAX)],

@@ -1,0 +1,63 @@
+//! Packages from the profile's signed lock: no index is read and nothing is solved.
+
+use akene_planner::Plan;
+use akene_protocol::lock::Lock;
+use akene_protocol::profile::LockUse;
+use akene_protocol::{Issue, Resolved};
+use anyhow::Result;
+
+use super::machine::{Authority, Machine};
+use crate::fetch::{SignedLock, Site, medium};
+use crate::target;
+
+impl Machine<'_> {
+    /// The packages of this machine by the profile's signed lock. `None` where it has to choose by itself, which
+    /// is said, with the reason where there is a lock.
+    ///
+    /// # Errors
+    /// A lock that is refused, or one that is missing or has no answer where the profile demands it.
+    pub(super) fn locked(&mut self, resolved: &Resolved, plan: &Plan) -> Result<Option<Lock>> {
+        self.signed = None;
+        if resolved.lock == LockUse::Ignored {
+            self.reporter.info("the profile wants no signed lock: the packages are chosen here");
+            return Ok(None);
+        }
+        let required = resolved.lock == LockUse::Required;
+        let Some(signed) = self.signed_lock(&resolved.profile)? else {
+            if required {
+                return Err(Issue::new(
+                    "lock-missing",
+                    &*resolved.profile,
+                    "the profile is installed from a signed lock only (`apt.lock`), and there is none",
+                    "make it with `akene-server lock`, then start this computer again",
+                )
+                .into());
+            }
+            self.reporter.info("the profile has no signed lock: the packages are chosen here");
+            return Ok(None);
+        };
+        let request = target::request(resolved, plan, self.firmware);
+        let lock = match signed.lock.select(&resolved.profile, &resolved.archive, &request) {
+            Ok(lock) => lock,
+            Err(issue) if required => return Err(issue.into()),
+            Err(issue) => {
+                self.reporter.warn(format!("{issue}; the packages are chosen here"));
+                return Ok(None);
+            }
+        };
+        let date = signed.lock.date().map_or_else(String::new, |date| format!(" of {date}"));
+        self.reporter.info(format!("packages by the signed lock{date}: no index is read"));
+        self.signed = Some(Box::new(signed));
+        Ok(Some(lock))
+    }
+
+    fn signed_lock(&self, profile: &str) -> Result<Option<SignedLock>> {
+        match &self.authority {
+            Authority::Site { stamp, http, .. } => {
+                let site = Site { stamp, http: &**http };
+                site.lock(self.identity.as_ref(), profile, &|| medium::lock(self.runner))
+            }
+            Authority::Person { lock, .. } => Ok(lock.as_deref().cloned()),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Signed locks: made by the programs, refused where they are not the site's own, and enough to install from when
+//! no index is to be had.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Instant;
+
+use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_protocol::lock::{Lock, ProfileLock};
+use akene_protocol::{Envelope, PublicKey, Sha256};
+use akene_tests::http::Fault;
+use akene_tests::image::Image;
+use akene_tests::mirror::{Mirror, cache_dir};
+use akene_tests::native::{Orders, Outcome, install, possible};
+use akene_tests::site::{Site, program, small_server};
+
+/// `akene-server lock` or `akene-image lock`: how it ended, and all it said.
+fn lock(by: &str, site: &Site, more: &[&str]) -> Result<String, String> {
+    let cmd = Cmd::new(program(by).unwrap()).arg("lock").arg(&site.dir).args(more);
+    SystemRunner.run(&cmd).map(|output| output.text()).map_err(|error| format!("{error:#}"))
+}
+
+/// A disk image that is there already, so that a refusal can be seen not to have touched it.
+fn blank(dir: &Path) -> std::path::PathBuf {
+    akene_tests::vm::blank_disk(&dir.join("refused.img"), 8 << 30).unwrap()
+}
+
+fn tells(outcome: &Outcome, code: &str) {
+    let codes: Vec<_> = outcome.issues().iter().map(|i| i["code"].as_str().unwrap().to_owned()).collect();
+    assert!(!outcome.good && codes == [code], "expected {code}, found {codes:?}: {}", outcome.story());
+    assert_eq!(outcome.events_of("failed")[0]["disks-changed"], false);
+}
+
+#[test]
+fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
+    if !possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mirror = Mirror::start().unwrap();
+    let profile = format!("{}\n[storage]\nkeep-homes = false\n", small_server(&mirror, "127.0.0.1"));
+    let mut site = Site::new(dir.path(), "127.0.0.1", &profile).unwrap();
+
+    // Made by one program, found right by the other, and the same to the byte when made again from nothing.
+    let failed = lock("akene-server", &site, &["--check"]).unwrap_err();
+    assert!(failed.contains("status: 1"), "a missing lock is found to be right: {failed}");
+    let file = site.dir.join("locks/default.json");
+    assert!(!file.exists(), "--check wrote a lock");
+    mirror.server.take_served();
+    let began = Instant::now();
+    let said = lock("akene-server", &site, &["default"]).unwrap();
+    println!("locked in {:.1} s: {said}", began.elapsed().as_secs_f64());
+    assert!(said.contains("default: 4 kinds of machines") && said.contains("the first lock"), "{said}");
+    let text = std::fs::read(&file).unwrap();
+    std::fs::remove_dir_all(site.dir.join("state/apt")).unwrap();
+    let again = lock("akene-server", &site, &[]).unwrap();
+    assert!(again.contains("nothing has changed"), "{again}");
+    assert_eq!(std::fs::read(&file).unwrap(), text);
+    lock("akene-image", &site, &["--check"]).unwrap();
+    let envelope = Envelope::parse(&text).unwrap();
+    let stamp: akene_protocol::Stamp = serde_json::from_slice(&std::fs::read(site.stamp()).unwrap()).unwrap();
+    let key: PublicKey = stamp.site_key;
+    let signed: ProfileLock = envelope.open(&key).unwrap();
+    println!("{} bytes of signed lock, {} packages", text.len(), signed.packages.len());
+
+    // From now on the mirror has packages and no indexes.
+    let indexes: Vec<String> =
+        mirror.server.take_served().into_iter().filter(|path| path.contains("/dists/")).collect();
+    assert!(!indexes.is_empty());
+    let size = |path: &String| {
+        let file = cache_dir().unwrap().join("mirror").join(path.trim_start_matches('/'));
+        file.metadata().map_or(0, |m| m.len())
+    };
+    let each: BTreeSet<&String> = indexes.iter().collect();
+    println!("{} bytes of indexes are not fetched", each.iter().map(|p| size(p)).sum::<u64>());
+    for path in &indexes {
+        mirror.server.fault(path, Fault::Missing);
+    }
+    site.start().unwrap();
+
+    // What is not the site's own lock of this profile is refused, and nothing is written.
+    let refused = blank(dir.path());
+    let packages = cache_dir().unwrap().join("packages");
+    let kept = ["--packages", packages.to_str().unwrap()];
+    let run = |image: &Path, more: &[&str]| {
+        let more = [&kept, more].concat();
+        install(image, &Orders::Stamp(site.stamp()), dir.path(), &more).unwrap()
+    };
+    let required = profile.replace("[apt]\n", "[apt]\nlock = \"required\"\n");
+    site.write_profile(&required).unwrap();
+    let mut changed = envelope.clone();
+    let at = changed.payload.len() / 2;
+    let other = if &changed.payload[at..=at] == "A" { "B" } else { "A" };
+    changed.payload.replace_range(at..=at, other);
+    std::fs::write(&file, serde_json::to_vec(&changed).unwrap()).unwrap();
+    tells(&run(&refused, &[]), "signature-wrong");
+    std::fs::create_dir(dir.path().join("stranger")).unwrap();
+    let strangers = Site::new(&dir.path().join("stranger"), "127.0.0.1", &profile).unwrap();
+    let theirs = akene_server::site::Site::open(&strangers.dir).unwrap();
+    std::fs::copy(theirs.write_lock(&signed).unwrap(), &file).unwrap();
+    tells(&run(&refused, &[]), "signature-wrong");
+    let export = Cmd::new(program("akene-server").unwrap()).args(["profile", "export"]).arg(&site.dir);
+    SystemRunner.run(&export.args(["default", "--output"]).arg(&file)).unwrap();
+    tells(&run(&refused, &[]), "document-wrong");
+    let ours = akene_server::site::Site::open(&site.dir).unwrap();
+    let of_kiosk = ours.write_lock(&ProfileLock { profile: "kiosk".into(), ..signed.clone() }).unwrap();
+    std::fs::rename(of_kiosk, &file).unwrap();
+    tells(&run(&refused, &[]), "lock-of-another-profile");
+    std::fs::remove_file(&file).unwrap();
+    tells(&run(&refused, &[]), "lock-missing");
+    std::fs::write(&file, &text).unwrap();
+    site.write_profile(&required.replace("[\"main\"]", "[\"main\", \"contrib\"]")).unwrap();
+    tells(&run(&refused, &[]), "lock-of-other-archives");
+    site.write_profile(&required.replace("\"less\"", "\"less\", \"nano\"")).unwrap();
+    tells(&run(&refused, &[]), "lock-without-selection");
+    let empty = SystemRunner.run(&Cmd::new("blkid").args(["-p"]).arg(&refused));
+    assert!(empty.is_err(), "a refused installation wrote to the disk");
+    // A setting that changes no package needs no new lock.
+    site.write_profile(&format!("shutdown = \"poweroff\"\n{required}")).unwrap();
+
+    let image = dir.path().join("disk.img");
+    let outcome = run(&image, &["--size", "8GiB"]);
+    assert!(outcome.good, "{}", outcome.story());
+    println!("installed from the lock in {:.1} s", outcome.took.as_secs_f64());
+    assert!(outcome.log.contains("packages by the signed lock"), "{}", outcome.log);
+    let asked: Vec<String> = mirror.server.take_served();
+    assert!(!asked.iter().any(|path| path.contains("/dists/")), "an index was asked for: {asked:?}");
+
+    // Exactly the locked packages, as dpkg of this host reads them.
+    let mut image = Image::open(&image).unwrap();
+    let root = image.mount_system().unwrap();
+    let read = |name: &str| std::fs::read(root.join("boot/akene").join(name)).unwrap();
+    let kept: Lock = Lock::parse(&read("lock.json")).unwrap();
+    assert_eq!(Envelope::parse(&read("signed-lock.json")).unwrap(), envelope);
+    let query = Cmd::new("dpkg-query").arg("--admindir").arg(root.join("var/lib/dpkg"));
+    let query = query.args(["-W", "-f", "${Package} ${Version} ${Architecture}\\n"]);
+    let installed: BTreeSet<String> =
+        SystemRunner.run(&query).unwrap().text().lines().map(str::to_owned).collect();
+    let locked: BTreeSet<String> = kept
+        .packages
+        .iter()
+        .filter(|p| !p.helper)
+        .map(|p| format!("{} {} {}", p.name, p.version, p.architecture))
+        .collect();
+    assert_eq!(installed, locked);
+    let sums: BTreeSet<Sha256> = signed.packages.iter().map(|p| p.sha256).collect();
+    assert!(kept.packages.iter().all(|p| sums.contains(&p.sha256) && p.release.is_some()));
+    assert!(kept.requested.contains(&"less".to_owned()) && !kept.releases.is_empty());
+}
