@@ -131,14 +131,14 @@ pub fn read(boot: &Path) -> Result<Vec<Record>> {
     }
 }
 
-fn sum(json: &str) -> String {
+pub(crate) fn sum(json: &str) -> String {
     let mut sum = Sha256::of(json.as_bytes()).to_string();
     sum.truncate(SUM_DIGITS);
     sum
 }
 
 /// The intact records at the beginning, and how many bytes they take.
-fn parse(text: &[u8]) -> (Vec<Record>, usize) {
+pub(crate) fn parse(text: &[u8]) -> (Vec<Record>, usize) {
     let (mut records, mut intact) = (Vec::new(), 0);
     for line in text.split_inclusive(|b| *b == b'\n') {
         let record = std::str::from_utf8(line)

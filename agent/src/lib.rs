@@ -12,6 +12,8 @@ pub mod boot;
 pub mod cli;
 pub mod durable;
 pub mod fetch;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod journal;
 pub mod net;
 pub mod probe;

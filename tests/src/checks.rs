@@ -1,7 +1,7 @@
 //! What must be true of every installed system, whoever installed it and wherever.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use akene_exec::{Cmd, ExecError, Runner, SystemRunner};
 use anyhow::{Context, Result, ensure};
@@ -19,6 +19,8 @@ pub struct Expected {
     pub packages: Vec<String>,
     /// Texts that may be nowhere on the disk but in files only root reads.
     pub secrets: Vec<String>,
+    /// Filesystems of it that lie over several disks, copied into files.
+    pub volumes: Vec<PathBuf>,
     /// The system has not been started since it was installed.
     pub fresh: bool,
 }
@@ -26,6 +28,9 @@ pub struct Expected {
 /// Checks disk, filesystems, packages and configuration of the image.
 pub fn installed(file: &Path, expected: &Expected) -> Result<()> {
     let mut image = Image::open(file)?;
+    for volume in &expected.volumes {
+        image.add(volume)?;
+    }
     image.check_disk()?;
     let boot = image.labelled("AKENE_BOOT")?;
     ensure!(boot.filesystem == "ext4", "AKENE_BOOT is {}, not ext4", boot.filesystem);

@@ -90,10 +90,15 @@ impl Console {
 
     /// Types a line.
     pub fn type_line(&mut self, line: &str) -> Result<()> {
+        self.press(&format!("{line}\r"))
+    }
+
+    /// Presses keys.
+    pub fn press(&mut self, keys: &str) -> Result<()> {
         self.input
-            .write_all(format!("{line}\r").as_bytes())
+            .write_all(keys.as_bytes())
             .and_then(|()| self.input.flush())
-            .with_context(|| format!("typing `{line}` on the console"))
+            .with_context(|| format!("typing {keys:?} on the console"))
     }
 
     /// Everything said so far.

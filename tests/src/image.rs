@@ -29,6 +29,34 @@ pub struct Part {
     pub label: String,
     /// UUID of the filesystem.
     pub uuid: String,
+    /// Where its bytes are.
+    pub file: PathBuf,
+}
+
+impl Part {
+    /// What `blkid` finds there.
+    fn found(file: &Path, start: u64, size: u64) -> Part {
+        let probe = Cmd::new("blkid")
+            .args(["-p", "-o", "export", "-O", &start.to_string(), "-S", &size.to_string()])
+            .arg(file);
+        // blkid fails where there is nothing it knows.
+        let found = SystemRunner.run(&probe).map(|o| o.text()).unwrap_or_default();
+        let tag = |key: &str| {
+            let value = found.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='));
+            value.unwrap_or_default().replace('\\', "")
+        };
+        Part {
+            number: 0,
+            start,
+            size,
+            kind: String::new(),
+            name: String::new(),
+            filesystem: tag("TYPE"),
+            label: tag("LABEL"),
+            uuid: tag("UUID"),
+            file: file.to_owned(),
+        }
+    }
 }
 
 /// A disk image whose partitions can be looked at. What it attached is detached when it is dropped.
@@ -54,35 +82,24 @@ impl Image {
             let number = |key: &str| entry[key].as_u64().with_context(|| format!("sfdisk tells no {key}"));
             let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
             let (start, size) = (number("start")? * sector, number("size")? * sector);
-            let probe = Cmd::new("blkid")
-                .args(["-p", "-o", "export", "-O", &start.to_string(), "-S", &size.to_string()])
-                .arg(file);
-            // blkid fails where there is nothing it knows.
-            let found = SystemRunner.run(&probe).map(|o| o.text()).unwrap_or_default();
-            let tag = |key: &str| {
-                found
-                    .lines()
-                    .find_map(|l| l.strip_prefix(key)?.strip_prefix('='))
-                    .unwrap_or_default()
-                    .replace('\\', "")
-            };
+            // sfdisk names them FILE1, FILE2 …
+            let number = text("node").trim_start_matches(&*file.to_string_lossy()).parse();
             parts.push(Part {
-                // sfdisk names them FILE1, FILE2 …
-                number: text("node")
-                    .trim_start_matches(&*file.to_string_lossy())
-                    .parse()
-                    .unwrap_or(index + 1),
-                start,
-                size,
+                number: number.unwrap_or(index + 1),
                 kind: text("type"),
                 name: text("name"),
-                filesystem: tag("TYPE"),
-                label: tag("LABEL"),
-                uuid: tag("UUID"),
+                ..Part::found(file, start, size)
             });
         }
         let dir = tempfile::tempdir().context("making a mount point")?;
         Ok(Image { file: file.to_owned(), parts, loops: Vec::new(), mounts: Vec::new(), dir })
+    }
+
+    /// Counts a filesystem in, which lies over several disks and was copied into this file.
+    pub fn add(&mut self, file: &Path) -> Result<()> {
+        let size = file.metadata().with_context(|| format!("looking at {}", file.display()))?.len();
+        self.parts.push(Part::found(file, 0, size));
+        Ok(())
     }
 
     /// The partition whose filesystem has this label.
@@ -98,7 +115,7 @@ impl Image {
         let attach = Cmd::new("losetup")
             .args(["--find", "--show", "--read-only"])
             .args(["--offset", &part.start.to_string(), "--sizelimit", &part.size.to_string()])
-            .arg(&self.file);
+            .arg(&part.file);
         let device = run(attach)?.text();
         self.loops.push(device.clone());
         Ok(device)

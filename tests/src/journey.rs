@@ -144,6 +144,21 @@ impl Journey {
         Ok(Journey { site, vm, put: Some(put), machine, dir, started: Instant::now() })
     }
 
+    /// Switches an installed machine on, without any medium, and chooses *Reinstall this computer* in its own menu.
+    pub fn again(site: Site, mut machine: Machine, dir: &Path) -> Result<Self> {
+        machine.medium = None;
+        let dir = dir.join("machine");
+        let mut vm = machine.start(&dir)?;
+        let started = Instant::now();
+        let soon = Duration::from_secs(180);
+        vm.expect("Reinstall this computer", soon).context("waiting for the installed system's menu")?;
+        // To the end of the list.
+        vm.console.press("\x05")?;
+        vm.expect("*Reinstall this computer", soon).context("choosing the entry")?;
+        vm.console.press("\r")?;
+        Ok(Journey { site, vm, put: None, machine, dir, started })
+    }
+
     /// Pulls the plug as soon as the console says these words one after the other, takes the medium out, and
     /// switches the machine on again: whatever it does now, it does from its disk. Returns the seconds
     /// from the first switching on to each of the words.

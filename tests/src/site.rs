@@ -210,6 +210,13 @@ impl Site {
         Ok(SystemRunner.run(&Cmd::new(program("akene-server")?).arg("machines").arg(&self.dir))?.text())
     }
 
+    /// Permits another installation of a machine of [`Self::machines`], whatever is on its disks.
+    pub fn allow_wipe(&self, machine: &Value) -> Result<()> {
+        let asset = machine["asset"].as_str().context("looking for the machine's number")?;
+        let allow = Cmd::new(program("akene-server")?).arg("allow").arg(&self.dir).args([asset, "--wipe"]);
+        SystemRunner.run(&allow).map(drop)
+    }
+
     /// All the server knows of a machine, for people.
     pub fn show(&self, asset: &str) -> Result<String> {
         Ok(SystemRunner

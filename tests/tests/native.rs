@@ -48,6 +48,7 @@ fn installs_confirms_and_leaves_the_host_clean() {
         packages: ["openssh-server", "sudo", "less", "grub-common"].map(String::from).into(),
         secrets: secrets.texts(),
         fresh: true,
+        ..Expected::default()
     };
     checks::installed(&image, &expected).unwrap();
     host_is_clean(&image);

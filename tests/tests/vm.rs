@@ -23,6 +23,7 @@ fn expected(secrets: &Secrets) -> Expected {
         packages: ["openssh-server", "sudo", "less", "grub-common"].map(String::from).into(),
         secrets: secrets.texts(),
         fresh: false,
+        ..Expected::default()
     }
 }
 

@@ -71,7 +71,7 @@ impl Advertised {
 }
 
 /// Reads netlink messages. Anything malformed ends the reading, nothing panics: routers send this.
-fn name_servers(mut messages: &[u8]) -> Vec<Ipv6Addr> {
+pub(crate) fn name_servers(mut messages: &[u8]) -> Vec<Ipv6Addr> {
     let mut found = Vec::new();
     while let Some((length, kind)) = messages
         .first_chunk::<6>()

@@ -237,7 +237,7 @@ fn global_v6(runner: &dyn Runner, cards: &[Card]) -> Vec<(String, IpAddr)> {
     parse_addresses(&output.stdout, cards)
 }
 
-fn parse_addresses(json: &[u8], cards: &[Card]) -> Vec<(String, IpAddr)> {
+pub(crate) fn parse_addresses(json: &[u8], cards: &[Card]) -> Vec<(String, IpAddr)> {
     // iproute2 prints `{}` for cards that the filter leaves nothing of.
     let entries: Vec<serde_json::Value> = serde_json::from_slice(json).unwrap_or_default();
     let known = entries.into_iter().filter_map(|e| serde_json::from_value::<AddressesOfCard>(e).ok());

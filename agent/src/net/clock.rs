@@ -266,7 +266,7 @@ fn question(nonce: [u8; 8]) -> [u8; 48] {
     packet
 }
 
-fn parse_answer(packet: &[u8], nonce: [u8; 8]) -> Result<Timestamp> {
+pub(crate) fn parse_answer(packet: &[u8], nonce: [u8; 8]) -> Result<Timestamp> {
     let Some(packet) = packet.first_chunk::<48>() else { bail!("it is too short") };
     let (leap, mode, stratum) = (packet[0] >> 6, packet[0] & 7, packet[1]);
     if mode != 4 || packet[24..32] != nonce {

@@ -122,7 +122,7 @@ pub(super) fn add_default_route(runner: &dyn Runner, card: &str, gateway: &str) 
 impl Lease {
     /// Reads the variables of udhcpc. What cannot be an address is passed over: servers send all sorts of
     /// things in options that do not matter.
-    fn from_env(card: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+    pub(crate) fn from_env(card: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
         let list = |name: &str| env(name).unwrap_or_default();
         let v4s = |name: &str| {
             list(name).split_whitespace().filter_map(|a| a.parse().ok()).collect::<Vec<Ipv4Addr>>()

@@ -43,7 +43,7 @@ fn ask(runner: &dyn Runner, cmd: &Cmd) -> Result<Option<Content>> {
     }
 }
 
-fn parse(text: &str) -> Option<Content> {
+pub(crate) fn parse(text: &str) -> Option<Content> {
     let values: BTreeMap<&str, String> = text
         .lines()
         .filter_map(|line| line.split_once('='))

@@ -22,7 +22,7 @@ pub(super) fn list(root: &ProbeRoot) -> Vec<Display> {
 }
 
 /// Reads the base block of an EDID (VESA E-EDID 1.4, chapter 3). `None`: it is none, or damaged.
-fn parse(edid: &[u8]) -> Option<Display> {
+pub(crate) fn parse(edid: &[u8]) -> Option<Display> {
     let block = edid.get(..128)?;
     let sum = block.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
     if block[..8] != [0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0] || sum != 0 {

@@ -41,7 +41,7 @@ const LIFE: u64 = 90;
 
 /// What a disk is graded, and why it is not simply good.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Grade {
+pub(crate) struct Grade {
     pub health: Health,
     pub why: Vec<String>,
 }
@@ -108,7 +108,7 @@ fn smart(runner: &dyn Runner, path: &str) -> Grade {
     }
 }
 
-fn read(json: &[u8]) -> Grade {
+pub(crate) fn read(json: &[u8]) -> Grade {
     if json.is_empty() {
         return Grade::default();
     }

@@ -112,7 +112,7 @@ pub(crate) struct Report {
 
 /// Where a piece lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+pub(crate) struct Place {
     /// Byte of the volume it begins at.
     at: u64,
     size: u64,
@@ -149,7 +149,7 @@ impl Report {
     }
 
     /// Where a volume lies, if it consists of linear pieces.
-    fn places(&self, group: &Group, volume: &str) -> Option<Vec<Place>> {
+    pub(crate) fn places(&self, group: &Group, volume: &str) -> Option<Vec<Place>> {
         let extent: u64 = group.extent.parse().ok()?;
         let mut places = Vec::new();
         for piece in self.pieces.iter().filter(|p| p.group == group.uuid && p.volume == volume) {

@@ -9,7 +9,7 @@ use super::root::{ProbeRoot, text};
 
 /// What udev knows of a device. Empty where there is no udev.
 #[derive(Debug, Default)]
-pub(super) struct Record {
+pub(crate) struct Record {
     properties: BTreeMap<String, String>,
     links: Vec<String>,
 }
@@ -20,7 +20,7 @@ impl Record {
         text(&root.run_udev.join("data").join(format!("b{dev}"))).map(|t| Self::parse(&t)).unwrap_or_default()
     }
 
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut record = Record::default();
         for line in text.lines() {
             match line.split_at_checked(2) {
@@ -37,13 +37,13 @@ impl Record {
     }
 
     /// A property that is not empty.
-    pub(super) fn get(&self, key: &str) -> Option<&str> {
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
         self.properties.get(key).map(|v| v.trim()).filter(|v| !v.is_empty())
     }
 
     /// The most stable link to a whole disk: a world-wide name before a bus with a serial number, and
     /// `/dev/disk/by-id` only.
-    pub(super) fn by_id(&self) -> Option<String> {
+    pub(crate) fn by_id(&self) -> Option<String> {
         let rank = |name: &str| match name {
             n if n.starts_with("wwn-") || n.starts_with("nvme-eui.") || n.starts_with("nvme-uuid.") => 0,
             n if n.starts_with("ata-") || n.starts_with("nvme-") || n.starts_with("mmc-") => 1,

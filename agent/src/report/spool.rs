@@ -122,7 +122,7 @@ impl Spool {
 }
 
 /// The intact events at the beginning of a file, and how many bytes they take.
-fn read(path: &Path) -> Result<(Vec<Event>, u64)> {
+pub(crate) fn read(path: &Path) -> Result<(Vec<Event>, u64)> {
     let file = match File::open(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
         file => file.with_context(|| format!("opening {}", path.display()))?,

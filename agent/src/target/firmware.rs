@@ -9,7 +9,7 @@ use akene_exec::{Cmd, Runner};
 use anyhow::{Result, bail};
 
 /// An entry to make.
-pub(super) struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     /// Name in the firmware's menu. Others of the same name are replaced.
     pub label: &'a str,
     /// Disk of the EFI system partition.
@@ -60,7 +60,7 @@ pub(super) fn enter(runner: &dyn Runner, entry: &Entry<'_>) -> Result<()> {
 }
 
 /// Whether the list has the entry, active, leading to our loader, and first in the order.
-fn check(list: &str, entry: &Entry<'_>) -> Result<()> {
+pub(crate) fn check(list: &str, entry: &Entry<'_>) -> Result<()> {
     let Some(found) = list.lines().filter_map(Listed::parse).find(|found| found.label == entry.label) else {
         bail!("it was accepted, but it is not in the firmware's list");
     };

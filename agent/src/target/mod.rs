@@ -20,7 +20,7 @@ mod bios;
 mod bootloader;
 mod choose;
 mod esp;
-mod firmware;
+pub(crate) mod firmware;
 mod hooks;
 mod loader;
 mod network;

@@ -53,16 +53,17 @@ impl Bytes {
     }
 }
 
+// Documents say what sizes they like: a sum that no size can hold is the largest there is, which fits nowhere.
 impl Add for Bytes {
     type Output = Bytes;
     fn add(self, other: Bytes) -> Bytes {
-        Bytes(self.0 + other.0)
+        Bytes(self.0.saturating_add(other.0))
     }
 }
 
 impl AddAssign for Bytes {
     fn add_assign(&mut self, other: Bytes) {
-        self.0 += other.0;
+        *self = *self + other;
     }
 }
 
@@ -75,7 +76,7 @@ impl Sub for Bytes {
 
 impl std::iter::Sum for Bytes {
     fn sum<I: Iterator<Item = Bytes>>(iter: I) -> Bytes {
-        Bytes(iter.map(|b| b.0).sum())
+        iter.fold(Bytes(0), Add::add)
     }
 }
 
@@ -192,6 +193,15 @@ mod tests {
             let error = text.parse::<Bytes>().unwrap_err();
             assert!(error.contains("such as `6 GiB`"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_sum_never_begins_again_at_zero() {
+        let most = Bytes(u64::MAX);
+        assert_eq!([Bytes(2), most, Bytes(1)].into_iter().sum::<Bytes>(), most);
+        let mut sum = most;
+        sum += Bytes(1);
+        assert_eq!((sum, most + most), (most, most));
     }
 
     #[test]

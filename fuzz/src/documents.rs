@@ -1,0 +1,80 @@
+//! The documents programs exchange.
+
+use std::fmt::Debug;
+
+use akene_planner::Plan;
+use akene_protocol::api::{
+    EnrolRequest, EnrolResponse, EventBatch, EventsAccepted, Grant, Identity, RunRequest, RunResponse, Time,
+};
+use akene_protocol::envelope::Envelope;
+use akene_protocol::lock::Lock;
+use akene_protocol::{Bundle, Event, ImageManifest, Inventory, PublicKey, Stamp};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// What was read and is written reads the same again, and is written the same.
+pub(crate) fn same_again<T: Serialize>(value: &T, read: impl Fn(&[u8]) -> Option<T>) {
+    let text = serde_json::to_string(value).unwrap();
+    let again = read(text.as_bytes()).unwrap_or_else(|| panic!("what was written cannot be read: {text}"));
+    assert_eq!(serde_json::to_string(&again).unwrap(), text);
+}
+
+fn document<T: Serialize + DeserializeOwned + Debug>(data: &[u8]) -> Option<T> {
+    let value: T = serde_json::from_slice(data).ok()?;
+    // Also what a log would show.
+    assert!(!format!("{value:?}").is_empty());
+    same_again(&value, |text| serde_json::from_slice(text).ok());
+    Some(value)
+}
+
+/// A lock.
+pub fn lock(data: &[u8]) {
+    if let Ok(lock) = Lock::parse(data) {
+        lock.download_size();
+        same_again(&lock, |text| Lock::parse(text).ok());
+    }
+}
+
+/// Every other one: an input is tried as each.
+pub fn documents(data: &[u8]) {
+    envelope(data);
+    document::<Bundle>(data);
+    document::<Grant>(data);
+    document::<Identity>(data);
+    document::<EnrolRequest>(data);
+    document::<EnrolResponse>(data);
+    document::<RunRequest>(data);
+    document::<RunResponse>(data);
+    document::<EventsAccepted>(data);
+    document::<Time>(data);
+    document::<Plan>(data);
+    document::<Stamp>(data);
+    if let Some(batch) = document::<EventBatch>(data) {
+        events(&batch.events);
+    }
+    if let Some(event) = document::<Event>(data) {
+        events(&[event]);
+    }
+    if let Ok(manifest) = ImageManifest::parse(data) {
+        same_again(&manifest, |text| ImageManifest::parse(text).ok());
+    }
+    if let Ok(inventory) = Inventory::parse(data) {
+        same_again(&inventory, |text| Inventory::parse(text).ok());
+    }
+}
+
+/// The server derives a machine's state from its events alone.
+fn events(events: &[Event]) {
+    let state = akene_server::state::RunState::of(events);
+    assert!(state.percent().is_none_or(|p| p <= 100), "{state:?}");
+    assert!(!state.words(None).is_empty());
+}
+
+/// Nothing that the site's key did not sign is taken.
+fn envelope(data: &[u8]) {
+    let Ok(envelope) = Envelope::parse(data) else { return };
+    let key = PublicKey(ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key());
+    assert!(envelope.open::<Bundle>(&key).is_err());
+    assert!(envelope.open::<Grant>(&key).is_err());
+    same_again(&envelope, |text| Envelope::parse(text).ok());
+}
