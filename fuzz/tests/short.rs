@@ -9,7 +9,7 @@ use akene_fuzz::mutate::{Dice, mutant};
 use akene_fuzz::{TARGETS, Target};
 
 /// Inputs per target, unless somebody wants more.
-const ROUNDS: usize = 1000;
+const ROUNDS: usize = 3000;
 
 /// No input of some kilobytes takes longer, on the slowest machine that tests.
 const LIMIT: Duration = Duration::from_secs(20);

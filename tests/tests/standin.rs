@@ -33,6 +33,7 @@ fn ubuntu_installs_from_the_stand_in() {
         packages: ["ubuntu-minimal", "linux-generic", "linux-image-generic"].map(String::from).into(),
         secrets: Vec::new(),
         fresh: true,
+        ..Expected::default()
     };
     checks::installed(&image, &expected).unwrap();
 
