@@ -33,8 +33,13 @@ pub struct Target {
 /// All of them, the readers of what will run as root first.
 pub const TARGETS: &[Target] = &[
     Target { name: "deb", what: "a whole package: ar, xz, zstd and gzip, both tars", run: packages::deb },
-    Target { name: "tar", what: "the files of a package, unpacked into a root", run: packages::tar },
+    Target {
+        name: "tar",
+        what: "the files of a package, unpacked into a root and laid into one",
+        run: packages::tar,
+    },
     Target { name: "control", what: "a package's control paragraph", run: packages::control },
+    Target { name: "database", what: "what dpkg and packages write for each other", run: packages::database },
     Target { name: "apt", what: "what apt prints: addresses, complaints, progress", run: packages::apt },
     Target { name: "lock", what: "a lock", run: documents::lock },
     Target { name: "documents", what: "every other JSON document", run: documents::documents },

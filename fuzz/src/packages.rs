@@ -7,7 +7,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use akene_archive::{AptRoot, AptSettings, Deb};
+use akene_archive::{AptRoot, AptSettings, Deb, Engine};
+use akene_exec::Cmd;
 use akene_protocol::profile::{Apt, Distribution};
 use akene_protocol::resolve::Archive;
 
@@ -117,7 +118,7 @@ fn sum(header: &mut [u8]) {
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
 }
 
-/// The parts of a package that can be looked at without unpacking it, and what unpacking it does.
+/// A package as it is: looked at, unpacked as for an image, laid into a root as by the installer.
 pub fn deb(data: &[u8]) {
     Place::with(|place| {
         let file = place.join("p.deb");
@@ -126,6 +127,57 @@ pub fn deb(data: &[u8]) {
         deb.control().ok();
         deb.extract_into(&place.join("root")).ok();
     });
+    laid(data, |_| {});
+}
+
+/// A control part that is in order.
+fn good_control() -> Vec<u8> {
+    let text = "Package: seed\nVersion: 1\nArchitecture: all\n";
+    control_part(&[("control", text.as_bytes()), ("conffiles", b"/etc/a\n")])
+}
+
+/// The tar of a control part.
+fn control_part(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut tar = Vec::new();
+    for (name, content) in files {
+        tar.extend(tar_header(&format!("./{name}"), b'0', "", content.len()));
+        tar.extend(*content);
+        tar.resize(tar.len().next_multiple_of(512), 0);
+    }
+    tar.resize(tar.len() + 1024, 0);
+    tar
+}
+
+/// Lays a package into a root that `prepare` has had, with programs that do nothing and say so.
+fn laid(package: &[u8], prepare: impl FnOnce(&Path)) {
+    Place::with(|place| {
+        let (file, root) = (place.join("p.deb"), place.join("root"));
+        fs::write(&file, package).unwrap();
+        prepare(&root);
+        let runner = Said { text: Vec::new(), code: 0 };
+        let result = Engine::new(&root, &runner, |program| Cmd::new(program))
+            .and_then(|mut engine| engine.unpack(&[file], &mut |_| {}));
+        let status = fs::read_to_string(root.join("var/lib/dpkg/status")).unwrap_or_default();
+        one_package(&status, result.is_ok());
+    });
+}
+
+/// dpkg's database has one package at most, and none that says more of itself than it may.
+fn one_package(status: &str, good: bool) {
+    let paragraphs: Vec<&str> = status.split("\n\n").filter(|p| !p.trim().is_empty()).collect();
+    assert!(paragraphs.len() <= 1, "{status:?}");
+    let [paragraph] = paragraphs[..] else { return };
+    assert!(paragraph.to_ascii_lowercase().starts_with("package"), "{status:?}");
+    assert!(good, "it is in the database, although it was refused: {status:?}");
+    let is = |line: &str, name: &str| {
+        // dpkg takes blanks before the colon, and does not care for case.
+        line.split_once(':').is_some_and(|(field, _)| field.trim_end().eq_ignore_ascii_case(name))
+    };
+    let count = |name: &str| paragraph.split('\n').filter(|line| is(line, name)).count();
+    assert_eq!((count("Package"), count("Status")), (1, 1), "{status:?}");
+    assert!(count("Conffiles") <= 1 && count("Triggers-Pending") == 0, "{status:?}");
+    let state = paragraph.split('\n').find(|line| is(line, "Status"));
+    assert_eq!(state, Some("Status: install ok unpacked"), "{status:?}");
 }
 
 /// A tar: its headers get their right sums, or hardly an input would be read beyond the first.
@@ -144,20 +196,55 @@ pub fn tar(data: &[u8]) {
         let size = usize::from_str_radix(digits.trim_matches([' ', '\0']), 8).unwrap_or(0);
         at += 512 + size.min(tar.len()).next_multiple_of(512);
     }
-    deb(&package(("control.tar", &[0; 1024]), ("data.tar", &tar)));
+    deb(&package(("control.tar", &good_control()), ("data.tar", &tar)));
 }
 
 /// The text of `control`, in a package around it.
 pub fn control(data: &[u8]) {
-    let mut tar = tar_header("./control", b'0', "", data.len()).to_vec();
-    tar.extend(data);
-    tar.resize(tar.len().next_multiple_of(512) + 1024, 0);
+    let package = package(("control.tar", &control_part(&[("control", data)])), ("data.tar", &[0; 1024]));
     Place::with(|place| {
         let file = place.join("p.deb");
-        fs::write(&file, package(("control.tar", &tar), ("data.tar", &[0; 1024]))).unwrap();
+        fs::write(&file, &package).unwrap();
         let read = Deb::new(&file).control();
         // Text is read, whatever it says; a mebibyte is more than a control file has.
         assert_eq!(read.is_ok(), std::str::from_utf8(data).is_ok() || data.len() > 1 << 20, "{read:?}");
+    });
+    laid(&package, |_| {});
+}
+
+/// Between the files in an input of [`database`].
+const CUT: &[u8] = b"\n#####\n";
+
+/// The small files dpkg and packages tell each other things in: `control`, `conffiles`, `triggers`, `md5sums` of a
+/// package; `diversions`, `statoverride`, file triggers and accounts of the root.
+pub fn database(data: &[u8]) {
+    let mut rest = data;
+    let mut next = || {
+        let end = rest.windows(CUT.len()).position(|w| w == CUT);
+        let (part, more) = rest.split_at(end.unwrap_or(rest.len()));
+        rest = more.get(CUT.len()..).unwrap_or_default();
+        part
+    };
+    let control = control_part(&["control", "conffiles", "triggers", "md5sums"].map(|name| (name, next())));
+    let root_files = [
+        "var/lib/dpkg/diversions",
+        "var/lib/dpkg/statoverride",
+        "var/lib/dpkg/triggers/File",
+        "etc/passwd",
+        "etc/group",
+    ]
+    .map(|path| (path, next()));
+    let mut tar = Vec::new();
+    for (name, kind) in [("./etc/", b'5'), ("./etc/a", b'0'), ("./usr/", b'5'), ("./usr/b", b'0')] {
+        tar.extend(tar_header(name, kind, "", 0));
+    }
+    tar.resize(tar.len() + 1024, 0);
+    laid(&package(("control.tar", &control), ("data.tar", &tar)), |root| {
+        for (path, content) in root_files {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
     });
 }
 

@@ -79,4 +79,4 @@ macro_rules! targets {
     };
 }
 
-targets! { deb tar control apt lock documents profile inventory table probe network media }
+targets! { deb tar control database apt lock documents profile inventory table probe network media }

@@ -1,34 +1,41 @@
 //! What lies on a disk or partition, by blkid's low-level probe.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
 use akene_exec::{Cmd, ExecError, Runner};
 use akene_protocol::inventory::Content;
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 /// A failing disk answers late or never.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How much of the beginning has to be readable before it is believed that nothing is there. btrfs has its first
+/// mark at 64 KiB.
+const BEGINNING: u64 = 128 << 10;
+
 /// What blkid recognises. `None`: nothing.
 pub fn of(runner: &dyn Runner, device: &Path) -> Result<Option<Content>> {
-    ask(runner, &Cmd::new("blkid").args(["-p", "-o", "export"]).arg(device))
+    at_place(runner, device, 0, &[])
 }
 
 /// What blkid recognises at a place of a disk, where the kernel shows no node for it.
 pub(super) fn at(runner: &dyn Runner, disk: &Path, start: u64, size: u64) -> Result<Option<Content>> {
     let place = ["--offset".to_owned(), start.to_string(), "--size".to_owned(), size.to_string()];
-    ask(runner, &Cmd::new("blkid").args(["-p", "-o", "export"]).args(place).arg(disk))
+    at_place(runner, disk, start, &place)
 }
 
-fn ask(runner: &dyn Runner, cmd: &Cmd) -> Result<Option<Content>> {
-    let cmd = cmd.clone().timeout(PATIENCE);
+fn at_place(runner: &dyn Runner, device: &Path, start: u64, place: &[String]) -> Result<Option<Content>> {
+    let cmd = Cmd::new("blkid").args(["-p", "-o", "export"]).args(place).arg(device).timeout(PATIENCE);
     match runner.run(&cmd) {
         Ok(output) => Ok(parse(&output.text())),
         Err(e) => match e.downcast_ref::<ExecError>().and_then(|e| e.code) {
-            // Nothing recognised.
-            Some(2) => Ok(None),
+            // Nothing recognised. It says no more when there is no such device, or one that cannot be read: what is
+            // taken for blank may be overwritten.
+            Some(2) => readable(device, start).map(|()| None),
             // Several things recognised at once: the rest of an old filesystem under a newer one. It is
             // not blank, and nothing in it is to be trusted.
             Some(8) => Ok(Some(Content {
@@ -41,6 +48,19 @@ fn ask(runner: &dyn Runner, cmd: &Cmd) -> Result<Option<Content>> {
             _ => Err(e),
         },
     }
+}
+
+/// Whether the beginning of what lies there can be read.
+fn readable(device: &Path, start: u64) -> Result<()> {
+    let read = || -> std::io::Result<u64> {
+        let mut file = File::open(device)?;
+        file.seek(SeekFrom::Start(start))?;
+        std::io::copy(&mut file.take(BEGINNING), &mut std::io::sink())
+    };
+    let n =
+        read().with_context(|| format!("reading {}, on which nothing was recognised", device.display()))?;
+    ensure!(n > 0, "reading {}: there is nothing at byte {start}", device.display());
+    Ok(())
 }
 
 pub(crate) fn parse(text: &str) -> Option<Content> {
@@ -74,7 +94,21 @@ fn unescape(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use akene_exec::SystemRunner;
+
     use super::*;
+
+    /// blkid ends with the same code, and silently, for a blank disk and for one that is not there.
+    #[test]
+    fn what_cannot_be_read_is_not_blank() {
+        let dir = tempfile::tempdir().unwrap();
+        let (blank, gone) = (dir.path().join("blank"), dir.path().join("gone"));
+        std::fs::File::create(&blank).unwrap().set_len(1 << 20).unwrap();
+        assert_eq!(of(&SystemRunner, &blank).unwrap(), None);
+        assert_eq!(at(&SystemRunner, &blank, 1 << 19, 1 << 19).unwrap(), None);
+        assert!(format!("{:#}", of(&SystemRunner, &gone).unwrap_err()).contains("nothing was recognised"));
+        assert!(at(&SystemRunner, &blank, 1 << 21, 512).is_err());
+    }
 
     #[test]
     fn reads_an_export() {

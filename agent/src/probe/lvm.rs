@@ -282,7 +282,7 @@ fn look(
         bail!("it lies on several disks, and this kernel has no device-mapper");
     }
     let mapping = Mapping::make(runner, places)?;
-    super::content_of(runner, root, &mapping.node(), shown, problems)
+    super::content_of(runner, root, &mapping.node()?, shown, problems)
 }
 
 /// A read-only mapping of ours, until it is dropped.
@@ -303,8 +303,16 @@ impl<'r> Mapping<'r> {
         Ok(Mapping { runner, name })
     }
 
-    fn node(&self) -> PathBuf {
-        Path::new("/dev/mapper").join(&self.name)
+    /// The kernel's own node. There is none in `/dev/mapper`: that is udev's business, which is kept out of this, and
+    /// where there is udev dmsetup does not make one either.
+    fn node(&self) -> Result<PathBuf> {
+        let ask = ["info", "-c", "--noheadings", "-o", "blkdevname", &self.name];
+        let told = self.runner.run(&Cmd::new("dmsetup").args(ask)).context("looking for its mapping")?.text();
+        let told = told.trim();
+        if told.strip_prefix("dm-").is_none_or(|n| n.is_empty() || !n.bytes().all(|b| b.is_ascii_digit())) {
+            bail!("looking for its mapping: dmsetup calls it `{told}`");
+        }
+        Ok(Path::new("/dev").join(told))
     }
 }
 

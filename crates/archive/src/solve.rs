@@ -172,6 +172,8 @@ impl AptRoot {
             let mut words = rest.split(' ');
             let (file, size) = (words.next()?, words.next()?.parse().ok()?);
             let sha256 = words.find_map(|w| w.strip_prefix("SHA256:"))?.parse().ok()?;
+            // It becomes a file in a directory of ours.
+            let file = (!file.contains('/')).then_some(file)?;
             let mut parts = file.strip_suffix(".deb")?.rsplitn(3, '_');
             let (architecture, version, name) = (parts.next()?, parts.next()?, parts.next()?);
             Some(LockedPackage {

@@ -202,8 +202,9 @@ fn one_paragraph(text: &str) -> Result<String> {
     Ok(text.to_owned())
 }
 
+/// dpkg takes blanks between a field's name and its colon, and does not care for case.
 fn is_field(line: &str, name: &str) -> bool {
-    line.split_once(':').is_some_and(|(found, _)| found.eq_ignore_ascii_case(name))
+    line.split_once(':').is_some_and(|(found, _)| found.trim_end().eq_ignore_ascii_case(name))
 }
 
 /// The value of a field, its continuation lines joined by a space.
@@ -242,6 +243,10 @@ fn triggers(text: &str) -> Result<Vec<Trigger>> {
         let mut words = line.split_whitespace();
         let (Some(directive), name) = (words.next(), words.next()) else { continue };
         let name = name.with_context(|| format!("reading its trigger `{line}`"))?.to_owned();
+        // A path, or what could be the name of a package: dpkg has a file of that name.
+        if !name.starts_with('/') && !is_name(&name.replace('_', "-")) {
+            bail!("its trigger `{line}` has a name that is none");
+        }
         let wait = !directive.ends_with("-noawait");
         triggers.push(match directive {
             "interest" | "interest-await" | "interest-noawait" => Trigger::Interest { name, wait },
@@ -276,6 +281,7 @@ mod tests {
     fn control_files_cannot_smuggle_state_into_the_database() {
         assert!(one_paragraph("Package: a\nVersion: 1\n\nPackage: b\n").is_err());
         assert!(one_paragraph("Package: a\nstatus: install ok installed\n").is_err());
+        assert!(one_paragraph("Package: a\nStatus : install ok installed\n").is_err());
         assert_eq!(one_paragraph("Package: a\nVersion: 1\n\n").unwrap(), "Package: a\nVersion: 1");
     }
 
@@ -295,6 +301,10 @@ mod tests {
         assert_eq!(read.unwrap(), expected);
         assert!(triggers("interest\n").is_err());
         assert!(triggers("frobnicate x\n").is_err());
+        for climbing in ["../status", "../../../etc/x", ".hidden", "a/b"] {
+            assert!(triggers(&format!("interest {climbing}\n")).is_err(), "{climbing}");
+        }
+        assert!(triggers("activate some_name+1.x\n").is_ok());
         let found = conffiles("/etc/a\n\nremove-on-upgrade /etc/b\n/etc/with space\n");
         let flat: Vec<(&str, bool)> = found.iter().map(|c| (c.path.as_str(), c.remove_on_upgrade)).collect();
         assert_eq!(flat, [("/etc/a", false), ("/etc/b", true), ("/etc/with space", false)]);

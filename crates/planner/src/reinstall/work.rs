@@ -219,6 +219,14 @@ impl<'a> Work<'_, 'a> {
                 plan.filesystem = Some(filesystem);
                 plan.label = content.and_then(|c| c.label.clone());
             }
+            // As with a partition: what was once finished had a filesystem there.
+            (Some(_), None)
+                if volume.user_data && self.wishes.keep_homes && self.before == Before::System =>
+            {
+                return self
+                    .reasons
+                    .push(format!("{name} is {}/{wanted}, on which nothing can be recognised", group.name));
+            }
             _ if plan.size < volume.min => {
                 let missing = volume.min - plan.size;
                 return self.reasons.push(format!(
