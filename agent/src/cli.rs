@@ -92,6 +92,8 @@ pub enum ConsentArg {
     Blank,
     /// What is on the disks that are used may be lost.
     Wipe,
+    /// The same, and an old system may be gone before all packages are there.
+    Streamed,
 }
 
 impl From<ConsentArg> for Consent {
@@ -99,6 +101,7 @@ impl From<ConsentArg> for Consent {
         match arg {
             ConsentArg::Blank => Consent::Blank,
             ConsentArg::Wipe => Consent::Wipe,
+            ConsentArg::Streamed => Consent::Streamed,
         }
     }
 }

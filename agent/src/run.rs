@@ -6,8 +6,8 @@
 //!
 //! - nothing is written before [`Effects::write`], and that comes after the plan, the permission for it,
 //!   signatures, the choice of packages, and the re-identification of the disks;
-//! - every package is fetched and verified before that too, except where the disks hold nothing worth
-//!   keeping and memory does not suffice ([`where_to_stage`]);
+//! - every package is fetched and verified before that too, except where memory does not suffice and no old system is
+//!   there that could still start, or its end was permitted ([`stage`]);
 //! - whatever goes wrong ends as one `Failed` event that says in which phase, why, and whether a disk
 //!   was changed.
 //!
@@ -15,12 +15,14 @@
 //! the stream is sealed: the installed system goes on with the next number.
 
 pub mod boot_files;
+pub mod cache;
 pub mod doubt;
 pub mod left;
 pub mod live;
 mod locked;
 pub mod machine;
 pub mod native;
+pub mod stage;
 pub mod swap;
 #[cfg(test)]
 mod tests;
@@ -40,9 +42,7 @@ use anyhow::{Context, Result};
 use crate::fetch::{Allowed, Orders, Patience, patiently};
 use crate::journal::{Journal, What};
 use crate::report::Reporter;
-
-/// Memory that must stay free while packages lie in memory: unpacking, dpkg, the page cache.
-const MEMORY_MARGIN: Bytes = Bytes(192 << 20);
+use stage::{Place, Shelter, where_to_stage};
 
 /// How long to wait for the server to take the last events. What it does not take then is spooled.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -60,6 +60,25 @@ pub struct Record<'a> {
     /// Its packages.
     pub lock: &'a Lock,
 }
+
+/// Where packages are to be fetched to.
+#[derive(Debug)]
+pub enum To<'a, M> {
+    /// Beside the disks.
+    Beside,
+    /// Into a filesystem that the plan keeps.
+    Shelter(&'a Shelter),
+    /// Onto the new root.
+    Target(&'a M),
+}
+
+impl<M> Clone for To<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for To<'_, M> {}
 
 /// What a run does to the world. Each call may take long and reports its own progress.
 pub trait Effects {
@@ -84,8 +103,16 @@ pub trait Effects {
     fn packages<'a>(&self, solved: &'a Self::Solved) -> &'a Lock;
     /// How much can be staged before the disks are written, in memory or elsewhere.
     fn room(&mut self) -> Result<Bytes>;
-    /// Fetches and verifies every package: to a place beside the disks, or onto the new root.
-    fn fetch(&mut self, solved: &Self::Solved, onto: Option<&Self::Mounted>) -> Result<Self::Staged>;
+    /// What of the disks stays and can hold packages, or holds some.
+    fn shelters(&mut self, plan: &Plan, inventory: &Inventory, lock: &Lock) -> Vec<Shelter>;
+    /// Fetches and verifies every package. What lies in a shelter is taken from there.
+    fn fetch(
+        &mut self,
+        solved: &Self::Solved,
+        resolved: &Resolved,
+        to: To<'_, Self::Mounted>,
+        shelters: &[Shelter],
+    ) -> Result<Self::Staged>;
     /// Finds the disks of the plan again, checks and locks them. Writes nothing.
     fn lock(&mut self, plan: &Plan, machine: MachineId) -> Result<Self::Locked>;
     /// Partitions, formats and mounts.
@@ -246,13 +273,27 @@ fn steps<E: Effects>(
     let lock = effects.packages(&solved).clone();
     let size = lock.download_size();
     reporter.info(format!("{} packages, {size} to fetch", lock.packages.len()));
-    let staged = match where_to_stage(size, effects.room()?) {
-        Place::Beside => Some(patiently(patience, reporter, "downloading", || effects.fetch(&solved, None))?),
+    let shelters = effects.shelters(&plan, &inventory, &lock);
+    let old_system = stage::has_old_system(&plan, &inventory);
+    let place = where_to_stage(size, effects.room()?, &shelters, old_system, allowed.consent())?;
+    let to = match place {
+        Place::Beside => Some(To::Beside),
+        Place::Shelter(shelter) => {
+            let device = shelter.device.display();
+            reporter.info(format!(
+                "memory does not hold the packages: they are fetched to {device}, which stays"
+            ));
+            Some(To::Shelter(shelter))
+        }
         Place::Target => {
             reporter.info("memory does not hold the packages: they are fetched onto the new disk");
             None
         }
     };
+    let mut fetch = |to| {
+        patiently(patience, reporter, "downloading", || effects.fetch(&solved, &resolved, to, &shelters))
+    };
+    let staged = to.map(&mut fetch).transpose()?;
 
     reporter.phase(Phase::Commit);
     let locked = effects.lock(&plan, identity.machine)?;
@@ -305,7 +346,9 @@ fn on_disk<E: Effects>(
         Some(staged) => staged,
         None => {
             reporter.phase(Phase::Stage);
-            patiently(options.patience, reporter, "downloading", || effects.fetch(&solved, Some(mounted)))?
+            patiently(options.patience, reporter, "downloading", || {
+                effects.fetch(&solved, resolved, To::Target(mounted), &[])
+            })?
         }
     };
 
@@ -325,21 +368,6 @@ fn on_disk<E: Effects>(
     boot_files::set_installed(&boot, true)?;
     reporter.installed();
     Ok(())
-}
-
-/// Where packages are fetched to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// Beside the disks, before they change.
-    Beside,
-    /// Onto the new disk, after it was partitioned.
-    Target,
-}
-
-/// Decides where to stage: beside the disks wherever it fits. Onto the target is never a breach of trust
-/// here, because [`Allowed`] was had before: the plan loses nothing, or its wipe was permitted.
-pub fn where_to_stage(size: Bytes, room: Bytes) -> Place {
-    if size + MEMORY_MARGIN <= room { Place::Beside } else { Place::Target }
 }
 
 /// Registers everything secret in a profile with the reporter.

@@ -59,6 +59,8 @@ enum Permission {
     Blank,
     /// Erase what is there
     Wipe,
+    /// The same, and an old system may be gone before all packages are there
+    Streamed,
 }
 
 #[derive(Args)]
@@ -296,6 +298,7 @@ fn make_stamp(args: StampArgs) -> Result<Stamp> {
         Permission::None => Consent::None,
         Permission::Blank => Consent::Blank,
         Permission::Wipe => Consent::Wipe,
+        Permission::Streamed => Consent::Streamed,
     };
     let tls = Tls { ca: args.ca.as_deref().map(read_text).transpose()?, pins: args.pins };
     for url in args.server.iter().chain(&args.profile_url) {

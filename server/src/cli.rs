@@ -67,6 +67,10 @@ pub enum Command {
         /// What is on the disks may be destroyed. Kept partitions stay kept.
         #[arg(long)]
         wipe: bool,
+        /// Where the packages fit nowhere else, the old system may be gone before they are fetched. Should the
+        /// download then break off, the computer has no system until its installer has finished.
+        #[arg(long, requires = "wipe")]
+        streamed: bool,
     },
     /// Decide that a machine is not the one it was taken for
     Different {

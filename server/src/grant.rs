@@ -154,7 +154,7 @@ fn to_go_on(then: &Inventory, consent: Consent, now: &Inventory) -> bool {
         then.disks.iter().filter(usable).any(|old| {
             let marked = disk.wwn.is_some() || disk.serial.is_some();
             let same = (&old.wwn, &old.serial, old.size) == (&disk.wwn, &disk.serial, disk.size);
-            marked && same && (consent == Consent::Wipe || (consent == Consent::Blank && old.is_blank()))
+            marked && same && (consent >= Consent::Wipe || (consent == Consent::Blank && old.is_blank()))
         })
     };
     disks.peek().is_some() && disks.all(known)

@@ -24,6 +24,8 @@ pub enum Answer {
     Missing,
     /// 502 with this text.
     Broken(String),
+    /// Half of these bytes, and then nothing more for a minute.
+    Half(Vec<u8>),
 }
 
 /// Finds the answer for a path, which begins with `/`.
@@ -38,6 +40,8 @@ pub enum Fault {
     Bytes(Vec<u8>),
     /// The real bytes, the last one changed: same size, other hash.
     Flipped,
+    /// Half of the real bytes, and then nothing more for a minute.
+    Stalls,
 }
 
 struct Shared {
@@ -158,7 +162,7 @@ fn answer(shared: &Shared, path: &str) -> Answer {
         None => (shared.handler)(path),
         Some(Fault::Missing) => Answer::Missing,
         Some(Fault::Bytes(bytes)) => Answer::Bytes(bytes),
-        Some(Fault::Flipped) => {
+        Some(fault @ (Fault::Flipped | Fault::Stalls)) => {
             let mut bytes = match (shared.handler)(path) {
                 Answer::File(file) => match std::fs::read(&file) {
                     Ok(bytes) => bytes,
@@ -167,6 +171,9 @@ fn answer(shared: &Shared, path: &str) -> Answer {
                 Answer::Bytes(bytes) => bytes,
                 other => return other,
             };
+            if matches!(fault, Fault::Stalls) {
+                return Answer::Half(bytes);
+            }
             if let Some(last) = bytes.last_mut() {
                 *last ^= 1;
             }
@@ -188,6 +195,14 @@ fn send(mut stream: &TcpStream, answer: Answer, range: Option<(u64, Option<u64>)
         }
         Answer::Missing => return Ok(refuse(stream, "404 Not Found", "there is no such file\n")?),
         Answer::Broken(why) => return Ok(refuse(stream, "502 Bad Gateway", &why)?),
+        Answer::Half(bytes) => {
+            stream.write_all(
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len()).as_bytes(),
+            )?;
+            stream.write_all(&bytes[..bytes.len() / 2])?;
+            thread::sleep(std::time::Duration::from_secs(60));
+            anyhow::bail!("nothing more comes")
+        }
     };
     let (status, from, to) = match range {
         Some((from, _)) if from >= size => {

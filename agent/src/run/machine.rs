@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use akene_archive::{AptRoot, AptSettings, Fetcher, Progress, redirect_policy};
+use akene_archive::{AptRoot, AptSettings, Fetcher, Progress, Source as Packages, redirect_policy};
 use akene_exec::Runner;
 use akene_planner::Plan;
 use akene_protocol::api::Identity;
@@ -20,8 +20,9 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 
 use super::doubt::{ClockState, with_clock};
+use super::stage::{self, Shelter, Visit};
 use super::swap::TargetSwap;
-use super::{Effects, Record, boot_files, left};
+use super::{Effects, Record, To, boot_files, cache, left};
 use crate::durable;
 use crate::fetch::http::Http;
 use crate::fetch::{Allowed, EventRoute, Orders, Server, SignedLock, Site, known, medium};
@@ -36,6 +37,9 @@ use crate::target::{self, Choice, Job, Resident, Watch};
 
 /// Where packages lie that are staged on the new root.
 const ON_TARGET: &str = target::STAGE;
+
+/// The cache of an earlier installation, for people.
+const CACHE: &str = "an earlier installation";
 
 /// The log of the installation, in the installed system.
 const LOG: &str = "var/log/akene/install.log";
@@ -133,6 +137,7 @@ pub struct Solved {
 /// Packages fetched.
 pub struct Staged {
     dir: PathBuf,
+    /// Whether the directory outlives the run, or goes with what it lies in.
     keep: bool,
 }
 
@@ -303,26 +308,61 @@ impl Effects for Machine<'_> {
         }
     }
 
-    fn fetch(&mut self, solved: &Solved, onto: Option<&Mounted>) -> Result<Staged> {
-        let dir = match (onto, &self.packages) {
-            (Some(mounted), _) => mounted.root.join(ON_TARGET),
-            (None, Some(kept)) => kept.clone(),
-            (None, None) => self.scratch.join("debs"),
+    fn shelters(&mut self, plan: &Plan, inventory: &Inventory, lock: &Lock) -> Vec<Shelter> {
+        stage::shelters(plan, inventory, lock)
+    }
+
+    fn fetch(
+        &mut self,
+        solved: &Solved,
+        resolved: &Resolved,
+        to: To<'_, Mounted>,
+        shelters: &[Shelter],
+    ) -> Result<Staged> {
+        let mut fetcher = self.fetcher(resolved)?;
+        let lock = &solved.choice.lock;
+        let mut visits = Vec::new();
+        let own = match to {
+            To::Shelter(shelter) => Some(shelter),
+            _ => None,
         };
-        let keep = onto.is_none() && self.packages.is_some();
-        let tls = Tls::default();
-        let access = Access {
-            tls: &tls,
-            proxy: self.proxy.as_deref(),
-            resolver: &self.resolver,
-            dates: Dates::Checked,
+        for shelter in shelters.iter().filter(|s| own != Some(*s)) {
+            match Visit::new(&shelter.device, false) {
+                Ok(visit) => {
+                    fetcher = fetcher.first(Packages::directory(CACHE, visit.top().join(shelter.dir)));
+                    visits.push(visit);
+                }
+                Err(error) => self.reporter.debug(format!("looking for packages: {error:#}")),
+            }
+        }
+        let (dir, keep) = match (to, &self.packages) {
+            (To::Shelter(shelter), _) => {
+                let visit = Visit::new(&shelter.device, true)?;
+                let dir = visit.top().join(shelter.dir);
+                cache::private_dir(&dir)?;
+                self.download(fetcher.durable(true), lock, &dir)?;
+                visit.end()?;
+                (self.mount.join(&shelter.later), true)
+            }
+            (To::Target(mounted), _) => {
+                for dir in cache::of_mounted(mounted) {
+                    fetcher = fetcher.first(Packages::directory(CACHE, dir));
+                }
+                let dir = mounted.root.join(ON_TARGET);
+                self.download(fetcher, lock, &dir)?;
+                (dir, false)
+            }
+            (To::Beside, Some(kept)) => {
+                self.download(fetcher, lock, kept)?;
+                (kept.clone(), true)
+            }
+            (To::Beside, None) => {
+                let dir = self.scratch.join("debs");
+                self.download(fetcher, lock, &dir)?;
+                (dir, false)
+            }
         };
-        let client = access.builder()?.redirect(redirect_policy()).build().context("preparing HTTP")?;
-        let reporter = Mutex::new(self.reporter.clone());
-        Fetcher::new(client).fetch(&solved.choice.lock.packages, &dir, &|p| {
-            let reporter = reporter.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            reporter.progress(p.done, Some(p.total), Unit::Bytes, &p.what);
-        })?;
+        visits.into_iter().try_for_each(Visit::end)?;
         Ok(Staged { dir, keep })
     }
 
@@ -389,10 +429,21 @@ impl Effects for Machine<'_> {
         let config = self.resident_config(resolved)?;
         let job = self.job(mounted, solved, &staged, resolved, &config, Some(identity));
         target::configure(&job, &mut Listener(self.reporter, Unit::Steps))?;
-        if staged.keep {
-            return Ok(());
+        // The system stands. That its next installation may have to fetch more than it had to is no failure.
+        match cache::keep(mounted, &solved.choice.lock, &staged.dir) {
+            Ok(kept) => self.reporter.debug(format!(
+                "{} of packages are kept on this computer, {} found no room, {} were of no more use",
+                kept.kept, kept.left_out, kept.removed
+            )),
+            Err(error) => self.reporter.warn(format!("keeping the packages for the next time: {error:#}")),
         }
-        fs::remove_dir_all(&staged.dir).with_context(|| format!("removing {}", staged.dir.display()))
+        cache::tidy(mounted)?;
+        match staged.keep {
+            true => Ok(()),
+            false => {
+                fs::remove_dir_all(&staged.dir).with_context(|| format!("removing {}", staged.dir.display()))
+            }
+        }
     }
 
     fn sync(&mut self, mounted: &Mounted) -> Result<()> {
@@ -415,6 +466,37 @@ impl Effects for Machine<'_> {
 }
 
 impl Machine<'_> {
+    /// A fetcher with the sources there are besides the lock's own. The server of the site is the last to be asked: one
+    /// small server on the Internet is not to give everything to everybody.
+    fn fetcher(&self, _: &Resolved) -> Result<Fetcher> {
+        let client = |tls: &Tls| -> Result<reqwest::blocking::Client> {
+            let (proxy, resolver) = (self.proxy.as_deref(), &self.resolver);
+            let access = Access { tls, proxy, resolver, dates: Dates::Checked };
+            access.builder()?.redirect(redirect_policy()).build().context("preparing HTTP")
+        };
+        let fetcher = Fetcher::new(client(&Tls::default())?);
+        let Authority::Site { stamp, .. } = &self.authority else { return Ok(fetcher) };
+        let (Source::Server { url, tls, .. }, Some(who)) = (&stamp.source, &self.who) else {
+            return Ok(fetcher);
+        };
+        let base = format!("{}/v1/pool/sha256", url.trim_end_matches('/'));
+        Ok(fetcher.last(Packages::pool("the server", base, client(tls)?, Some(who.bearer()))))
+    }
+
+    fn download(&self, fetcher: Fetcher, lock: &Lock, dir: &Path) -> Result<()> {
+        let reporter = Mutex::new(self.reporter.clone());
+        let report = fetcher.fetch(&lock.packages, dir, &|p| {
+            let reporter = reporter.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            reporter.progress(p.done, Some(p.total), Unit::Bytes, &p.what);
+        })?;
+        report.warnings.iter().for_each(|issue| self.reporter.warn(issue.to_string()));
+        for source in &report.sources {
+            self.reporter.debug(format!("{} came from {}", Bytes(source.bytes), source.name));
+        }
+        self.reporter.debug(format!("{} bytes of packages came over the network", report.network));
+        Ok(())
+    }
+
     fn try_deliver_log(&self, identity: &Identity, mounted: Option<&Mounted>) -> Result<()> {
         // The listener that writes the log has its own thread.
         self.reporter.drain(std::time::Duration::from_secs(2));

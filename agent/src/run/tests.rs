@@ -121,8 +121,11 @@ impl Effects for World {
     fn room(&mut self) -> Result<Bytes> {
         Ok(self.room)
     }
-    fn fetch(&mut self, _: &Lock, onto: Option<&()>) -> Result<()> {
-        self.step(if onto.is_some() { "fetch onto" } else { "fetch" })
+    fn shelters(&mut self, _: &Plan, _: &Inventory, _: &Lock) -> Vec<Shelter> {
+        vec![]
+    }
+    fn fetch(&mut self, _: &Lock, _: &Resolved, to: To<'_, ()>, _: &[Shelter]) -> Result<()> {
+        self.step(if matches!(to, To::Target(())) { "fetch onto" } else { "fetch" })
     }
     fn lock(&mut self, _: &Plan, _: MachineId) -> Result<()> {
         self.step("lock")
@@ -290,10 +293,33 @@ fn little_memory_stages_on_a_blank_disk_after_choosing_packages() {
 }
 
 #[test]
-fn packages_lie_in_memory_where_they_fit_with_a_margin() {
+fn packages_lie_where_they_fit_and_no_old_system_goes_unasked() {
     let size = Bytes::mib(200);
-    assert_eq!(where_to_stage(size, size + MEMORY_MARGIN), Place::Beside);
-    assert_eq!(where_to_stage(size, size + MEMORY_MARGIN - Bytes(1)), Place::Target);
+    let enough = size + stage::MEMORY_MARGIN;
+    let little = enough - Bytes(1);
+    let shelter = |free, there| Shelter {
+        device: "/dev/sda3".into(),
+        dir: stage::ON_BOOT,
+        later: "boot/akene/packages".into(),
+        free: Bytes::mib(free),
+        there: Bytes::mib(there),
+    };
+    let decide =
+        |room, shelters: &[Shelter], old, consent| match where_to_stage(size, room, shelters, old, consent) {
+            Ok(Place::Beside) => "beside".to_owned(),
+            Ok(Place::Shelter(s)) => format!("shelter {}", s.free),
+            Ok(Place::Target) => "target".to_owned(),
+            Err(issue) => format!("{} {}", issue.code, issue.message),
+        };
+    assert_eq!(decide(enough, &[], true, Consent::Wipe), "beside");
+    assert_eq!(decide(little, &[], false, Consent::Blank), "target");
+    assert_eq!(decide(little, &[shelter(199, 0), shelter(200, 0)], true, Consent::Wipe), "shelter 200 MiB");
+    assert_eq!(decide(little, &[shelter(50, 150)], true, Consent::Streamed), "shelter 50 MiB");
+    assert_eq!(decide(little, &[shelter(50, 100)], true, Consent::Streamed), "target");
+    let refused = decide(little, &[shelter(50, 100)], true, Consent::Wipe);
+    for part in ["no-room-to-stage", "200 MiB", "/dev/sda3 for 150 MiB"] {
+        assert!(refused.contains(part), "{part} is missing in {refused}");
+    }
 }
 
 #[test]

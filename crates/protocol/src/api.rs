@@ -119,6 +119,8 @@ pub enum Consent {
     Blank,
     /// What is on the disks the plan uses may be destroyed. Kept partitions stay kept.
     Wipe,
+    /// The same, and where the packages fit nowhere else they may be fetched after the old system is gone.
+    Streamed,
 }
 
 /// Permission for one run on one machine.

@@ -82,8 +82,12 @@ pub fn events(args: &Machine) -> Result<()> {
 }
 
 /// `allow`.
-pub fn allow(args: &Machine, wipe: bool) -> Result<()> {
-    let consent = if wipe { Consent::Wipe } else { Consent::Blank };
+pub fn allow(args: &Machine, wipe: bool, streamed: bool) -> Result<()> {
+    let consent = match (wipe, streamed) {
+        (_, true) => Consent::Streamed,
+        (true, false) => Consent::Wipe,
+        (false, false) => Consent::Blank,
+    };
     let asset = with(args, |db, machine| machines::allow(db, machine.id, consent).map(|()| machine.asset))?;
     let what = match wipe {
         true => "what is on its disks may be destroyed, except on kept partitions",

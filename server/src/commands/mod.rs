@@ -26,7 +26,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Machines { dir, json } => machines::list(&dir, json).map(done),
         Command::Show { machine, json } => machines::show(&machine, json).map(done),
         Command::Events { machine } => machines::events(&machine).map(done),
-        Command::Allow { machine, wipe } => machines::allow(&machine, wipe).map(done),
+        Command::Allow { machine, wipe, streamed } => machines::allow(&machine, wipe, streamed).map(done),
         Command::Different { machine } => machines::different(&machine).map(done),
     }
 }

@@ -186,6 +186,7 @@ fn write_texts(dir: &Path, name: &str, options: &Options) -> Result<()> {
         Consent::None => "none",
         Consent::Blank => "blank",
         Consent::Wipe => "wipe",
+        Consent::Streamed => "streamed",
     };
     let site = replaced(builtin::SITE, &[("name", name), ("url", &options.url), ("consent", consent)])?;
     let keys: Vec<String> = profile.authorized_keys.iter().map(|key| quoted(key)).collect();
