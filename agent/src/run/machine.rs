@@ -476,7 +476,7 @@ impl Machine<'_> {
         };
         let fetcher = Fetcher::new(client(&Tls::default())?);
         let Authority::Site { stamp, .. } = &self.authority else { return Ok(fetcher) };
-        let (Source::Server { url, tls, .. }, Some(who)) = (&stamp.source, &self.who) else {
+        let (Source::Server { url, tls, .. }, Some(who)) = (&stamp.source, &self.identity) else {
             return Ok(fetcher);
         };
         let base = format!("{}/v1/pool/sha256", url.trim_end_matches('/'));

@@ -48,7 +48,9 @@ pub(crate) fn decide<'a>(
     let kind = inventory.firmware.kind;
     let around = match allowed {
         Consent::Blank => Vec::new(),
-        Consent::Wipe | Consent::Streamed | Consent::None => homes::around(&free, wishes, inventory, &never_used),
+        Consent::Wipe | Consent::Streamed | Consent::None => {
+            homes::around(&free, wishes, inventory, &never_used)
+        }
     };
     let mut refused = None;
     for (name, arrangement) in around {
