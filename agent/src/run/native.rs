@@ -276,7 +276,7 @@ fn signed_lock(path: &Path, key: Option<&PublicKey>) -> Result<SignedLock> {
             "give the key with --site-key"
         ))
     };
-    Ok(read_lock(&text, key, &shown)?)
+    read_lock(&text, key, &shown)
 }
 
 fn bundle_of(path: &Path, text: &str) -> Result<Bundle> {
