@@ -1,5 +1,6 @@
 //! What the tests of the whole stand on: real archives, real disks, real (virtual) machines.
 
+pub mod bench;
 pub mod checks;
 pub mod console;
 pub mod crafted;
@@ -14,6 +15,7 @@ pub mod people;
 pub mod reference;
 pub mod roots;
 pub mod secrets;
+pub mod sets;
 pub mod site;
 pub mod standin;
 pub mod vm;

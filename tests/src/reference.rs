@@ -9,6 +9,7 @@ use akene_exec::{Cmd, Runner, SystemRunner};
 use anyhow::{Context, Result};
 
 use crate::http::{Answer, Server};
+use crate::mirror::Mirror;
 
 /// Where packages come from: lines of `sources.list`.
 #[derive(Clone, Debug)]
@@ -19,13 +20,24 @@ pub struct Archive {
     pub sources: String,
 }
 
+impl Archive {
+    /// Debian's, with its security updates.
+    pub fn debian(mirror: &Mirror, suite: &str) -> Self {
+        let line = |uri: &str, suite: &str| {
+            format!("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {uri} {suite} main\n")
+        };
+        let security = line(&mirror.security(), &format!("{suite}-security"));
+        Archive { suite: suite.into(), sources: line(&mirror.main(), suite) + &security }
+    }
+}
+
 /// Packages and what they were chosen for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Set {
-    /// The files, as they are called in apt's own cache.
-    pub debs: Vec<PathBuf>,
-    /// What was asked for by name.
-    pub requested: Vec<String>,
+    /// The files without which nothing runs, in the order of apt's solver.
+    pub base: Vec<PathBuf>,
+    /// All others, in that order.
+    pub rest: Vec<PathBuf>,
     /// Their suite.
     pub suite: String,
     dir: PathBuf,
@@ -73,32 +85,57 @@ pub fn choose(dir: &Path, archive: &Archive, requested: &[&str], recommends: boo
     let knows = apt(&["download", "--print-uris", MERGED]).is_ok();
     let names: Vec<&str> = requested.iter().copied().chain(knows.then_some(MERGED)).collect();
     wanted.extend(&names);
+    // Files that are in the cache already are not printed.
+    let none = format!("-oDir::Cache::Archives={}", at("apt/none"));
+    std::fs::create_dir_all(dir.join("apt/none/partial")).context("making an empty cache")?;
+    let order = |of: &[&str]| -> Result<Vec<PathBuf>> {
+        let lines = apt(&[&[none.as_str(), "--print-uris", "install"], of].concat())?.text();
+        let names = lines.lines().filter_map(|line| line.split_whitespace().nth(1));
+        Ok(names.map(|name| dir.join("archives").join(name)).collect())
+    };
+    let base_names: Vec<&str> = BASE.iter().copied().chain(knows.then_some(MERGED)).collect();
+    let base = order(&base_names).context("asking which packages are the base")?;
+    let mut rest = order(&wanted).context("asking for the order of the packages")?;
+    rest.retain(|deb| !base.contains(deb));
     apt(&[&["--download-only", "install"], wanted.as_slice()].concat()).context("choosing and fetching")?;
-    let mut debs = files_of(&dir.join("archives"))?;
-    debs.retain(|p| p.extension().is_some_and(|e| e == "deb"));
-    Ok(Set {
-        debs,
-        requested: names.into_iter().map(str::to_owned).collect(),
-        suite: archive.suite.clone(),
-        dir: dir.to_owned(),
-    })
-}
-
-fn files_of(dir: &Path) -> Result<Vec<PathBuf>> {
-    let reading = || format!("reading {}", dir.display());
-    let mut files = Vec::new();
-    for entry in dir.read_dir().with_context(reading)? {
-        files.push(entry.with_context(reading)?.path());
-    }
-    files.sort();
-    Ok(files)
+    Ok(Set { base, rest, suite: archive.suite.clone(), dir: dir.to_owned() })
 }
 
 impl Set {
-    /// Adds package files that no archive has, and asks for one of them.
-    pub fn add(&mut self, debs: Vec<PathBuf>, requested: &str) {
-        self.debs.extend(debs);
-        self.requested.push(requested.to_owned());
+    /// The base of it alone.
+    pub fn base_alone(&self) -> Set {
+        Set { rest: Vec::new(), ..self.clone() }
+    }
+
+    /// How many packages it has.
+    pub fn len(&self) -> usize {
+        self.base.len() + self.rest.len()
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The names of all of them.
+    pub fn names(&self) -> Vec<String> {
+        let files = self.base.iter().chain(&self.rest).filter_map(|deb| deb.file_name()?.to_str());
+        files.filter_map(|file| Some(file.split_once('_')?.0.to_owned())).collect()
+    }
+
+    /// For our engine. `pool` is [`Set::pool`].
+    pub fn debs<'a>(&'a self, pool: &'a Path) -> akene_lay::Debs<'a> {
+        akene_lay::Debs { base: &self.base, rest: &self.rest, pool }
+    }
+
+    /// All files in one directory.
+    pub fn pool(&self) -> PathBuf {
+        self.dir.join("local/pool")
+    }
+
+    /// Adds package files that no archive has.
+    pub fn add(&mut self, debs: Vec<PathBuf>) {
+        self.rest.extend(debs);
     }
 
     /// An archive of exactly these packages on the loopback interface.
@@ -109,7 +146,7 @@ impl Set {
         let root = self.dir.join("local");
         let pool = root.join("pool");
         std::fs::create_dir_all(&pool).with_context(|| format!("making {}", pool.display()))?;
-        for deb in &self.debs {
+        for deb in self.base.iter().chain(&self.rest) {
             let name = deb.file_name().context("a package file has a name")?;
             let to = pool.join(name);
             if !to.exists() {
@@ -165,12 +202,12 @@ impl Local {
 /// How mmdebstrap makes a root of a set: the command alone.
 pub fn mmdebstrap(set: &Set, local: &Local, recommends: bool, root: &Path) -> Cmd {
     let links = "for d in bin sbin lib lib64; do mkdir -p \"$1/usr/$d\"; ln -s usr/$d \"$1/$d\"; done";
-    // The base by name, too: apt then knows the same packages as asked for.
-    let asked = BASE.iter().skip(1).copied().chain(set.requested.iter().map(String::as_str));
+    // All of them by name: what a package's own control file says of its priority is not what the archive said.
+    let names = set.names();
     Cmd::new("mmdebstrap")
-        .args(["--mode=root", "--variant=apt", "--format=directory", "--architectures=amd64"])
+        .args(["--mode=root", "--variant=apt", "--architectures=amd64"])
         .arg(format!("--setup-hook={links}"))
-        .args(asked.map(|name| format!("--include={name}")))
+        .args(names.iter().map(|name| format!("--include={name}")))
         .arg(format!("--aptopt=APT::Install-Recommends \"{recommends}\""))
         .args(["--dpkgopt=force-confold", "--dpkgopt=force-confdef"])
         .env("TMPDIR", "/var/tmp")

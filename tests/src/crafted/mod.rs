@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 
 use make::{Entry, Package, Packing, What, file, hard, link, package, program};
 
-/// The name of the package that asks for all others.
-pub const ALL: &str = "crafted-all";
+/// What they need of an archive, beside the base.
+pub const NEEDS: &[&str] = &["adduser", "libcap2-bin"];
 
 /// What an administrator has put into the root before anything is installed: path and content.
 pub const BEFORE: &[(&str, &str)] = &[
@@ -33,7 +33,7 @@ pub fn build(dir: &Path) -> Result<Vec<PathBuf>> {
     packages.extend(packings());
     let names: Vec<&str> = packages.iter().map(|p| p.name).collect();
     let fields = format!("Depends: {}\n", names.join(", "));
-    packages.push(package(ALL, &fields));
+    packages.push(package("crafted-all", &fields));
     packages.iter().map(|p| p.build(dir).with_context(|| format!("making {}", p.name))).collect()
 }
 

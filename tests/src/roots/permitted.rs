@@ -9,6 +9,8 @@ pub enum Allowed {
     Content,
     /// Everything, even whether it is there.
     All,
+    /// When it was written.
+    Time,
     /// One statement of it: those that begin with these words.
     Part(&'static str),
 }
@@ -29,6 +31,9 @@ const fn may(path: &'static str, allowed: Allowed, why: &'static str) -> Permitt
 }
 
 const MAKER: &str = "settings of the new system, written by whoever installs and not by a package";
+const REFERENCE: &str = "settings of the maker of the reference";
+const DEVICES: &str =
+    "devices: a running system finds another filesystem there, and the maker of the reference fills it";
 const MEMORY: &str = "memory of a running system, which finds another filesystem there";
 const CHANCE: &str = "made by chance, so that no two systems have the same";
 const LOG: &str = "a log: says when and in which order";
@@ -43,6 +48,22 @@ pub const PERMITTED: &[Permitted] = &[
     may("etc/fstab", Allowed::All, MAKER),
     may("etc/hostname", Allowed::All, MAKER),
     may("etc/resolv.conf", Allowed::All, MAKER),
+    may("etc/apt/apt.conf.d/99mmdebstrap", Allowed::All, REFERENCE),
+    may("etc/dpkg/dpkg.cfg.d/99mmdebstrap", Allowed::All, REFERENCE),
+    may(
+        "var/lib/apt/extended_states",
+        Allowed::All,
+        "what was asked for is known to whoever chose, not to whoever lays packages",
+    ),
+    may(
+        "var/cache/debconf/tmp.ci",
+        Allowed::All,
+        "where apt has questions asked before it unpacks: nothing is asked",
+    ),
+    may("etc/console-setup/cached_*", Allowed::Content, "names the consoles of the machine it is made on"),
+    may("boot/initrd.img-*", Allowed::Content, "an archive with the times of its making"),
+    may("var/lib/initramfs-tools/*", Allowed::Content, "sums of those archives"),
+    may("dev/**", Allowed::All, DEVICES),
     may("run/**", Allowed::All, MEMORY),
     may("etc/machine-id", Allowed::All, CHANCE),
     may("var/lib/dbus/machine-id", Allowed::All, CHANCE),
@@ -69,6 +90,7 @@ impl Permitted {
             (Allowed::Content, aspect) => {
                 matches!(aspect, Aspect::Content | Aspect::Part(_) | Aspect::Time)
             }
+            (Allowed::Time, aspect) => *aspect == Aspect::Time,
             (Allowed::Part(start), Aspect::Part(part)) => part.starts_with(start),
             (Allowed::Part(_), _) => false,
         };
