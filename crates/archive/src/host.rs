@@ -51,6 +51,7 @@ fn from_texts(release: &str, targets: &str) -> Result<Archive> {
         preferences: BTreeMap::new(),
         never: Vec::new(),
         hold: Vec::new(),
+        local: Vec::new(),
     };
     for line in targets.lines() {
         let mut words = line.split(' ');

@@ -27,6 +27,7 @@ mod fetch;
 mod host;
 pub mod initrd;
 pub mod lock;
+mod local;
 mod refusal;
 mod release;
 mod root;

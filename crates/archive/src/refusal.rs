@@ -338,6 +338,7 @@ fn first_sentence(reason: &str) -> &str {
 
 /// An address and the name of the file apt keeps what it fetched from there in, in one form.
 fn plain_name(text: &str) -> String {
+    let text = text.strip_suffix(".FAILED").unwrap_or(text);
     crate::solve::unquote(text).trim_start_matches(['/', '_']).replace('_', "/")
 }
 
@@ -363,6 +364,7 @@ mod tests {
             preferences: BTreeMap::new(),
             never: Vec::new(),
             hold: Vec::new(),
+            local: Vec::new(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use akene_exec::Runner;
 use akene_protocol::issue::Issues;
-use akene_protocol::lock::{Lock, LockedPackage, Release, Request, VERSION};
+use akene_protocol::lock::{Lock, LockedPackage, Release, Request, VERSION, file_name};
 use akene_protocol::profile::nearest;
 use akene_protocol::{Bytes, Issue};
 use anyhow::{Context, Result};
@@ -174,6 +174,9 @@ impl AptRoot {
             let sha256 = words.find_map(|w| w.strip_prefix("SHA256:"))?.parse().ok()?;
             // It becomes a file in a directory of ours.
             let file = (!file.contains('/')).then_some(file)?;
+            // apt names a file that lies here as it lies here.
+            let own = self.archive().local.iter().find(|local| local.sha256 == sha256);
+            let file = own.map(|p| file_name(&p.name, &p.version, &p.architecture)).unwrap_or(file.to_owned());
             let mut parts = file.strip_suffix(".deb")?.rsplitn(3, '_');
             let (architecture, version, name) = (parts.next()?, parts.next()?, parts.next()?);
             Some(LockedPackage {
@@ -183,7 +186,7 @@ impl AptRoot {
                 size: Bytes(size),
                 sha256,
                 urls: self.on_every_mirror(url),
-                file: file.to_owned(),
+                file: file.clone(),
                 base: false,
                 helper: false,
                 release: None,

@@ -94,6 +94,7 @@ impl Site {
             preferences: BTreeMap::new(),
             never: Vec::new(),
             hold: Vec::new(),
+            local: Vec::new(),
         };
         let dir = self.path("apt").join(mirrors.join("").replace(['/', ':', '.'], ""));
         AptRoot::create(&dir, &AptSettings { archive: &archive, keyring: Path::new("/none"), proxy: None })
@@ -178,6 +179,7 @@ fn what_cannot_be_written_into_a_source_file_is_refused() {
         preferences: BTreeMap::new(),
         never: Vec::new(),
         hold: Vec::new(),
+        local: Vec::new(),
     };
     let settings = AptSettings { archive: &archive, keyring: Path::new("/none"), proxy: None };
     let error = AptRoot::create(&site.path("x"), &settings).unwrap_err();

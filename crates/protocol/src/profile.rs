@@ -19,6 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::envelope::Document;
+use crate::ids::Sha256;
 use crate::inventory::TableKind;
 use crate::issue::{Issue, Issues};
 use crate::rule::Rule;
@@ -89,6 +90,9 @@ pub struct Layer {
     /// Packages to install. `name` or `name=version`; `-name` takes one out that another layer added.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<String>,
+    /// The packages that lie beside a class as `packages/*.deb`. Put here by the server, never by hand.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub local_packages: Vec<LocalPackage>,
     /// The kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<Kernel>,
@@ -294,6 +298,22 @@ pub struct Repository {
     /// as `keys/NAME.asc` or `keys/NAME.gpg`. These keys count for this repository alone; there is no unsigned one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub key: String,
+}
+
+/// A package that lies beside a class. That its sum stands in the signed profile is what makes it trusted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LocalPackage {
+    /// Name.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// `amd64` or `all`.
+    pub architecture: String,
+    /// Size of the `.deb`.
+    pub size: Bytes,
+    /// SHA-256 of the `.deb`.
+    pub sha256: Sha256,
 }
 
 /// The kernel.

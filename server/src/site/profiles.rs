@@ -1,13 +1,18 @@
 //! Profiles: reading them with their classes, choosing one for a machine, checking all of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
+use akene_archive::Deb;
 use akene_protocol::inventory::{Cpu, FirmwareKind, Memory};
 use akene_protocol::issue::Issues;
-use akene_protocol::profile::{Bundle, Distribution, File, Layer, Script, nearest, parse_layer};
+use akene_protocol::profile::{
+    Bundle, Distribution, File, Layer, LocalPackage, Script, nearest, parse_layer,
+};
 use akene_protocol::resolve::resolve;
 use akene_protocol::{AssetNumber, Bytes, Inventory, Issue, Resolved, Sha256};
 use anyhow::{Context as _, Result};
@@ -100,6 +105,13 @@ impl Site {
             let name = format!("{name}{}", file.path);
             Some(Script::Named { name, script: file.content? })
         }));
+        collect_keys(&dir.join("keys"), &format!("{at}/keys"), &mut layer)?;
+        if !layer.local_packages.is_empty() {
+            let next = format!("put the .deb into {at}/packages instead");
+            let message = "packages beside a class are found by themselves";
+            return Err(Issue::new("local-packages", format!("{at}/class.toml"), message, next).into());
+        }
+        collect_packages(&dir.join("packages"), &format!("{at}/packages"), &mut layer)?;
         let debconf = dir.join("debconf");
         if debconf.is_file() {
             let text = fs::read_to_string(&debconf).map_err(|e| unreadable(&format!("{at}/debconf"), &e))?;
@@ -284,6 +296,120 @@ fn collect_files(dir: &Path, below: &str, at: &str, files: &mut Vec<File>) -> Re
         files.push(File { path, content, base64, mode: Some(mode.into()), owner: None, verbatim: false });
     }
     Ok(())
+}
+
+/// Gives the repositories of a class the keys that lie beside it: `keys/NAME.asc` or `keys/NAME.gpg` for
+/// `apt.sources.NAME`. A key for no repository is a mistake in a name.
+fn collect_keys(dir: &Path, at: &str, layer: &mut Layer) -> Result<(), Issues> {
+    for (name, path) in plain_files(dir, at)? {
+        let place = format!("{at}/{name}");
+        let of = name.strip_suffix(".asc").or_else(|| name.strip_suffix(".gpg")).unwrap_or(&name);
+        let apt = layer.apt.get_or_insert_default();
+        let Some(repository) = apt.sources.get_mut(of).filter(|repository| repository.key.is_empty()) else {
+            let message = format!("is the key of no repository: `apt.sources.{of}` of this class lacks none");
+            let next = "name it after the repository, NAME.asc or NAME.gpg, and give that one no `key`";
+            return Err(Issue::new("class-key", place, message, next).into());
+        };
+        let bytes = fs::read(&path).map_err(|e| unreadable(&place, &e))?;
+        repository.key = match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => BASE64.encode(error.as_bytes()),
+        };
+    }
+    Ok(())
+}
+
+/// Takes the packages beside a class into it: what they are, and that they are to be installed unless the
+/// class or a later layer says otherwise.
+fn collect_packages(dir: &Path, at: &str, layer: &mut Layer) -> Result<(), Issues> {
+    let mut issues = Vec::new();
+    for (name, path) in plain_files(dir, at)? {
+        let place = format!("{at}/{name}");
+        match known_package(&path) {
+            Ok(package) => {
+                if let Some(other) = layer.local_packages.iter().find(|p| p.name == package.name) {
+                    let message =
+                        format!("`{}` is there twice, in version {} too", package.name, other.version);
+                    issues.push(Issue::new("class-package", place, message, "leave only one of them there"));
+                    continue;
+                }
+                let said = |word: &String| {
+                    let word = word.strip_prefix('-').unwrap_or(word);
+                    word.split('=').next() == Some(package.name.as_str())
+                };
+                if !layer.packages.iter().any(said) {
+                    layer.packages.push(package.name.clone());
+                }
+                layer.local_packages.push(package);
+            }
+            Err(error) => {
+                let next = "copy it there again; only .deb files made for amd64 or all belong there";
+                issues.push(Issue::new("class-package", place, format!("cannot be used: {error:#}"), next));
+            }
+        }
+    }
+    if issues.is_empty() { Ok(()) } else { Err(Issues(issues)) }
+}
+
+/// What a package is, without reading it again as long as nobody touches it: the bundle is put together for every
+/// computer that asks.
+fn known_package(path: &Path) -> Result<LocalPackage> {
+    static KNOWN: Mutex<BTreeMap<PathBuf, (u64, SystemTime, LocalPackage)>> = Mutex::new(BTreeMap::new());
+    let meta = fs::metadata(path).context("looking at it")?;
+    let state = (meta.len(), meta.modified().context("looking at it")?);
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((size, time, package)) = known().get(path)
+        && (*size, *time) == state
+    {
+        return Ok(package.clone());
+    }
+    let package = local_package(path)?;
+    known().insert(path.to_owned(), (state.0, state.1, package.clone()));
+    Ok(package)
+}
+
+/// What a package is. All of it is read, so that a damaged one is found here and not on a computer far away.
+fn local_package(path: &Path) -> Result<LocalPackage> {
+    anyhow::ensure!(path.extension().is_some_and(|e| e == "deb"), "its name does not end in .deb");
+    let deb = Deb::new(path);
+    let control = deb.control()?;
+    let field = |key: &str| control.get(key).cloned().with_context(|| format!("it does not say its {key}"));
+    let architecture = field("Architecture")?;
+    anyhow::ensure!(
+        matches!(architecture.as_str(), "amd64" | "all"),
+        "it is made for {architecture}, not for amd64"
+    );
+    deb.check()?;
+    let file = fs::File::open(path).context("opening it")?;
+    let (sha256, size) = Sha256::of_reader(file).context("reading it")?;
+    Ok(LocalPackage {
+        name: field("Package")?,
+        version: field("Version")?,
+        architecture,
+        size: Bytes(size),
+        sha256,
+    })
+}
+
+/// The files of a directory that may not be there, by name. Anything else in it is a mistake.
+fn plain_files(dir: &Path, at: &str) -> Result<Vec<(String, PathBuf)>, Issues> {
+    if !dir.is_dir() {
+        return Ok(Vec::new());
+    }
+    let fail = |e: std::io::Error| unreadable(at, &e);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // Not followed: a link could lead out of the site directory, to its keys for instance.
+        if !entry.path().symlink_metadata().map_err(fail)?.is_file() {
+            let next = "put plain files there";
+            return Err(Issue::new("class-file", format!("{at}/{name}"), "is not a plain file", next).into());
+        }
+        files.push((name, entry.path()));
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// Resolves a bundle once with all its classes and once with those that carry no rule: what a rule

@@ -250,7 +250,7 @@ impl Check<'_> {
             let good = text::file_name(name) && (!name.contains('.') || name.ends_with(".pref"));
             let next = "use letters, digits, _ and -; apt ignores any ending but .pref";
             self.text(good, "file-name", "apt.preferences", name, "file name apt reads", next);
-            if matches!(name.as_str(), "akene-never" | "akene-never.pref") {
+            if name.starts_with("akene-") {
                 self.issue("file-name", "apt.preferences", format!("{name:?} is ours"), "use another name");
             }
             if text.contains('\0') {
@@ -279,6 +279,14 @@ impl Check<'_> {
         let next = "write a package's name, or name=version; -name takes one out";
         for package in &layer.packages {
             self.text(text::package(package), "package-name", "packages", package, "package", next);
+        }
+        for local in &layer.local_packages {
+            let word = format!("{}={}", local.name, local.version);
+            self.text(text::package(&word), "package-name", "local-packages", &word, "package", next);
+            if !matches!(local.architecture.as_str(), "amd64" | "all") {
+                let message = format!("`{}` is made for {}, not for amd64", local.name, local.architecture);
+                self.issue("package-architecture", "local-packages", message, "use the amd64 package");
+            }
         }
         if let Some(kernel) = &layer.kernel {
             if let Some(package) = &kernel.package {

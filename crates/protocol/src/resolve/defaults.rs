@@ -108,6 +108,7 @@ pub(super) fn archive(apt: crate::profile::Apt, issues: &mut Vec<Issue>) -> Arch
         preferences: apt.preferences,
         never: apt.never,
         hold: apt.hold,
+        local: Vec::new(),
     }
 }
 

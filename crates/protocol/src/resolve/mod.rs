@@ -17,8 +17,8 @@ use crate::inventory::Inventory;
 use crate::inventory::TableKind;
 use crate::issue::{Issue, Issues};
 use crate::profile::{
-    Bundle, DiskSelector, Distribution, File, Filesystem, Foreign, Kernel, Keyboard, Layer, LockUse, Medium,
-    Network, Pocket, Repository, Rung, Script, Shutdown, User,
+    Bundle, DiskSelector, Distribution, File, Filesystem, Foreign, Kernel, Keyboard, Layer, LocalPackage,
+    LockUse, Medium, Network, Pocket, Repository, Rung, Script, Shutdown, User,
 };
 use crate::size::Bytes;
 
@@ -101,6 +101,9 @@ pub struct Archive {
     /// Packages that stay at their version.
     #[serde(default)]
     pub hold: Vec<String>,
+    /// Packages of the site itself, from beside its classes.
+    #[serde(default)]
+    pub local: Vec<LocalPackage>,
 }
 
 /// What the planner is asked for.
@@ -311,6 +314,11 @@ impl Merged {
                 }
             }
         }
+        for package in &upper.local_packages {
+            // The upper layer's version counts, as with files.
+            lower.local_packages.retain(|there| there.name != package.name);
+            lower.local_packages.push(package.clone());
+        }
         append(&mut lower.debconf_selections, &upper.debconf_selections);
         append(&mut lower.late_commands, &upper.late_commands);
         for user in &upper.users {
@@ -388,6 +396,7 @@ impl Merged {
             .collect();
         let lock = layer.apt.as_ref().and_then(|apt| apt.lock).unwrap_or_default();
         let archive = defaults::archive(layer.apt.unwrap_or_default(), &mut self.issues);
+        let archive = Archive { local: layer.local_packages, ..archive };
         for package in layer.packages.iter().filter(|p| archive.never.iter().any(|n| n == package_name(p))) {
             let name = package_name(package);
             self.issues.push(Issue::new(
