@@ -19,6 +19,7 @@ pub mod cache;
 pub mod doubt;
 pub mod left;
 pub mod live;
+mod local;
 mod locked;
 pub mod machine;
 pub mod native;

@@ -283,6 +283,7 @@ impl Effects for Machine<'_> {
             proxy: self.proxy.as_deref(),
         };
         let apt = AptRoot::create(&dir, &settings)?;
+        self.use_local_packages(&apt)?;
         let reporter = self.reporter;
         let updated = apt.update(self.runner, &mut |p| {
             reporter.progress(p.done, Some(p.total), Unit::Steps, &p.what);
