@@ -195,7 +195,10 @@ fn look_at(root: &Path, layout: &Layout) {
     assert_eq!(inside(root, &["dpkg", "--audit"]), "");
     inside(root, &["apt-get", "check"]);
     let states = inside(root, &["dpkg-query", "-W", "-f", "${db:Status-Abbrev}\\n"]);
-    assert!(states.lines().all(|l| l.trim() == "ii"), "{states}");
+    let held = inside(root, &["apt-mark", "showhold"]);
+    let never = root.join("etc/apt/preferences.d/akene-never").exists();
+    assert_eq!(held, if never { "less" } else { "" });
+    assert!(states.lines().all(|l| l.trim() == "ii" || (never && l.trim() == "hi")), "{states}");
     assert!(inside(root, &["apt-mark", "showmanual"]).lines().any(|l| l == "less"));
     assert!(inside(root, &["apt-mark", "showauto"]).lines().any(|l| l == "libsystemd-shared"));
     // apt would take nothing away, and knows its own archives' keys.
@@ -309,7 +312,7 @@ fn has_debian(mirror: &Mirror) -> bool {
 }
 
 /// The end of `[apt]` where only what is needed is wanted.
-const FEWER: &str = "install-recommends = false\n";
+const FEWER: &str = "install-recommends = false\nnever = [\"snapd\"]\nhold = [\"less\"]\n";
 
 fn keyring_of_debian() -> &'static Path {
     AptSettings::default_keyring(akene_protocol::profile::Distribution::Debian)

@@ -275,7 +275,6 @@ pub(super) fn initramfs(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -
 pub(super) fn finish(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -> Result<()> {
     root.remove("usr/sbin/policy-rc.d")?;
     write_sources(job, root, false)?;
-    hold(job, watch)?;
     let audit = job.run(&job.inside("dpkg").arg("--audit"))?;
     if !audit.is_empty() {
         bail!("checking the packages: dpkg finds something amiss:\n{audit}");
@@ -299,6 +298,8 @@ pub(super) fn finish(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -> R
     if !wrong.is_empty() {
         bail!("checking the packages: not installed though they should be: {}", wrong.join(", "));
     }
+    // From here on dpkg calls some of them `hi`.
+    hold(job, watch)?;
     system::clean(job, root)
 }
 

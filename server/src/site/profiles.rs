@@ -87,7 +87,14 @@ impl Site {
             return Err(unknown());
         }
         match fs::read_to_string(self.dir().join(path)) {
-            Ok(text) => parse_layer(&text, path),
+            Ok(text) => parse_layer(&text, path).and_then(|layer| {
+                if layer.local_packages.is_empty() {
+                    return Ok(layer);
+                }
+                let message = "packages beside a class are found by themselves";
+                let next = "put the .deb files into classes/NAME/packages";
+                Err(Issue::new("local-packages", path, message, next).into())
+            }),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(unknown()),
             Err(e) => Err(unreadable(path, &e)),
         }
@@ -106,11 +113,6 @@ impl Site {
             Some(Script::Named { name, script: file.content? })
         }));
         collect_keys(&dir.join("keys"), &format!("{at}/keys"), &mut layer)?;
-        if !layer.local_packages.is_empty() {
-            let next = format!("put the .deb into {at}/packages instead");
-            let message = "packages beside a class are found by themselves";
-            return Err(Issue::new("local-packages", format!("{at}/class.toml"), message, next).into());
-        }
         collect_packages(&dir.join("packages"), &format!("{at}/packages"), &mut layer)?;
         let debconf = dir.join("debconf");
         if debconf.is_file() {

@@ -125,7 +125,9 @@ fn kind<'a>(
 }
 
 fn properties(schema: &Value) -> impl Iterator<Item = (&String, &Value)> {
-    schema["properties"].as_object().into_iter().flat_map(Map::iter)
+    // Found out by the server from what lies beside a class, and refused where somebody writes it.
+    let written = |(name, _): &(&String, &Value)| *name != "local-packages";
+    schema["properties"].as_object().into_iter().flat_map(Map::iter).filter(written)
 }
 
 fn walk(root: &Value, schema: &Value, header: &str, text: &str, all: &mut Vec<Section>) {

@@ -347,3 +347,31 @@ fn a_server_that_dies_in_the_middle_neither_stops_nor_falsifies_an_installation(
     assert!(resident.confirm().unwrap(), "a second start of the system");
     assert_eq!(rig.machine()["events"].as_array().unwrap().len(), numbers.len());
 }
+
+#[test]
+fn packages_beside_a_class_come_from_the_server_and_are_checked() {
+    if !has_loop_devices() {
+        return;
+    }
+    let mirror = Mirror::start().unwrap();
+    let profile = small_server(&mirror, "127.0.0.1");
+    let rig = Rig::new(&format!("classes = [\"own\"]\n{profile}"));
+    let class = rig.dir.path().join("site/classes/own");
+    fs::create_dir_all(class.join("packages")).unwrap();
+    fs::write(class.join("class.toml"), "description = \"Ours\"\n").unwrap();
+    // Nobody has what it needs: apt can only say so when it has seen the package.
+    let control = "Package: our-own\nVersion: 1\nArchitecture: amd64\nDepends: less, nobody-has-this\n";
+    let deb = akene_tests::deb::make(&class.join("packages"), control, &[]).unwrap();
+    let issue = refused(&rig, &rig.request(), "packages-conflict");
+    assert!(issue.message.contains("our-own") && issue.message.contains("nobody-has-this"), "{issue}");
+
+    // Other bytes under its sum.
+    let sum = akene_protocol::Sha256::of(&fs::read(&deb).unwrap());
+    let pool = rig.dir.path().join("site/state/pool");
+    fs::create_dir_all(&pool).unwrap();
+    let mut bytes = fs::read(&deb).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(pool.join(sum.to_string()), bytes).unwrap();
+    let issue = refused(&rig, &rig.request(), "package-hash");
+    assert!(issue.to_string().contains("our-own"), "{issue}");
+}
