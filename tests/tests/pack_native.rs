@@ -377,6 +377,8 @@ fn a_reinstallation_keeps_homes_and_their_numbers() {
     let keyring = keyring_of_debian();
     let profile = debian(&mirror) + FEWER;
     install(dir.path(), &profile, FirmwareKind::Bios, keyring, |root, _| {
+        assert_eq!(inside(root, &["apt-mark", "showhold"]), "less");
+        assert!(root.join("etc/apt/preferences.d/akene-never").exists());
         // As if accounts had been made in another order, and a kernel had come and gone.
         let lou = root.join("home/lou");
         for path in [lou.clone(), lou.join(".ssh"), lou.join(".ssh/authorized_keys")] {

@@ -311,6 +311,8 @@ fn packages_beside_a_class() {
     assert_eq!(chosen("library").version, "1");
     // What was chosen can be fetched from there, under the name everything else expects.
     let dir = site.path("debs");
+    // Another test of this program may have installed it already.
+    rustls::crypto::ring::default_provider().install_default().ok();
     let client =
         reqwest::blocking::Client::builder().redirect(akene_archive::redirect_policy()).build().unwrap();
     akene_archive::Fetcher::new(client).fetch(&lock.packages, &dir, &|_| {}).unwrap();
