@@ -176,7 +176,8 @@ impl AptRoot {
             let file = (!file.contains('/')).then_some(file)?;
             // apt names a file that lies here as it lies here.
             let own = self.archive().local.iter().find(|local| local.sha256 == sha256);
-            let file = own.map(|p| file_name(&p.name, &p.version, &p.architecture)).unwrap_or(file.to_owned());
+            let file =
+                own.map(|p| file_name(&p.name, &p.version, &p.architecture)).unwrap_or(file.to_owned());
             let mut parts = file.strip_suffix(".deb")?.rsplitn(3, '_');
             let (architecture, version, name) = (parts.next()?, parts.next()?, parts.next()?);
             Some(LockedPackage {
