@@ -110,7 +110,6 @@ pub trait Effects {
     fn fetch(
         &mut self,
         solved: &Self::Solved,
-        resolved: &Resolved,
         to: To<'_, Self::Mounted>,
         shelters: &[Shelter],
     ) -> Result<Self::Staged>;
@@ -291,9 +290,8 @@ fn steps<E: Effects>(
             None
         }
     };
-    let mut fetch = |to| {
-        patiently(patience, reporter, "downloading", || effects.fetch(&solved, &resolved, to, &shelters))
-    };
+    let mut fetch =
+        |to| patiently(patience, reporter, "downloading", || effects.fetch(&solved, to, &shelters));
     let staged = to.map(&mut fetch).transpose()?;
 
     reporter.phase(Phase::Commit);
@@ -348,7 +346,7 @@ fn on_disk<E: Effects>(
         None => {
             reporter.phase(Phase::Stage);
             patiently(options.patience, reporter, "downloading", || {
-                effects.fetch(&solved, resolved, To::Target(mounted), &[])
+                effects.fetch(&solved, To::Target(mounted), &[])
             })?
         }
     };

@@ -73,9 +73,11 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     };
     let each: BTreeSet<&String> = indexes.iter().collect();
     println!("{} bytes of indexes are not fetched", each.iter().map(|p| size(p)).sum::<u64>());
-    for path in &indexes {
-        mirror.server.fault(path, Fault::Missing);
-    }
+    let without_indexes = || {
+        mirror.server.mend();
+        indexes.iter().for_each(|path| mirror.server.fault(path, Fault::Missing));
+    };
+    without_indexes();
     site.start().unwrap();
 
     // What is not the site's own lock of this profile is refused, and nothing is written.
@@ -113,6 +115,17 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     tells(&run(&refused, &[]), "lock-of-other-archives");
     site.write_profile(&required.replace("\"less\"", "\"less\", \"nano\"")).unwrap();
     tells(&run(&refused, &[]), "lock-without-selection");
+    // The archive has deleted what newer versions replaced: known before a disk changes. Who may choose for
+    // themselves then do, as far as there are indexes.
+    let less = signed.packages.iter().find(|p| p.name == "less").unwrap();
+    mirror.server.fault(less.urls[0].rsplit('/').next().unwrap(), Fault::Missing);
+    site.write_profile(&required).unwrap();
+    tells(&run(&refused, &[]), "lock-outdated");
+    site.write_profile(&profile).unwrap();
+    let chooses = run(&refused, &[]);
+    assert!(!chooses.good && chooses.log.contains("less"), "{}", chooses.story());
+    assert!(chooses.log.contains("the packages are chosen here"), "{}", chooses.log);
+    without_indexes();
     let empty = SystemRunner.run(&Cmd::new("blkid").args(["-p"]).arg(&refused));
     assert!(empty.is_err(), "a refused installation wrote to the disk");
     // A setting that changes no package needs no new lock.

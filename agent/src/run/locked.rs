@@ -1,7 +1,7 @@
 //! Packages from the profile's signed lock: no index is read and nothing is solved.
 
 use akene_planner::Plan;
-use akene_protocol::lock::Lock;
+use akene_protocol::lock::{Lock, LockedPackage};
 use akene_protocol::profile::LockUse;
 use akene_protocol::{Issue, Resolved};
 use anyhow::Result;
@@ -45,6 +45,15 @@ impl Machine<'_> {
                 return Ok(None);
             }
         };
+        // An archive deletes what newer versions have replaced. Better to know before a disk is changed.
+        match outdated(&resolved.profile, &self.fetcher()?.gone(&lock.packages)) {
+            None => {}
+            Some(issue) if required => return Err(issue.into()),
+            Some(issue) => {
+                self.reporter.warn(format!("{issue}; the packages are chosen here"));
+                return Ok(None);
+            }
+        }
         let date = signed.lock.date().map_or_else(String::new, |date| format!(" of {date}"));
         self.reporter.info(format!("packages by the signed lock{date}: no index is read"));
         self.signed = Some(Box::new(signed));
@@ -60,4 +69,17 @@ impl Machine<'_> {
             Authority::Person { lock, .. } => Ok(lock.as_deref().cloned()),
         }
     }
+}
+
+/// What is wrong with a lock whose packages are gone.
+fn outdated(profile: &str, gone: &[&LockedPackage]) -> Option<Issue> {
+    let names: Vec<String> = gone.iter().take(5).map(|p| format!("{} {}", p.name, p.version)).collect();
+    let more = if gone.len() > names.len() { " and others" } else { "" };
+    let message = format!(
+        "{} packages of the signed lock are in no archive any more: {}{more}",
+        gone.len(),
+        names.join(", ")
+    );
+    let next = "make it anew with `akene-server lock`, or keep its packages in the server's pool";
+    (!gone.is_empty()).then(|| Issue::new("lock-outdated", profile, message, next))
 }

@@ -313,14 +313,8 @@ impl Effects for Machine<'_> {
         stage::shelters(plan, inventory, lock)
     }
 
-    fn fetch(
-        &mut self,
-        solved: &Solved,
-        resolved: &Resolved,
-        to: To<'_, Mounted>,
-        shelters: &[Shelter],
-    ) -> Result<Staged> {
-        let mut fetcher = self.fetcher(resolved)?;
+    fn fetch(&mut self, solved: &Solved, to: To<'_, Mounted>, shelters: &[Shelter]) -> Result<Staged> {
+        let mut fetcher = self.fetcher()?;
         let lock = &solved.choice.lock;
         let mut visits = Vec::new();
         let own = match to {
@@ -469,7 +463,7 @@ impl Effects for Machine<'_> {
 impl Machine<'_> {
     /// A fetcher with the sources there are besides the lock's own. The server of the site is the last to be asked: one
     /// small server on the Internet is not to give everything to everybody.
-    fn fetcher(&self, _: &Resolved) -> Result<Fetcher> {
+    pub(super) fn fetcher(&self) -> Result<Fetcher> {
         let client = |tls: &Tls| -> Result<reqwest::blocking::Client> {
             let (proxy, resolver) = (self.proxy.as_deref(), &self.resolver);
             let access = Access { tls, proxy, resolver, dates: Dates::Checked };

@@ -124,7 +124,7 @@ impl Effects for World {
     fn shelters(&mut self, _: &Plan, _: &Inventory, _: &Lock) -> Vec<Shelter> {
         vec![]
     }
-    fn fetch(&mut self, _: &Lock, _: &Resolved, to: To<'_, ()>, _: &[Shelter]) -> Result<()> {
+    fn fetch(&mut self, _: &Lock, to: To<'_, ()>, _: &[Shelter]) -> Result<()> {
         self.step(if matches!(to, To::Target(())) { "fetch onto" } else { "fetch" })
     }
     fn lock(&mut self, _: &Plan, _: MachineId) -> Result<()> {

@@ -135,6 +135,9 @@ fn one(
         head += &format!("Content-Length: {length}\r\n");
     }
     stream.write_all(format!("{head}\r\n").as_bytes()).ok()?;
+    if line.starts_with("HEAD ") {
+        return Some(());
+    }
     if manner == Manner::Drips {
         for byte in body {
             stream.write_all(&[byte]).ok()?;
@@ -358,4 +361,32 @@ fn everything_that_is_missing_is_said_at_once_and_a_dead_network_ends_it_at_once
     let issues = run(&fetcher(), &packages, tempfile::tempdir().unwrap().path()).unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(10));
     assert!(issues.0.len() <= 6 && issues.0[0].code == "package-unreachable", "{issues}");
+}
+
+/// A source that does not answer, or answers that it is busy, may still have a package.
+#[test]
+fn packages_are_gone_when_every_source_denies_them() {
+    let both = files(&[1000, 1000]);
+    let (old, new, busy) =
+        (serve(&both[..1], Manner::Honest), serve(&both[1..], Manner::Honest), serve(&both, Manner::Busy));
+    let dead = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}", listener.local_addr().unwrap())
+    };
+    let named = |packages: &[&LockedPackage]| packages.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
+    let packages =
+        [package(0, 1000, &[&new]), package(1, 1000, &[&old, &new]), package(2, 1000, &[&old, &new])];
+    assert_eq!(named(&fetcher().gone(&packages)), ["p0", "p2"]);
+    assert_eq!(old.sent.load(Ordering::SeqCst) + new.sent.load(Ordering::SeqCst), 0, "nothing is fetched");
+
+    let mut maybe = package(0, 1000, &[&new, &busy]);
+    assert!(fetcher().gone(std::slice::from_ref(&maybe)).is_empty());
+    maybe.urls = vec![format!("{dead}/d/pool/p0.deb")];
+    assert!(fetcher().gone(std::slice::from_ref(&maybe)).is_empty());
+
+    // One that lies on this computer is not gone.
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(&packages[0].file), content(0, 1000)).unwrap();
+    let fetcher = fetcher().first(Source::directory("here", dir.path()));
+    assert_eq!(named(&fetcher.gone(&packages)), ["p2"]);
 }

@@ -119,6 +119,30 @@ impl Fetcher {
         self
     }
 
+    /// Which packages no source has any more: each of them was asked, and says so. Nothing is fetched. A source that
+    /// does not answer may still have them.
+    pub fn gone<'p>(&self, packages: &'p [LockedPackage]) -> Vec<&'p LockedPackage> {
+        let book = Book::new(self.first.iter().chain(&self.last));
+        let next = AtomicUsize::new(0);
+        let gone = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            for _ in 0..self.streams.min(packages.len()) {
+                scope.spawn(|| {
+                    while let Some(package) = packages.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let offers = book.offers(package, self.first.len());
+                        let absent = offers.iter().all(|o| stream::is_absent(&o.address, &self.client));
+                        if absent && !offers.is_empty() {
+                            gone.lock().unwrap_or_else(|e| e.into_inner()).push(package);
+                        }
+                    }
+                });
+            }
+        });
+        let mut gone = gone.into_inner().unwrap_or_else(|e| e.into_inner());
+        gone.sort_by(|a, b| a.name.cmp(&b.name));
+        gone
+    }
+
     /// Brings all packages into `dir`, under the names apt looks for. What is there already and has the right
     /// sum is not fetched again. Progress comes from several threads, in bytes.
     ///

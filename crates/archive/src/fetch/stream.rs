@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::blocking::{Client, Response};
 use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, LOCATION, RANGE, RETRY_AFTER};
-use reqwest::{StatusCode, Url};
+use reqwest::{Method, StatusCode, Url};
 
 use super::source::Address;
 
@@ -38,6 +38,16 @@ pub(super) enum Opened {
 
 /// Opens an address, from byte `have` on if the source can.
 pub(super) fn open(address: &Address, client: &Client, have: u64) -> Opened {
+    ask(&Method::GET, address, client, have)
+}
+
+/// Whether a source says that it does not have the file. One that does not answer, or not this question, has not
+/// said so.
+pub(super) fn is_absent(address: &Address, client: &Client) -> bool {
+    matches!(ask(&Method::HEAD, address, client, 0), Opened::Absent(_))
+}
+
+fn ask(method: &Method, address: &Address, client: &Client, have: u64) -> Opened {
     let (url, client, authorization) = match address {
         Address::File(path) => {
             let shown = path.display();
@@ -70,7 +80,7 @@ pub(super) fn open(address: &Address, client: &Client, have: u64) -> Opened {
         if !matches!(url.scheme(), "http" | "https") {
             return Opened::Absent(format!("`{url}` is neither http nor https"));
         }
-        let mut request = client.get(url.clone());
+        let mut request = client.request(method.clone(), url.clone());
         if have > 0 {
             request = request.header(RANGE, format!("bytes={have}-"));
         }
@@ -112,6 +122,9 @@ pub(super) fn open(address: &Address, client: &Client, have: u64) -> Opened {
             }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
                 return Opened::Broken(format!("{url} answers {status}"), rest(&response));
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                return Opened::Broken(format!("{url} answers {status}"), Duration::ZERO);
             }
             _ if status.is_server_error() => {
                 return Opened::Broken(format!("{url} answers {status}"), rest(&response));
