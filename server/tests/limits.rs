@@ -99,9 +99,10 @@ fn a_connection_too_many_is_told_why_and_others_work_on() {
     assert_eq!(before.status(), 200, "one connection is kept open by the client");
     let busy: Vec<TcpStream> = (0..3).map(|_| TcpStream::connect(rig.server().addr).unwrap()).collect();
     let deadline = Instant::now() + Duration::from_secs(15);
-    let other = common::client(rig.server().ca.as_deref().unwrap());
     let refusal = loop {
-        // The idle ones may not have been accepted yet.
+        // The idle ones may not have been accepted yet. A client that was served keeps its connection, and would be
+        // served for ever.
+        let other = common::client(rig.server().ca.as_deref().unwrap());
         let answer = other.get(rig.url("/v1/time")).send().unwrap();
         if answer.status() == 503 {
             break answer;

@@ -118,7 +118,7 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     // The archive has deleted what newer versions replaced: known before a disk changes. Who may choose for
     // themselves then do, as far as there are indexes.
     let less = signed.packages.iter().find(|p| p.name == "less").unwrap();
-    mirror.server.fault(less.urls[0].rsplit('/').next().unwrap(), Fault::Missing);
+    mirror.server.fault(&less.path.rsplit('/').next().unwrap().replace("%7e", "~"), Fault::Missing);
     site.write_profile(&required).unwrap();
     tells(&run(&refused, &[]), "lock-outdated");
     site.write_profile(&profile).unwrap();
@@ -126,6 +126,7 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     assert!(!chooses.good && chooses.log.contains("less"), "{}", chooses.story());
     assert!(chooses.log.contains("the packages are chosen here"), "{}", chooses.log);
     without_indexes();
+    mirror.server.take_served();
     let empty = SystemRunner.run(&Cmd::new("blkid").args(["-p"]).arg(&refused));
     assert!(empty.is_err(), "a refused installation wrote to the disk");
     // A setting that changes no package needs no new lock.

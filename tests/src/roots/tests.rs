@@ -262,7 +262,6 @@ fn the_rest_of_the_database() {
         ("var/lib/dpkg/alternatives/editor", "\n5\n", "\n50\n", "choice /usr/bin/b"),
         ("var/lib/dpkg/alternatives/editor", "man/b.1", "man/c.1", "choice /usr/bin/b, slave editor.1"),
         ("var/lib/dpkg/triggers/File", "/etc/x y\n", "", "/etc/x y"),
-        ("var/lib/apt/extended_states", "Auto-Installed: 1", "Auto-Installed: 0", "b:amd64 Auto-Installed"),
         ("var/lib/systemd/deb-systemd-helper-enabled/a.service.dsh-also", "/etc/b\n", "", "/etc/b"),
         ("var/cache/debconf/config.dat", "Value: yes", "Value: no", "q Value"),
         ("var/cache/debconf/config.dat", "a, b", "a", "q Owners"),

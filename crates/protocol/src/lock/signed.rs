@@ -156,9 +156,13 @@ impl ProfileLock {
                     package.name
                 ));
             }
-            let parts = || package.path.split('/');
-            let none = package.release.is_none() && package.path.is_empty();
-            let stays = none || parts().all(|part| !part.is_empty() && part != ".." && part != ".");
+            // One that lies beside a class comes from no archive.
+            let stays = match package.release {
+                None => package.path.is_empty(),
+                Some(_) => {
+                    package.path.split('/').all(|part| !part.is_empty() && part != ".." && part != ".")
+                }
+            };
             if !stays || package.path.chars().any(|c| c.is_whitespace() || c.is_control()) {
                 return odd(format!("{:?} cannot be the place of {}", package.path, package.name));
             }
