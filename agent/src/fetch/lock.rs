@@ -60,7 +60,12 @@ impl Site<'_> {
         };
         let request = Request { authorization, ..Request::new(Method::Get, &url, LARGEST_LOCK) };
         let answer = self.http.send(&request)?;
-        if answer.status == 404 {
+        // A store of files may say that nobody may have what it does not have.
+        let none: &[u16] = match self.stamp.source {
+            Source::Static { .. } => &[401, 403, 404, 410],
+            _ => &[404],
+        };
+        if none.contains(&answer.status) {
             return Ok(None);
         }
         let answer = answer.success(&url)?;

@@ -192,6 +192,9 @@ fn lived_in(home: &Path) -> bool {
     })
 }
 
+/// Where packages are staged on a filesystem that stays.
+pub const STAGED: &str = ".akene-packages";
+
 /// How long the homes in an old root may be counted.
 const COUNTING: Duration = Duration::from_secs(15);
 
@@ -210,6 +213,10 @@ fn used_below(dirs: &[PathBuf]) -> Option<Bytes> {
         }
         for entry in std::fs::read_dir(&dir).ok()? {
             let entry = entry.ok()?;
+            // Packages of an installation that broke off, not people's files.
+            if entry.file_name() == STAGED {
+                continue;
+            }
             match entry.file_type().ok()?.is_dir() {
                 true => open.push(entry.path()),
                 false => total += entry.metadata().ok()?.blocks() * 512,

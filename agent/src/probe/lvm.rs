@@ -225,15 +225,19 @@ pub(super) fn groups(
         for (name, size) in report.volumes(group) {
             let shown = format!("{}/{name}", group.name);
             let places = report.places(group, &name).filter(|_| complete);
-            let content = places.map(|places| look(runner, root, &places, &shown, problems));
-            let content = content.unwrap_or(Ok(None)).unwrap_or_else(|e| {
+            let content = match places {
+                Some(places) => look(runner, root, &places, &shown, problems),
+                // Not of one linear piece after the other: what is on it is not nothing.
+                None => Ok(complete.then(super::unreadable)),
+            };
+            let content = content.unwrap_or_else(|e| {
                 problems.push(Issue::new(
                     "not-looked-at",
                     &shown,
                     format!("the logical volume cannot be looked at: {e:#}"),
                     "nothing, if it is not needed: it is left alone unless wiping is permitted",
                 ));
-                None
+                Some(super::unreadable())
             });
             logical.push(LogicalVolume { name, size: Bytes(size), content });
         }

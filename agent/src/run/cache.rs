@@ -38,7 +38,18 @@ fn store(layout: &Layout) -> Result<(PathBuf, u64)> {
     let stat = statvfs(&top).with_context(|| format!("asking for the free space of {}", top.display()))?;
     let have: u64 = files(&dir)?.values().sum();
     let free = stat.blocks_available() * stat.fragment_size();
-    Ok((dir, (free + have).saturating_sub(BOOT_MARGIN.0)))
+    let margin = BOOT_MARGIN.0.max(room_for_kernels(&top)?);
+    Ok((dir, (free + have).saturating_sub(margin)))
+}
+
+/// What upgrades of the system need beside the kernel that is there: a new one, one more while the oldest is not yet
+/// removed, and an initrd that is written anew beside the old.
+fn room_for_kernels(boot: &Path) -> Result<u64> {
+    let there = files(boot)?;
+    let largest = |kind: &str| {
+        there.iter().filter(|(name, _)| name.starts_with(kind)).map(|(_, size)| *size).max().unwrap_or(0)
+    };
+    Ok(2 * (largest("vmlinuz-") + largest("initrd.img-")) + largest("initrd.img-") + (64 << 20))
 }
 
 /// Directories below a mounted system in which a run may have staged and then broken off.

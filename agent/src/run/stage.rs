@@ -31,14 +31,14 @@ pub const MEMORY_MARGIN: Bytes = Bytes(192 << 20);
 /// What must stay free on the boot partition: a kernel with its initrd, and the installer while it is replaced.
 pub const BOOT_MARGIN: Bytes = Bytes(256 << 20);
 
-/// What must stay free on a kept volume.
-const VOLUME_MARGIN: Bytes = Bytes(64 << 20);
+/// What must stay free on a kept volume: people go on working there if the installation does not come to be.
+const VOLUME_MARGIN: Bytes = Bytes(256 << 20);
 
 /// Where packages lie on the boot partition.
 pub const ON_BOOT: &str = "akene/packages";
 
 /// Where packages lie on a volume.
-pub const ON_VOLUME: &str = ".akene-packages";
+pub const ON_VOLUME: &str = crate::probe::look::STAGED;
 
 /// A filesystem that the plan keeps and that can hold packages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +78,9 @@ pub fn has_old_system(plan: &Plan, inventory: &Inventory) -> bool {
     let ours = |p: &akene_planner::PartitionPlan| p.purpose != Role::Foreign && p.purpose != Role::BiosBoot;
     let stays = |action| matches!(action, Action::Keep | Action::Refresh | Action::Format);
     let partitions = plan.disks.iter().filter(|d| !d.new_table).flat_map(|d| &d.partitions);
-    let kept = partitions.filter(|p| ours(p)).any(|p| stays(p.action))
+    // What is removed from a table that stays may be a system beside what stays.
+    let kept = partitions.clone().any(|p| p.action == Action::Delete)
+        || partitions.filter(|p| ours(p)).any(|p| stays(p.action))
         || plan.groups.iter().any(|g| stays(g.action));
     kept && !is_unfinished(plan, inventory)
 }

@@ -194,13 +194,17 @@ impl Locked {
         &self.notes
     }
 
-    /// Writes the tables and the metadata of volume groups, and wipes old signatures from what the plan makes new.
+    /// Repairs what is kept, the way every start of a system does, where its last use ended without unmounting; writes the
+    /// tables and the metadata of volume groups, and wipes old signatures from what the plan makes new.
     /// **From here on the disks change.**
     pub fn partition(self, runner: &dyn Runner) -> Result<Partitioned> {
         self.partition_by(&Work::Real(runner))
     }
 
     fn partition_by(mut self, work: &Work<'_>) -> Result<Partitioned> {
+        // What is kept is mended while everything else is still whole: where that fails, nothing is lost yet.
+        self.disks.iter().try_for_each(|disk| kept::finish(disk, work))?;
+        self.groups.iter().try_for_each(|group| kept::finish_group(group, work))?;
         for disk in &self.disks {
             table::write(disk, work).with_context(|| format!("writing the table of {}", disk.shown()))?;
             work.act(
@@ -229,15 +233,12 @@ pub struct Partitioned {
 }
 
 impl Partitioned {
-    /// Makes the filesystems the plan asks for. What is kept is only repaired, the way every start of a
-    /// system does, where its last use ended without unmounting.
+    /// Makes the filesystems the plan asks for.
     pub fn format(self, runner: &dyn Runner, progress: &mut dyn FnMut(&Progress)) -> Result<Formatted> {
         self.format_by(&Work::Real(runner), progress)
     }
 
     fn format_by(self, work: &Work<'_>, progress: &mut dyn FnMut(&Progress)) -> Result<Formatted> {
-        self.disks.iter().try_for_each(|disk| kept::finish(disk, work))?;
-        self.groups.iter().try_for_each(|group| kept::finish_group(group, work))?;
         let mut new: Vec<_> = self.disks.iter().flat_map(format::on_disk).collect();
         new.extend(self.groups.iter().filter_map(format::on_group));
         let total = new.len();

@@ -108,7 +108,7 @@ fn carry(
         };
         thread::sleep(until.saturating_duration_since(Instant::now()));
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        if (random >> 33) % line.lost == 0 {
+        if (random >> 33).is_multiple_of(line.lost) {
             thread::sleep(line.again);
         }
         if to.write_all(&packet[..n]).is_err() {

@@ -72,7 +72,9 @@ impl Database {
         self.end_work(package)?;
         self.root.make_dir(IN_WORK, 0o755)?;
         for member in &package.members {
-            self.root.write(&format!("{IN_WORK}/{}", member.name), &member.content, member.mode)?;
+            // dpkg makes a script that it runs executable.
+            let mode = if member.name == "preinst" { 0o755 } else { member.mode };
+            self.root.write(&format!("{IN_WORK}/{}", member.name), &member.content, mode)?;
         }
         Ok(format!("/{IN_WORK}/preinst"))
     }
@@ -88,7 +90,8 @@ impl Database {
         let label = package.label();
         for member in package.members.iter().filter(|m| m.name != CONTROL) {
             let path = format!("{INFO}/{label}.{}", member.name);
-            self.root.write(&path, &member.content, member.mode)?;
+            let mode = if member.name == "preinst" { member.mode | 0o555 } else { member.mode };
+            self.root.write(&path, &member.content, mode)?;
             self.root.set_time(&path, member.time)?;
         }
         let mut list = Vec::new();

@@ -16,8 +16,8 @@ use akene_exec::{Cmd, Runner};
 use anyhow::{Context, Result};
 
 /// fontconfig's postinst and its trigger scan all fonts (4 s each); every postinst of a Python package starts the
-/// compiler for its own files; the bundle of certificates is put together by a postinst and by a trigger.
-const PUT_OFF: [&str; 3] = ["fc-cache", "py3compile", "update-ca-certificates"];
+/// compiler for its own files. Not `update-ca-certificates`: Java's packages read what it makes in their scripts.
+const PUT_OFF: [&str; 2] = ["fc-cache", "py3compile"];
 
 /// Where the stand-ins write.
 const NOTES: &str = "later";
@@ -133,9 +133,9 @@ mod tests {
             SystemRunner.run(&Cmd::new(path).args(args)).unwrap();
         };
         call("fc-cache", &["-s", "-v"]);
-        call("update-ca-certificates", &["--hooksdir", ""]);
+        call("py3compile", &["-p", ""]);
         call("fc-cache", &["-s", "-f", "-v"]);
-        call("update-ca-certificates", &[]);
+        call("py3compile", &[]);
         call("fc-cache", &["-s", "-v"]);
         let runner = RecordingRunner::default();
         let inside = |program: &str| Cmd::new(program);
@@ -146,8 +146,8 @@ mod tests {
         let expected: [&[&str]; 4] = [
             &["fc-cache", "-s", "-f", "-v"],
             &["fc-cache", "-s", "-v"],
-            &["update-ca-certificates", "--hooksdir", ""],
-            &["update-ca-certificates"],
+            &["py3compile", "-p", ""],
+            &["py3compile"],
         ];
         assert_eq!(calls, expected);
     }

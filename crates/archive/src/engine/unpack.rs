@@ -337,7 +337,7 @@ impl<'a, 's> Worker<'a, 's> {
                 }
             }
         }
-        self.notice(&at);
+        self.notice(&self.diverted(path));
         Ok(None)
     }
 

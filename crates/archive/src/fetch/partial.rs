@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use akene_protocol::ids::Sha256;
@@ -9,6 +10,7 @@ use akene_protocol::issue::Issues;
 use akene_protocol::lock::LockedPackage;
 use akene_protocol::{Bytes, Issue};
 use anyhow::{Context, Result};
+use nix::fcntl::OFlag;
 use sha2::Digest;
 
 /// A stretch of the file that came in one go.
@@ -33,25 +35,31 @@ pub(super) struct Partial {
 impl Partial {
     /// Takes up what an earlier run left, hashing it once.
     pub fn open(path: PathBuf, size: Bytes) -> Result<Self> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|e| trouble(e, &path, size))?;
-        let reading = || format!("reading {}", path.display());
-        let have = file.metadata().with_context(reading)?.len();
-        let mut sum = sha2::Sha256::new();
-        let mut parts = Vec::new();
-        let mut at = 0;
-        if have > size.0 {
-            file.set_len(0).with_context(|| format!("cutting {}", path.display()))?;
-        } else if have > 0 {
-            at = io::copy(&mut file, &mut sum).with_context(reading)?;
-            parts.push(Part { offer: None, from: 0, to: at });
+        if path.symlink_metadata().is_ok_and(|m| !m.is_file()) {
+            // A link would lead elsewhere, a pipe nowhere.
+            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
         }
+        let mut file = Self::file(&path).map_err(|e| trouble(e, &path, size))?;
+        let mut sum = sha2::Sha256::new();
+        let have = file.metadata().with_context(|| format!("reading {}", path.display()))?.len();
+        let fits = have <= size.0;
+        let at = match if fits { io::copy(&mut file, &mut sum) } else { Ok(0) } {
+            Ok(at) if fits => at,
+            // Of no use, or where the disk cannot be read any more: another place on it will do.
+            _ => {
+                fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+                file = Self::file(&path).map_err(|e| trouble(e, &path, size))?;
+                sum = sha2::Sha256::new();
+                0
+            }
+        };
+        let parts = if at > 0 { vec![Part { offer: None, from: 0, to: at }] } else { Vec::new() };
         Ok(Partial { file, path, size, at, sum, parts })
+    }
+
+    fn file(path: &Path) -> io::Result<File> {
+        let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).custom_flags(flags).open(path)
     }
 
     /// How many bytes there are.
@@ -122,18 +130,17 @@ impl Partial {
     }
 }
 
-/// Whether a file is there whole.
+/// Whether a file is there whole. One that is no file, or cannot be read to its end, is not.
 pub(super) fn has_sum(path: &Path, package: &LockedPackage) -> Result<bool> {
-    let file = match File::open(path) {
-        Ok(file) => file,
+    match path.symlink_metadata() {
+        Ok(meta) if meta.is_file() && meta.len() == package.size.0 => {}
+        Ok(_) => return Ok(false),
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(e).with_context(|| format!("opening {}", path.display())),
-    };
-    let reading = || format!("reading {}", path.display());
-    if file.metadata().with_context(reading)?.len() != package.size.0 {
-        return Ok(false);
+        Err(e) => return Err(e).with_context(|| format!("looking at {}", path.display())),
     }
-    Ok(Sha256::of_reader(file).with_context(reading)?.0 == package.sha256)
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    Ok(file.and_then(Sha256::of_reader).is_ok_and(|(sum, _)| sum == package.sha256))
 }
 
 fn trouble(error: io::Error, path: &Path, size: Bytes) -> anyhow::Error {
