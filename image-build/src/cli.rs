@@ -11,7 +11,7 @@ use akene_protocol::profile::{Apt, Distribution, Pocket};
 use akene_protocol::resolve::Archive;
 use akene_protocol::stamp::{Source, StaticNetwork, Tls};
 use akene_protocol::{Language, PublicKey, Secret, Sha256, Stamp};
-use akene_server::lock::{Order, describe, lock};
+use akene_server::lock::{Order, describe, lock, on_stderr};
 use akene_server::site::Site;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -400,25 +400,14 @@ fn read_text(path: &Path) -> Result<String> {
 fn lock_profiles(args: LockArgs) -> Result<()> {
     let site = Site::open(&args.site_dir)?;
     let order = Order { profiles: args.profiles, check: args.check, proxy: args.proxy };
-    let (mut differ, mut shown) = (Vec::new(), String::new());
-    lock(
-        &site,
-        &SystemRunner,
-        &order,
-        &mut |profile, p| {
-            if p.what != shown {
-                eprintln!("{profile}: {}", p.what);
-                shown = p.what;
-            }
-        },
-        &mut |locked| {
-            if locked.different {
-                differ.push(locked.lock.profile.clone());
-            }
-            println!("{}", describe(locked, order.check));
-            Ok(())
-        },
-    )?;
+    let mut differ = Vec::new();
+    lock(&site, &SystemRunner, &order, &mut on_stderr(), &mut |locked| {
+        if locked.different {
+            differ.push(locked.lock.profile.clone());
+        }
+        println!("{}", describe(locked, order.check));
+        Ok(())
+    })?;
     if order.check && !differ.is_empty() {
         bail!("checking the locks: not what the archives would give now: {}", differ.join(", "));
     }

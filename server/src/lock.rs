@@ -113,6 +113,17 @@ fn fleet(site: &Site) -> Result<Vec<Inventory>> {
     Ok(machines.into_iter().map(|machine| machine.inventory).collect())
 }
 
+/// A listener for [`lock`] that says on standard error what goes on, each thing once.
+pub fn on_stderr() -> impl FnMut(&str, Progress) {
+    let mut shown = String::new();
+    move |profile, progress| {
+        if progress.what != shown {
+            eprintln!("{profile}: {}", progress.what);
+            shown = progress.what;
+        }
+    }
+}
+
 /// What was found, for people.
 pub fn describe(locked: &Locked, check: bool) -> String {
     let lock = &locked.lock;

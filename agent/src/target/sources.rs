@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use akene_archive::{Root, source_files};
+use akene_archive::{AptSettings, Root, source_files};
 use akene_protocol::Issue;
-use akene_protocol::profile::Distribution;
 use anyhow::{Context, Result};
 
 use super::{Job, Watch};
@@ -13,10 +12,7 @@ use super::{Job, Watch};
 /// installation the distribution's own keyring is where its package will put it.
 pub(super) fn write_sources(job: &Job<'_>, root: &mut Root, first: bool) -> Result<()> {
     let archive = &job.resolved.archive;
-    let keyring = Path::new(match archive.distribution {
-        Distribution::Debian => "/usr/share/keyrings/debian-archive-keyring.gpg",
-        Distribution::Ubuntu => "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
-    });
+    let keyring = AptSettings::default_keyring(archive.distribution);
     let named = |mirrors: &'_ [String]| mirrors.first().cloned().unwrap_or_default();
     // The mirrors that answered, or with a signed lock, where nobody was asked, those the profile names first.
     let (main, security) = match job.apt {

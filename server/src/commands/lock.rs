@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use akene_exec::SystemRunner;
-use akene_server::lock::{Order, describe, lock};
+use akene_server::lock::{Order, describe, lock, on_stderr};
 use akene_server::site::Site;
 use anyhow::Result;
 
@@ -15,21 +15,9 @@ pub fn run(args: Lock) -> Result<ExitCode> {
     let site = Site::open(&args.dir)?;
     let order = Order { profiles: args.profiles, check: args.check, proxy: args.proxy };
     let mut differs = false;
-    let mut shown = String::new();
-    lock(
-        &site,
-        &SystemRunner,
-        &order,
-        &mut |profile, p| {
-            if p.what != shown {
-                eprintln!("{profile}: {}", p.what);
-                shown = p.what;
-            }
-        },
-        &mut |locked| {
-            differs |= locked.different;
-            say(&describe(locked, order.check))
-        },
-    )?;
+    lock(&site, &SystemRunner, &order, &mut on_stderr(), &mut |locked| {
+        differs |= locked.different;
+        say(&describe(locked, order.check))
+    })?;
     Ok(if order.check && differs { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
