@@ -5,7 +5,7 @@
 //! | `akene.ip=ADDRESS/LENGTH,GATEWAY[,DNS…]` | fixed address of the live system; may be repeated; stronger than the stamp |
 //! | `akene.server=URL` | another server than the stamp's; the stamp's pins still count |
 //! | `akene.profile=NAME` | profile to ask for |
-//! | `akene.mode=install\|rescue\|probe` | what to do; `install` by default |
+//! | `akene.mode=install\|help\|rescue\|probe` | what to do; `install` by default |
 //! | `akene.debug` | say more |
 //!
 //! A key given twice: the last one counts, except where repetition has a meaning. An unknown `akene.`
@@ -23,6 +23,8 @@ pub enum Mode {
     /// Install, if allowed to.
     #[default]
     Install,
+    /// Be reachable: say what is wrong, and install only when a person permits it anew.
+    Help,
     /// Offer a shell on every console.
     Rescue,
     /// Report what this machine is, change nothing.
@@ -92,9 +94,10 @@ impl Cmdline {
             "mode" => {
                 self.mode = match value {
                     "install" => Mode::Install,
+                    "help" => Mode::Help,
                     "rescue" => Mode::Rescue,
                     "probe" => Mode::Probe,
-                    other => return Err(format!("`{other}` is not one of install, rescue, probe")),
+                    other => return Err(format!("`{other}` is not one of install, help, rescue, probe")),
                 }
             }
             "debug" => self.debug = true,
