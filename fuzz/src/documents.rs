@@ -4,11 +4,13 @@ use std::fmt::Debug;
 
 use akene_planner::Plan;
 use akene_protocol::api::{
-    EnrolRequest, EnrolResponse, EventBatch, EventsAccepted, Grant, Identity, RunRequest, RunResponse, Time,
+    EnrolRequest, EnrolResponse, EventBatch, EventsAccepted, Grant, Identity, OpenOrders, RunRequest,
+    RunResponse, Time,
 };
 use akene_protocol::envelope::Envelope;
 use akene_protocol::lock::Lock;
-use akene_protocol::{Bundle, Event, ImageManifest, Inventory, PublicKey, Stamp};
+use akene_protocol::order::Progress;
+use akene_protocol::{Bundle, Event, ImageManifest, Inventory, MachineId, Order, PublicKey, Stamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -47,6 +49,14 @@ pub fn documents(data: &[u8]) {
     document::<RunResponse>(data);
     document::<EventsAccepted>(data);
     document::<Time>(data);
+    document::<OpenOrders>(data);
+    document::<Progress>(data);
+    if let Some(order) = document::<Order>(data) {
+        // One that is taken is for this machine, and begins before it ends.
+        if order.check(MachineId([1; 16]), jiff::Timestamp::UNIX_EPOCH).is_ok() {
+            assert!(order.machine == MachineId([1; 16]) && order.issued < order.expires);
+        }
+    }
     document::<Plan>(data);
     document::<Stamp>(data);
     if let Some(batch) = document::<EventBatch>(data) {
@@ -76,5 +86,6 @@ fn envelope(data: &[u8]) {
     let key = PublicKey(ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key());
     assert!(envelope.open::<Bundle>(&key).is_err());
     assert!(envelope.open::<Grant>(&key).is_err());
+    assert!(envelope.open::<Order>(&key).is_err());
     same_again(&envelope, |text| Envelope::parse(text).ok());
 }

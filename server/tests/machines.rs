@@ -294,8 +294,12 @@ fn the_profile_is_asked_for_or_chosen_by_rule() {
     let who = rig.enrol(&small).identity;
     let key = rig.server().site_key;
     let ask = |n, profile: Option<&str>, inventory: &akene_protocol::Inventory| {
-        let request =
-            RunRequest { run: run_id(n), inventory: inventory.clone(), profile: profile.map(str::to_owned) };
+        let request = RunRequest {
+            run: run_id(n),
+            inventory: inventory.clone(),
+            profile: profile.map(str::to_owned),
+            order: None,
+        };
         rig.post_as(&who, "/v1/runs", &request)
     };
     let name = |response| {

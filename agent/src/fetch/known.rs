@@ -1,11 +1,14 @@
 //! What a boot partition of ours says of this machine: the identity it was given before.
 //!
 //! Nothing is written there: the filesystem is mounted read-only and its journal left alone.
+//!
+//! Beside the identity may lie the order for which the installed system restarted the machine: [`order`].
 
 use std::path::{Path, PathBuf};
 
 use akene_protocol::api::Identity;
 use akene_protocol::inventory::{Disk, Inventory, LooksLike};
+use akene_protocol::{Envelope, MachineId, Order, OrderId, PublicKey};
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount, umount};
 
@@ -24,6 +27,36 @@ pub fn identity(inventory: &Inventory, reporter: &Reporter) -> Option<Identity> 
             None
         }
     })
+}
+
+/// Where the installed system leaves the order it restarts the machine for, on a boot partition.
+pub const ORDER: &str = "akene/order.json";
+
+/// The order the machine was restarted for, if one of the site's and of this machine lies on a boot partition. The server
+/// decides whether it still counts.
+pub fn order(
+    inventory: &Inventory,
+    machine: MachineId,
+    key: &PublicKey,
+    reporter: &Reporter,
+) -> Option<OrderId> {
+    boot_partitions(inventory).find_map(|(_, node)| match look(&node, |dir| read_order(dir, key)) {
+        Ok(order) => order.filter(|order| order.machine == machine).map(|order| order.id),
+        Err(error) => {
+            reporter.warn(format!("there is no usable order on {}: {error:#}", node.display()));
+            None
+        }
+    })
+}
+
+/// Reads the order on a boot partition mounted at `dir`.
+pub fn read_order(dir: &Path, key: &PublicKey) -> Result<Option<Order>> {
+    let text = match std::fs::read(dir.join(ORDER)) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        text => text.with_context(|| format!("reading {ORDER}"))?,
+    };
+    let order = Envelope::parse(&text).and_then(|envelope| envelope.open(key));
+    order.map(Some).with_context(|| format!("reading {ORDER}"))
 }
 
 /// The boot partitions of ours, each with its disk.

@@ -30,7 +30,7 @@ mod server;
 use akene_protocol::api::{Consent, Grant, Identity};
 use akene_protocol::envelope::{Document, Envelope, EnvelopeError, PublicKey};
 use akene_protocol::stamp::{Source, Stamp};
-use akene_protocol::{Bundle, Inventory, Issue, MachineId, RunId};
+use akene_protocol::{Bundle, Inventory, Issue, MachineId, OrderId, RunId};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 
@@ -152,12 +152,14 @@ impl Site<'_> {
         Ok(identity)
     }
 
-    /// What to do with this machine, verified. `medium` is asked for the profile where it lies there.
+    /// What to do with this machine, verified. `order` is the one it was restarted for; `medium` is asked for the profile
+    /// where it lies there.
     pub fn orders(
         &self,
         identity: &Identity,
         inventory: &Inventory,
         profile: Option<&str>,
+        order: Option<OrderId>,
         reporter: &Reporter,
         medium: &dyn Fn() -> Result<Vec<u8>>,
     ) -> Result<Orders> {
@@ -166,7 +168,7 @@ impl Site<'_> {
             Source::Server { url, .. } => {
                 let server = Server::new(self.http, url);
                 let run = reporter.run();
-                let answer = server.run(identity, run, inventory, profile)?;
+                let answer = server.run(identity, run, inventory, profile, order)?;
                 let permission = match answer.grant {
                     Some(grant) => open::<Grant>(&grant, key, "grant", url).and_then(|grant| {
                         check_grant(&grant, identity.machine, run, Timestamp::now())?;

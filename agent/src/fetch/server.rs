@@ -6,7 +6,7 @@ use akene_protocol::api::{
     EnrolRequest, EnrolResponse, EventBatch, EventsAccepted, Identity, RunRequest, RunResponse,
 };
 use akene_protocol::event::Event;
-use akene_protocol::{Inventory, Issue, RunId, Secret};
+use akene_protocol::{Inventory, Issue, OrderId, RunId, Secret};
 
 use super::http::{Answer, Http, Method, Request};
 use super::{LARGEST_PROFILE, is_transient};
@@ -49,8 +49,10 @@ impl<'a> Server<'a> {
         run: RunId,
         inventory: &Inventory,
         profile: Option<&str>,
+        order: Option<OrderId>,
     ) -> Result<RunResponse, Issue> {
-        let request = RunRequest { run, inventory: inventory.clone(), profile: profile.map(str::to_owned) };
+        let request =
+            RunRequest { run, inventory: inventory.clone(), profile: profile.map(str::to_owned), order };
         let url = format!("{}/v1/runs", self.url);
         self.post(&url, Some(identity.bearer()), &request, LARGEST_PROFILE)?.json(&url)
     }

@@ -76,7 +76,7 @@ fn orders(source: Source, answers: Vec<Result<Answer, Issue>>, run: RunId) -> Re
     let (stamp, http) = (stamp(source), Script::new(answers));
     let site = Site { stamp: &stamp, http: &http };
     let reporter = Reporter::new(run, 1);
-    site.orders(&identity(), &inventory(), None, &reporter, &|| anyhow::bail!("no medium"))
+    site.orders(&identity(), &inventory(), None, None, &reporter, &|| anyhow::bail!("no medium"))
 }
 
 fn code(error: anyhow::Error) -> String {
@@ -134,7 +134,7 @@ fn a_profile_signed_by_another_key_is_refused_from_every_source() {
     let (stamp, http) = (stamp(Source::Medium { consent: Consent::Blank }), Script::new(vec![]));
     let text = serde_json::to_vec(&forged).unwrap();
     let error = Site { stamp: &stamp, http: &http }
-        .orders(&identity(), &inventory(), None, &Reporter::new(RUN, 1), &|| Ok(text.clone()))
+        .orders(&identity(), &inventory(), None, None, &Reporter::new(RUN, 1), &|| Ok(text.clone()))
         .unwrap_err();
     assert_eq!(code(error), "signature-wrong");
 }

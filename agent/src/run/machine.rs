@@ -260,7 +260,8 @@ impl Effects for Machine<'_> {
                 let site = Site { stamp, http: &**http };
                 let wanted = profile.as_deref().or(stamp.profile.as_deref());
                 let runner = self.runner;
-                site.orders(identity, inventory, wanted, self.reporter, &|| medium::profile(runner))
+                let order = known::order(inventory, identity.machine, &stamp.site_key, self.reporter);
+                site.orders(identity, inventory, wanted, order, self.reporter, &|| medium::profile(runner))
             }
             Authority::Person { orders, .. } => {
                 orders.take().map(|orders| *orders).context("taking orders a second time")

@@ -5,6 +5,10 @@
 //! | `POST /v1/enrol` | [`EnrolRequest`] | [`EnrolResponse`] | enrolment token in the body |
 //! | `POST /v1/runs` | [`RunRequest`] | [`RunResponse`] | credential |
 //! | `POST /v1/events` | [`EventBatch`] | [`EventsAccepted`] | credential |
+//! | `GET /v1/orders?wait=SECONDS` | – | [`OpenOrders`], or 304 | credential |
+//! | `GET /v1/orders/ID/profile` | – | the signed [`Bundle`](crate::profile::Bundle) a reinstallation would use | credential |
+//! | `POST /v1/orders/ID` | [`Progress`](crate::order::Progress) | – | credential |
+//! | `POST /v1/inventory` | [`Inventory`] | – | credential |
 //! | `GET /v1/profiles/NAME/lock` | – | a signed [`ProfileLock`](crate::lock::ProfileLock), or 404 | credential |
 //! | `POST /v1/logs/RUN/NAME` | text | – | credential |
 //! | `GET /v1/pool/sha256/HASH` | – | the file, ranges too | credential |
@@ -14,6 +18,10 @@
 //! with the HTTP status 400 (bad request), 401 (token or credential refused), 403 (not allowed), 404,
 //! 413 (too large) or 429 (too often, with `Retry-After`). Events and confirmation are idempotent:
 //! what was already received is accepted again.
+//!
+//! An answer to `GET /v1/orders` has an `ETag`, also when it is 304, and says in [`POLL_HEADER`] after how many
+//! seconds to ask again. While somebody watches the fleet it also has [`WAIT_HEADER`]: then the machine asks again at once
+//! with `?wait=` and at most that many seconds, and is answered when an order comes.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -24,6 +32,7 @@ use crate::event::{Event, RunId};
 use crate::ids::{AssetNumber, MachineId};
 use crate::inventory::Inventory;
 use crate::issue::Issue;
+use crate::order::OrderId;
 use crate::secret::Secret;
 
 /// `POST /v1/enrol`: a machine makes itself known.
@@ -91,6 +100,10 @@ pub struct RunRequest {
     /// Profile asked for by the stamp or the kernel command line.
     #[serde(default)]
     pub profile: Option<String>,
+    /// The order that made the machine start its installer, found on its boot partition. It is used up by the grant
+    /// it gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<OrderId>,
 }
 
 /// What a live system is told to do.
@@ -162,6 +175,20 @@ pub struct EventsAccepted {
     /// How many of them were new.
     pub new: usize,
 }
+
+/// `GET /v1/orders`: what the machine is asked to do.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct OpenOrders {
+    /// Signed [`Order`](crate::order::Order)s, the oldest first.
+    pub orders: Vec<Envelope>,
+}
+
+/// Header of answers to `GET /v1/orders`: seconds until the machine should ask again.
+pub const POLL_HEADER: &str = "akene-poll";
+
+/// Header of answers to `GET /v1/orders` while somebody watches: the most seconds a question may be kept waiting.
+pub const WAIT_HEADER: &str = "akene-wait";
 
 /// `GET /v1/time`: the server's clock.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

@@ -11,6 +11,7 @@
 //! | what a machine shall become | [`profile::Bundle`] | administrator | agent |
 //! | the bundle for one machine | [`resolve::Resolved`] | agent | planner, agent |
 //! | permission to install | [`api::Grant`] | server or medium | agent |
+//! | what the server asks of an installed machine | [`order::Order`] | server | agent |
 //! | what happens | [`event::Event`] | agent | console, server, log |
 //! | how to reach the site | [`stamp::Stamp`] | operator | agent |
 //! | what a live image is made of | [`image::ImageManifest`] | image builder | agent |
@@ -30,6 +31,7 @@ pub mod issue;
 pub mod language;
 pub mod lock;
 pub mod openpgp;
+pub mod order;
 pub mod profile;
 pub mod resolve;
 pub mod rule;
@@ -45,6 +47,7 @@ pub use image::ImageManifest;
 pub use inventory::Inventory;
 pub use issue::Issue;
 pub use language::Language;
+pub use order::{Order, OrderId};
 pub use profile::Bundle;
 pub use resolve::Resolved;
 pub use secret::Secret;

@@ -66,6 +66,7 @@ fn schemas_are_current() {
         ("stamp", schema::<akene_protocol::Stamp>()),
         ("image", schema::<akene_protocol::image::ImageManifest>()),
         ("lock", schema::<akene_protocol::lock::Lock>()),
+        ("order", schema::<akene_protocol::Order>()),
         ("signed-lock", schema::<akene_protocol::lock::ProfileLock>()),
     ] {
         let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
