@@ -56,8 +56,30 @@ pub enum What {
         /// Why.
         issues: Vec<Issue>,
     },
+    /// The run gave up before it had changed anything: the system that was there is whole.
+    Withdrawn,
+    /// A person permitted another attempt after many had failed: they count from here.
+    Permitted,
     /// The installation is complete.
     Complete,
+}
+
+/// Whether what was done last to the disks left a whole system; `None`: nothing is written there.
+pub fn is_whole(records: &[Record]) -> Option<bool> {
+    let last = records.iter().rev().find(|r| r.what != What::Permitted)?;
+    Some(matches!(last.what, What::Complete | What::Withdrawn))
+}
+
+/// How many runs began to change the disks and came to no end since the last that did, or since a person last looked.
+pub fn attempts(records: &[Record]) -> usize {
+    let since = records.iter().rev().take_while(|r| !matches!(r.what, What::Complete | What::Permitted));
+    let begun = What::Begun { phase: Phase::Commit };
+    let withdrawn: Vec<RunId> = records.iter().filter(|r| r.what == What::Withdrawn).map(|r| r.run).collect();
+    let mut runs: Vec<RunId> =
+        since.filter(|r| r.what == begun && !withdrawn.contains(&r.run)).map(|r| r.run).collect();
+    runs.sort();
+    runs.dedup();
+    runs.len()
 }
 
 /// The journal of one run.
@@ -101,6 +123,11 @@ impl Journal {
     pub fn record(&mut self, what: What) -> Result<()> {
         self.waiting.push(Record { run: self.run, at: Timestamp::now(), what });
         self.flush()
+    }
+
+    /// Whether records reach a disk.
+    pub fn is_open(&self) -> bool {
+        self.file.is_some()
     }
 
     /// Closes the file, so that the boot partition can be unmounted.
@@ -178,6 +205,28 @@ mod tests {
         second.open(boot.path()).unwrap();
         second.record(What::Complete).unwrap();
         assert_eq!(whats(boot.path()), [begun, done, What::Complete]);
+    }
+
+    #[test]
+    fn attempts_are_counted_since_the_last_that_succeeded_or_was_permitted() {
+        let begun = What::Begun { phase: Phase::Commit };
+        let failed = What::Failed { phase: Phase::Install, issues: vec![] };
+        let of = |whats: &[(u8, &What)]| -> Vec<Record> {
+            let at = Timestamp::UNIX_EPOCH;
+            let record =
+                |(run, what): &(u8, &What)| Record { run: RunId([*run; 8]), at, what: (*what).clone() };
+            whats.iter().map(record).collect()
+        };
+        assert_eq!((attempts(&[]), is_whole(&[])), (0, None));
+        // A run whose power was cut says no more than that it began.
+        let two = of(&[(1, &begun), (1, &failed), (2, &begun)]);
+        assert_eq!((attempts(&two), is_whole(&two)), (2, Some(false)));
+        let one = of(&[(1, &begun), (1, &What::Complete), (2, &begun), (2, &failed)]);
+        assert_eq!((attempts(&one), is_whole(&one)), (1, Some(false)));
+        let whole = of(&[(1, &begun), (1, &What::Complete), (2, &begun), (2, &What::Withdrawn)]);
+        assert_eq!((attempts(&whole), is_whole(&whole)), (0, Some(true)));
+        let permitted = of(&[(1, &begun), (2, &begun), (3, &What::Permitted)]);
+        assert_eq!((attempts(&permitted), is_whole(&permitted)), (0, Some(false)));
     }
 
     #[test]

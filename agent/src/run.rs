@@ -8,6 +8,7 @@
 //!   signatures, the choice of packages, and the re-identification of the disks;
 //! - every package is fetched and verified before that too, except where memory does not suffice and no old system is
 //!   there that could still start, or its end was permitted ([`stage`]);
+//! - before an old system goes, the way back is there: the machine starts this installer, which goes on ([`resume`]);
 //! - whatever goes wrong ends as one `Failed` event that says in which phase, why, and whether a disk
 //!   was changed.
 //!
@@ -23,10 +24,12 @@ mod local;
 mod locked;
 pub mod machine;
 pub mod native;
+pub mod resume;
 pub mod stage;
 pub mod swap;
 #[cfg(test)]
 mod tests;
+mod way_back;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -60,6 +63,10 @@ pub struct Record<'a> {
     pub plan: &'a Plan,
     /// Its packages.
     pub lock: &'a Lock,
+    /// The profile as it is for this machine.
+    pub resolved: &'a Resolved,
+    /// How much was permitted to be destroyed.
+    pub consent: Consent,
 }
 
 /// Where packages are to be fetched to.
@@ -115,12 +122,22 @@ pub trait Effects {
     ) -> Result<Self::Staged>;
     /// Finds the disks of the plan again, checks and locks them. Writes nothing.
     fn lock(&mut self, plan: &Plan, machine: MachineId) -> Result<Self::Locked>;
+    /// Mends what is kept, and where that is the boot partition of an earlier installation makes it start this installer,
+    /// which then finds what it needs to go on. Whatever fails here, the system that was there starts as before.
+    fn way_back(
+        &mut self,
+        locked: &mut Self::Locked,
+        record: &Record<'_>,
+        solved: &Self::Solved,
+        staged: Option<&Self::Staged>,
+        journal: &mut Journal,
+    ) -> Result<()>;
     /// Partitions, formats and mounts.
     fn write(&mut self, locked: Self::Locked, allowed: &Allowed) -> Result<Self::Mounted>;
     /// Where the boot partition is mounted.
     fn boot_dir(&self, mounted: &Self::Mounted) -> PathBuf;
     /// Puts the installer and what is known about the machine on the boot partition.
-    fn keep(&mut self, mounted: &Self::Mounted, record: &Record<'_>) -> Result<()>;
+    fn keep(&mut self, mounted: &Self::Mounted, record: &Record<'_>, solved: &Self::Solved) -> Result<()>;
     /// Unpacks and configures the packages.
     fn install(
         &mut self,
@@ -295,13 +312,21 @@ fn steps<E: Effects>(
     let staged = to.map(&mut fetch).transpose()?;
 
     reporter.phase(Phase::Commit);
-    let locked = effects.lock(&plan, identity.machine)?;
+    let mut locked = effects.lock(&plan, identity.machine)?;
+    let record = Record {
+        identity: &identity,
+        inventory: &inventory,
+        orders: &orders,
+        plan: &plan,
+        lock: &lock,
+        resolved: &resolved,
+        consent: allowed.consent(),
+    };
     state.journal.record(What::Begun { phase: Phase::Commit })?;
+    effects.way_back(&mut locked, &record, &solved, staged.as_ref(), &mut state.journal)?;
     state.changed = true;
     let mounted = effects.write(locked, &allowed)?;
 
-    let record =
-        Record { identity: &identity, inventory: &inventory, orders: &orders, plan: &plan, lock: &lock };
     let result = on_disk(effects, reporter, options, state, &mounted, solved, staged, &resolved, &record);
     if let Err(error) = &result {
         report_failure(reporter, state, error);
@@ -338,7 +363,7 @@ fn on_disk<E: Effects>(
     if let Some(courier) = reporter.courier() {
         courier.spool(&boot.join(boot_files::EVENTS))?;
     }
-    effects.keep(mounted, record)?;
+    effects.keep(mounted, record, &solved)?;
     state.journal.record(What::Done { phase: Phase::Commit })?;
 
     let staged = match staged {
@@ -365,6 +390,7 @@ fn on_disk<E: Effects>(
     effects.sync(mounted)?;
     state.journal.record(What::Complete)?;
     boot_files::set_installed(&boot, true)?;
+    resume::remove(&boot)?;
     reporter.installed();
     Ok(())
 }

@@ -17,7 +17,7 @@
 
 use akene_protocol::api::{Consent, Grant, RunResponse};
 use akene_protocol::event::Phase;
-use akene_protocol::inventory::{Disk, Inventory};
+use akene_protocol::same_disks::to_go_on;
 use akene_protocol::{Envelope, Issue, MachineId, RunId};
 use anyhow::Result;
 use ed25519_dalek::SigningKey;
@@ -142,20 +142,4 @@ fn broken_off(runs: &[runs::Run]) -> Option<&runs::Run> {
     };
     let run = runs.iter().find(|run| ended(run) || (run.consent.is_some() && begun(run)))?;
     (begun(run) && Timestamp::now() < run.created + RENEWABLE).then_some(run)
-}
-
-/// Whether the machine has exactly disks that the broken-off run had, was permitted to destroy, and that
-/// can be told from others. One disk too many, or one without a number of its own, and it is no: then
-/// a person has to look.
-fn to_go_on(then: &Inventory, consent: Consent, now: &Inventory) -> bool {
-    let usable = |disk: &&Disk| !disk.removable && !disk.read_only && !disk.live_medium;
-    let mut disks = now.disks.iter().filter(usable).peekable();
-    let known = |disk: &Disk| {
-        then.disks.iter().filter(usable).any(|old| {
-            let marked = disk.wwn.is_some() || disk.serial.is_some();
-            let same = (&old.wwn, &old.serial, old.size) == (&disk.wwn, &disk.serial, disk.size);
-            marked && same && (consent >= Consent::Wipe || (consent == Consent::Blank && old.is_blank()))
-        })
-    };
-    disks.peek().is_some() && disks.all(known)
 }

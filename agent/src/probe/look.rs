@@ -130,9 +130,13 @@ impl Drop for Place {
 /// Whether the boot partition tells of an installation that was never completed. The journal begins as soon
 /// as the partition is mounted, so one without it is either just made and empty, or not to be judged.
 fn unfinished(boot: &Path) -> bool {
+    // Taken away before the first write that harms the system, and put there when one stands.
+    if boot.join(crate::run::boot_files::INSTALLED).exists() {
+        return false;
+    }
     match journal::read(boot) {
-        Ok(records) => match records.last() {
-            Some(last) => last.what != journal::What::Complete,
+        Ok(records) => match journal::is_whole(&records) {
+            Some(whole) => !whole,
             None => recognise(boot, "ext4") == Some(LooksLike::Empty),
         },
         Err(_) => false,

@@ -10,6 +10,7 @@ use std::path::Path;
 use akene_protocol::image::{self, ImageManifest};
 use akene_protocol::{Envelope, Sha256, Stamp};
 use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
 
 use super::{Record, json};
 use crate::durable;
@@ -24,6 +25,9 @@ pub const INSTALLER: [&str; 3] = ["akene/vmlinuz", "akene/initrd.img", STAMP];
 /// The stamp among them: by it a boot partition is known to belong to a site.
 pub const STAMP: &str = "akene/stamp.img";
 
+/// What the installer's files must be.
+const SUMS: &str = "akene/installer.json";
+
 /// By this file the menu of a medium knows that the disk holds a finished installation, and starts that when
 /// nobody chooses: a disc forgotten in the drive does not install again.
 pub const INSTALLED: &str = "akene/state/installed";
@@ -36,7 +40,12 @@ pub fn set_installed(boot: &Path, finished: bool) -> Result<()> {
         fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
         return replace_private(&path, |out| out.write_all(b"finished\n").context("writing"));
     }
-    match fs::remove_file(&path) {
+    remove_if_there(&path)
+}
+
+/// Removes a file. One that is not there is as good.
+pub(super) fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(e).with_context(|| format!("removing {}", path.display()))
         }
@@ -71,12 +80,7 @@ pub fn write_signed_lock(boot: &Path, envelope: Option<&Envelope>) -> Result<()>
             let text = json(envelope, "the signed lock")?;
             replace_private(&path, |out| out.write_all(&text).context("writing"))
         }
-        None => match fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(e).with_context(|| format!("removing {}", path.display()))
-            }
-            _ => Ok(()),
-        },
+        None => remove_if_there(&path),
     }
 }
 
@@ -89,18 +93,67 @@ pub fn write_installer(boot: &Path, root: &Path, stamp: &Stamp, manifest: &Image
         ensure!(sum == file.sha256, "{} of the running installer is damaged: its sum is {sum}", file.path);
     }
     let source = root.join(image::KERNEL);
-    replace_private(&kernel, |out| {
-        let mut file = File::open(&source).with_context(|| format!("opening {}", source.display()))?;
-        std::io::copy(&mut file, out).with_context(|| format!("copying {}", source.display()))?;
-        Ok(())
-    })?;
-    replace_private(&initrd, |out| akene_archive::initrd::write(root, out).map(|_| ()))?;
-    replace_private(&stamp_path, |out| out.write_all(&stamp.to_area()?).context("writing the stamp"))?;
-    Ok(())
+    let area = stamp.to_area()?;
+    let sums = Installer {
+        kernel: sum_of(&source)?,
+        initrd: akene_archive::initrd::write(root, std::io::sink())?.1,
+        stamp: Sha256::of(&area),
+    };
+    // What is there and whole is not written again: it is much, and old disks are slow.
+    if !is(&kernel, sums.kernel) {
+        replace_private(&kernel, |out| {
+            let mut file = File::open(&source).with_context(|| format!("opening {}", source.display()))?;
+            std::io::copy(&mut file, out).with_context(|| format!("copying {}", source.display()))?;
+            Ok(())
+        })?;
+    }
+    if !is(&initrd, sums.initrd) {
+        replace_private(&initrd, |out| akene_archive::initrd::write(root, out).map(|_| ()))?;
+    }
+    if !is(&stamp_path, sums.stamp) {
+        replace_private(&stamp_path, |out| out.write_all(&area).context("writing the stamp"))?;
+    }
+    let text = json(&sums, "the sums of the installer")?;
+    replace_private(&boot.join(SUMS), |out| out.write_all(&text).context("writing"))
+}
+
+/// What the files of an installer must be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Installer {
+    kernel: Sha256,
+    initrd: Sha256,
+    stamp: Sha256,
+}
+
+/// Whether the installer on a boot partition is the one that was once written there, byte for byte.
+pub fn has_whole_installer(boot: &Path) -> bool {
+    let sums =
+        fs::read(boot.join(SUMS)).ok().and_then(|text| serde_json::from_slice::<Installer>(&text).ok());
+    sums.is_some_and(|sums| {
+        let sums = [sums.kernel, sums.initrd, sums.stamp];
+        INSTALLER.iter().zip(sums).all(|(name, sum)| is(&boot.join(name), sum))
+    })
+}
+
+/// How many bytes of the installer would have to be written there beside what lies there.
+pub fn installer_size(boot: &Path, root: &Path) -> Result<u64> {
+    let source = root.join(image::KERNEL);
+    let kernel = source.metadata().with_context(|| format!("looking at {}", source.display()))?.len();
+    let (initrd, sum) = akene_archive::initrd::write(root, std::io::sink())?;
+    let [there, there_initrd, _] = INSTALLER.map(|name| boot.join(name));
+    let kernel = if is(&there, sum_of(&source)?) { 0 } else { kernel };
+    let initrd = if is(&there_initrd, sum) { 0 } else { initrd.0 };
+    Ok(kernel + initrd)
+}
+
+/// Whether a file is there with this content. One that cannot be read is not.
+fn is(path: &Path, sum: Sha256) -> bool {
+    sum_of(path).is_ok_and(|found| found == sum)
 }
 
 /// Mode 0600: some hold secrets, all are root's.
-fn replace_private(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+pub(super) fn replace_private(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     durable::replace(path, 0o600, fill)
 }
 
@@ -110,7 +163,7 @@ fn sum_of(path: &Path) -> Result<Sha256> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use akene_protocol::Bytes;
     use akene_protocol::image::ImageFile;
@@ -137,11 +190,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_installer_on_the_disk_is_the_one_that_runs() {
-        let (root, boot) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    /// A small one.
+    pub(in crate::run) fn installer() -> (tempfile::TempDir, Stamp, ImageManifest) {
+        let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("akene")).unwrap();
-        fs::create_dir(boot.path().join("akene")).unwrap();
         fs::write(root.path().join("init"), "the agent").unwrap();
         fs::write(root.path().join("akene/vmlinuz"), "the kernel").unwrap();
         fs::write(root.path().join("akene/stamp"), "secret").unwrap();
@@ -157,6 +209,14 @@ mod tests {
             language: Default::default(),
         };
         let manifest = manifest(root.path());
+        (root, stamp, manifest)
+    }
+
+    #[test]
+    fn the_installer_on_the_disk_is_the_one_that_runs() {
+        let (root, stamp, manifest) = installer();
+        let boot = tempfile::tempdir().unwrap();
+        fs::create_dir(boot.path().join("akene")).unwrap();
         write_installer(boot.path(), root.path(), &stamp, &manifest).unwrap();
         assert_eq!(fs::read(boot.path().join("akene/vmlinuz")).unwrap(), b"the kernel");
         let mut expected = Vec::new();
@@ -166,6 +226,15 @@ mod tests {
         assert_eq!(Stamp::parse_area(&area), Some(Ok(stamp.clone())));
         let mode = fs::metadata(boot.path().join("akene/stamp.img")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "the stamp holds the token");
+
+        assert!(has_whole_installer(boot.path()));
+        assert_eq!(installer_size(boot.path(), root.path()).unwrap(), 0);
+        // One of an older image, or with a rotten sector, is replaced.
+        fs::write(boot.path().join("akene/initrd.img"), "old").unwrap();
+        assert!(!has_whole_installer(boot.path()));
+        assert_eq!(installer_size(boot.path(), root.path()).unwrap(), expected.len() as u64);
+        write_installer(boot.path(), root.path(), &stamp, &manifest).unwrap();
+        assert!(has_whole_installer(boot.path()));
 
         fs::write(root.path().join("akene/vmlinuz"), "the kernek").unwrap();
         let error = write_installer(boot.path(), root.path(), &stamp, &manifest).unwrap_err();

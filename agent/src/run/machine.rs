@@ -22,10 +22,12 @@ use jiff::Timestamp;
 use super::doubt::{ClockState, with_clock};
 use super::stage::{self, Shelter, Visit};
 use super::swap::TargetSwap;
-use super::{Effects, Record, To, boot_files, cache, left};
+use super::way_back::WayBack;
+use super::{Effects, Record, To, boot_files, cache, left, resume};
 use crate::durable;
 use crate::fetch::http::Http;
 use crate::fetch::{Allowed, EventRoute, Orders, Server, SignedLock, Site, known, medium};
+use crate::journal::Journal;
 use crate::net::http::Access;
 use crate::net::resolver::Resolver;
 use crate::net::tls::Dates;
@@ -368,6 +370,32 @@ impl Effects for Machine<'_> {
         Ok(locked)
     }
 
+    fn way_back(
+        &mut self,
+        locked: &mut Locked,
+        record: &Record<'_>,
+        solved: &Solved,
+        staged: Option<&Staged>,
+        journal: &mut Journal,
+    ) -> Result<()> {
+        locked.mend(self.runner)?;
+        let Some((device, uuid)) = locked.kept_boot(self.runner)? else { return Ok(()) };
+        let cache = self.mount.join("boot").join(stage::ON_BOOT);
+        let lock = &solved.choice.lock;
+        let way = WayBack {
+            device: &device,
+            uuid: &uuid,
+            installer: self.installer.as_ref().map(|(root, stamp, manifest)| (&**root, stamp, manifest)),
+            consoles: &self.consoles,
+            needed: &|name| lock.packages.iter().any(|p| p.file == name),
+            staged_there: staged.is_some_and(|staged| staged.dir == cache),
+        };
+        way.lay(journal, &|boot| self.save_resume(boot, record, solved))
+            .context("making sure that this computer finds back after a power cut")?;
+        self.reporter.debug(format!("{} starts the installer from here on", device.display()));
+        Ok(())
+    }
+
     fn write(&mut self, locked: Locked, _: &Allowed) -> Result<Mounted> {
         let reporter = self.reporter;
         let formatted = locked.partition(self.runner)?.format(self.runner, &mut |p| {
@@ -384,10 +412,11 @@ impl Effects for Machine<'_> {
         mounted.root.join("boot")
     }
 
-    fn keep(&mut self, mounted: &Mounted, record: &Record<'_>) -> Result<()> {
+    fn keep(&mut self, mounted: &Mounted, record: &Record<'_>, solved: &Solved) -> Result<()> {
         let boot = self.boot_dir(mounted);
         target::take_over(mounted, &self.consoles)?;
         boot_files::write_record(&boot, record)?;
+        self.save_resume(&boot, record, solved)?;
         boot_files::write_signed_lock(&boot, self.signed.as_ref().map(|signed| &signed.envelope))?;
         if let Err(error) = left::strike_off(&boot.join(boot_files::EVENTS), &self.sent) {
             self.reporter.debug(format!("striking off what the server has: {error:#}"));
@@ -477,6 +506,11 @@ impl Machine<'_> {
         };
         let base = format!("{}/v1/pool/sha256", url.trim_end_matches('/'));
         Ok(fetcher.last(Packages::pool("the server", base, client(tls)?, Some(who.bearer()))))
+    }
+
+    fn save_resume(&self, boot: &Path, record: &Record<'_>, solved: &Solved) -> Result<()> {
+        let signed = self.signed.as_ref().map(|signed| &signed.envelope);
+        resume::save(boot, record, self.reporter.run(), self.firmware, &solved.choice, signed)
     }
 
     fn download(&self, fetcher: Fetcher, lock: &Lock, dir: &Path) -> Result<()> {

@@ -130,13 +130,23 @@ impl Effects for World {
     fn lock(&mut self, _: &Plan, _: MachineId) -> Result<()> {
         self.step("lock")
     }
+    fn way_back(
+        &mut self,
+        _: &mut (),
+        _: &Record<'_>,
+        _: &Lock,
+        _: Option<&()>,
+        _: &mut Journal,
+    ) -> Result<()> {
+        self.step("way back")
+    }
     fn write(&mut self, _: (), _: &Allowed) -> Result<()> {
         self.step("write")
     }
     fn boot_dir(&self, _: &()) -> PathBuf {
         self.boot.path().to_owned()
     }
-    fn keep(&mut self, _: &(), _: &Record<'_>) -> Result<()> {
+    fn keep(&mut self, _: &(), _: &Record<'_>, _: &Lock) -> Result<()> {
         self.step("keep")
     }
     fn install(&mut self, _: &(), _: &Lock, _: &(), _: &Resolved) -> Result<()> {
@@ -178,13 +188,14 @@ fn run(world: &mut World) -> (Result<Done, Failure>, Vec<String>, Vec<Event>) {
     (result, calls, events.try_iter().collect())
 }
 
-const ALL: [&str; 14] = [
+const ALL: [&str; 15] = [
     "probe",
     "identify",
     "orders",
     "solve",
     "fetch",
     "lock",
+    "way back",
     "write",
     "keep",
     "install",
@@ -200,7 +211,7 @@ fn everything_in_order_and_the_journal_says_so() {
     let mut world = World::new();
     let (result, calls, events) = run(&mut world);
     assert!(matches!(result, Ok(Done::Installed { .. })), "{result:?}");
-    assert_eq!(calls, ALL[..13]);
+    assert_eq!(calls, ALL[..14]);
     assert_eq!(events.last().map(|e| e.kind.clone()), Some(EventKind::Installed));
     let records: Vec<What> =
         crate::journal::read(world.boot.path()).unwrap().into_iter().map(|r| r.what).collect();
@@ -218,7 +229,7 @@ fn everything_in_order_and_the_journal_says_so() {
 
 #[test]
 fn a_failure_anywhere_is_one_event_and_before_the_write_nothing_is_written() {
-    for step in &ALL[..11] {
+    for step in &ALL[..12] {
         let mut world = World::new();
         world.fails = Some((step, Issue::new("broken", "", "it is broken", "mend it")));
         // An earlier installation is no longer whole once a new one has begun to replace it.
@@ -228,7 +239,7 @@ fn a_failure_anywhere_is_one_event_and_before_the_write_nothing_is_written() {
         let (result, calls, events) = run(&mut world);
         assert_eq!(mark.exists(), !calls.contains(&"keep".to_owned()), "{step}");
         let failure = result.unwrap_err();
-        let before = ALL.iter().position(|s| s == step).unwrap() < 6;
+        let before = ALL.iter().position(|s| s == step).unwrap() < 7;
         assert_eq!(failure.disks_changed, !before, "{step}");
         assert_eq!(calls.contains(&"write".to_owned()), !before, "{step}");
         let failed: Vec<_> = events

@@ -37,8 +37,8 @@ use anyhow::{Context, Result};
 use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 
-use crate::probe::ProbeRoot;
 use crate::probe::disk::partition_path;
+use crate::probe::{ProbeRoot, content};
 use group::{Active, LockedGroup};
 use work::Work;
 
@@ -194,17 +194,42 @@ impl Locked {
         &self.notes
     }
 
-    /// Repairs what is kept, the way every start of a system does, where its last use ended without unmounting; writes the
-    /// tables and the metadata of volume groups, and wipes old signatures from what the plan makes new.
-    /// **From here on the disks change.**
+    /// Repairs what is kept, the way every start of a system does, where its last use ended without unmounting. That is
+    /// done while everything else is still whole: where it fails, nothing is lost yet.
+    pub fn mend(&mut self, runner: &dyn Runner) -> Result<()> {
+        self.mend_by(&Work::Real(runner))
+    }
+
+    fn mend_by(&mut self, work: &Work<'_>) -> Result<()> {
+        for disk in &mut self.disks {
+            kept::finish(disk, work)?;
+            disk.pending.clear();
+        }
+        for group in &mut self.groups {
+            kept::finish_group(group, work)?;
+            group.pending = false;
+        }
+        Ok(())
+    }
+
+    /// The boot partition of an earlier installation, where the plan keeps one: its node and its filesystem's UUID.
+    pub fn kept_boot(&self, runner: &dyn Runner) -> Result<Option<(PathBuf, String)>> {
+        let kept = |p: &&PartitionPlan| p.purpose == Role::Boot && p.action == Action::Keep;
+        let mut found = self.disks.iter().filter_map(|d| Some(d.node(d.partitions().find(kept)?.number)));
+        let Some(node) = found.next() else { return Ok(None) };
+        let content = content::of(runner, &node)?;
+        let uuid = content.and_then(|c| c.uuid).context("looking for the UUID of the boot partition")?;
+        Ok(Some((node, uuid)))
+    }
+
+    /// Mends what is still to be mended, writes the tables and the metadata of volume groups, and wipes old signatures
+    /// from what the plan makes new. **From here on the disks change.**
     pub fn partition(self, runner: &dyn Runner) -> Result<Partitioned> {
         self.partition_by(&Work::Real(runner))
     }
 
     fn partition_by(mut self, work: &Work<'_>) -> Result<Partitioned> {
-        // What is kept is mended while everything else is still whole: where that fails, nothing is lost yet.
-        self.disks.iter().try_for_each(|disk| kept::finish(disk, work))?;
-        self.groups.iter().try_for_each(|group| kept::finish_group(group, work))?;
+        self.mend_by(work)?;
         for disk in &self.disks {
             table::write(disk, work).with_context(|| format!("writing the table of {}", disk.shown()))?;
             work.act(

@@ -25,6 +25,9 @@ use crate::storage::{Layout, MountedDisk};
 /// The installer on the boot partition.
 const INSTALLER: [&str; 3] = ["akene/vmlinuz", "akene/initrd.img", "akene/stamp.img"];
 
+/// GRUB's menu, on the boot partition.
+pub(super) const MENU: &str = "grub/grub.cfg";
+
 /// Modules with which a core image reaches the boot partition; all others are loaded from there.
 const CORE_MODULES: [&str; 10] = [
     "part_gpt",
@@ -46,15 +49,10 @@ pub(super) fn take_over(layout: &Layout, consoles: &[String]) -> Result<()> {
     let boot = layout.root.join("boot");
     // The menu first: it must never name a kernel that is gone.
     if INSTALLER.iter().all(|file| root.exists(&format!("boot/{file}"))) {
-        let uuid = super::boot_uuid(layout)?;
-        let arguments = console_arguments(consoles).join(" ");
-        let entry = installer_entry(uuid, "Continue the installation", &arguments);
         // Settings of the old menu that would choose another entry.
         root.remove("boot/grub/grubenv")?;
         root.make_dir("boot/grub", 0o755)?;
-        let text = format!("set timeout=3\nsearch --no-floppy --fs-uuid --set=akene {uuid}\n{entry}");
-        let menu = boot.join("grub/grub.cfg");
-        durable::replace(&menu, 0o644, |out| out.write_all(text.as_bytes()).context("writing"))?;
+        lead_to_installer(&boot, super::boot_uuid(layout)?, consoles)?;
     }
     for entry in fs::read_dir(&boot).with_context(|| format!("reading {}", boot.display()))? {
         let name = entry.with_context(|| format!("reading {}", boot.display()))?.file_name();
@@ -64,6 +62,14 @@ pub(super) fn take_over(layout: &Layout, consoles: &[String]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes the menu that starts nothing but the installer on this boot partition.
+pub(super) fn lead_to_installer(boot: &Path, uuid: &str, consoles: &[String]) -> Result<()> {
+    let arguments = console_arguments(consoles).join(" ");
+    let entry = installer_entry(uuid, "Continue the installation", &arguments);
+    let text = format!("set timeout=3\nsearch --no-floppy --fs-uuid --set=akene {uuid}\n{entry}");
+    durable::replace(&boot.join(MENU), 0o644, |out| out.write_all(text.as_bytes()).context("writing"))
 }
 
 /// Puts GRUB on the disk, as soon as its packages are there: from now on a power cut leads back into the

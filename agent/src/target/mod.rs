@@ -103,6 +103,15 @@ pub fn take_over(layout: &Layout, consoles: &[String]) -> Result<()> {
     bootloader::take_over(layout, consoles).context("making the disk start the installer")
 }
 
+/// GRUB's menu, on the boot partition.
+pub const MENU: &str = bootloader::MENU;
+
+/// Makes the menu of the kept boot partition mounted at `boot`, whose UUID is given, start the installer on it and
+/// nothing else. Everything else of the system that is still there stays as it is.
+pub fn lead_to_installer(boot: &Path, uuid: &str, consoles: &[String]) -> Result<()> {
+    bootloader::lead_to_installer(boot, uuid, consoles).context("making the disk start the installer")
+}
+
 /// Makes the disk start the installer that was just put on its boot partition.
 ///
 /// `image_root` is the initramfs of the live system, `distribution` that of its packages.

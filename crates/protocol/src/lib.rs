@@ -35,6 +35,7 @@ pub mod order;
 pub mod profile;
 pub mod resolve;
 pub mod rule;
+pub mod same_disks;
 pub mod secret;
 pub mod size;
 pub mod stamp;

@@ -1,0 +1,185 @@
+//! Going on with an installation that broke off, from what lies on the machine alone.
+//!
+//! From the moment disks are changed until the system stands, [`PATH`] on the boot partition holds everything that was
+//! decided: who the machine is, the signed profile, the permission, the exact packages. With the packages on the disks too (see
+//! [`super::stage`]) the installer needs neither the server nor an archive to end what it began. It asks them first; only when
+//! nobody answers for a while does it go on by itself ([`super::live`]).
+//!
+//! What is permitted is what was permitted: the record counts only on a machine with exactly the disks it was made on
+//! ([`akene_protocol::same_disks`]), with a profile that the key of this medium's stamp signed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use akene_planner::Plan;
+use akene_protocol::api::{Consent, Identity};
+use akene_protocol::inventory::{FirmwareKind, Inventory, LooksLike};
+use akene_protocol::lock::Request;
+use akene_protocol::{Bundle, Envelope, Issue, PublicKey, Resolved, RunId, same_disks};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::{Record, boot_files, json};
+use crate::fetch::{Orders, Permission, known};
+use crate::journal;
+use crate::probe::disk::partition_path;
+use crate::target::{self, Choice};
+
+/// The record, below the boot partition.
+pub const PATH: &str = "akene/resume.json";
+
+/// Version of the record.
+const VERSION: u32 = 1;
+
+/// A larger record is none of ours: a profile may carry files, a lock names a few thousand packages.
+const LARGEST: u64 = 64 << 20;
+
+/// How often an installation may be begun before a person has to look.
+pub const MOST_ATTEMPTS: usize = 5;
+
+/// What an installation that was begun is to become.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Resume {
+    version: u32,
+    /// The run that wrote it.
+    pub run: RunId,
+    /// Who the machine is.
+    pub identity: Identity,
+    profile: Envelope,
+    consent: Consent,
+    inventory: Inventory,
+    request: Request,
+    firmware: FirmwareKind,
+    choice: Choice,
+    signed_lock: Option<Envelope>,
+}
+
+/// Writes the record of a run, before it changes a disk. A profile that nobody signed cannot be trusted later: then there
+/// is no record, and none of an earlier run either.
+pub fn save(
+    boot: &Path,
+    record: &Record<'_>,
+    run: RunId,
+    firmware: FirmwareKind,
+    choice: &Choice,
+    signed_lock: Option<&Envelope>,
+) -> Result<()> {
+    let Some(profile) = &record.orders.envelope else { return remove(boot) };
+    let resume = Resume {
+        version: VERSION,
+        run,
+        identity: record.identity.clone(),
+        profile: profile.clone(),
+        consent: record.consent,
+        inventory: record.inventory.clone(),
+        request: target::request(record.resolved, record.plan, firmware),
+        firmware,
+        choice: choice.clone(),
+        signed_lock: signed_lock.cloned(),
+    };
+    let text = json(&resume, "what is needed to go on")?;
+    boot_files::replace_private(&boot.join(PATH), |out| out.write_all(&text).context("writing"))
+}
+
+/// Removes the record: there is nothing to go on with.
+pub fn remove(boot: &Path) -> Result<()> {
+    boot_files::remove_if_there(&boot.join(PATH))
+}
+
+/// Reads the record on a boot partition.
+pub fn read(boot: &Path) -> Result<Resume> {
+    let path = boot.join(PATH);
+    let reading = || format!("reading {PATH}");
+    let size = fs::metadata(&path).with_context(reading)?.len();
+    anyhow::ensure!(size <= LARGEST, "reading {PATH}: it has {size} bytes");
+    let resume: Resume =
+        serde_json::from_slice(&fs::read(&path).with_context(reading)?).with_context(reading)?;
+    anyhow::ensure!(resume.version == VERSION, "reading {PATH}: its version is {}", resume.version);
+    Ok(resume)
+}
+
+/// An installation that was begun on a machine and never completed.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// The node of the boot partition.
+    pub device: PathBuf,
+    /// How often it was begun.
+    pub attempts: usize,
+    /// What is needed to go on, if it is all written there.
+    pub resume: Option<Resume>,
+}
+
+/// Looks for an installation that was begun and never completed. Nothing is written. Where several boot partitions say
+/// so, nobody knows which is meant, and it is none.
+pub fn find(inventory: &Inventory) -> Option<Begun> {
+    let disks = inventory.disks.iter().filter(|d| !d.removable && !d.live_medium);
+    let mut found = disks.flat_map(|disk| {
+        let partitions = disk.table.iter().flat_map(|t| &t.partitions);
+        let unfinished = |p: &&akene_protocol::inventory::Partition| {
+            let looks = p.content.as_ref().and_then(|c| c.looks_like.as_ref());
+            looks == Some(&LooksLike::AkeneBoot { unfinished: true })
+        };
+        partitions.filter(unfinished).map(|p| partition_path(Path::new(&disk.path), p.number))
+    });
+    let (device, None) = (found.next()?, found.next()) else { return None };
+    let look = known::look(&device, |top| {
+        let attempts = journal::attempts(&journal::read(top)?);
+        Ok((attempts, read(top).ok()))
+    });
+    let (attempts, resume) = look.ok()?;
+    Some(Begun { device, attempts, resume })
+}
+
+impl Resume {
+    /// What the run is told to do on this machine.
+    ///
+    /// # Errors
+    /// The profile is not signed by this key. That the permission does not count here is in the orders.
+    pub fn orders(&self, key: &PublicKey, now: &Inventory) -> Result<Orders> {
+        let bundle: Bundle =
+            self.profile.open(key).context("opening the profile of the installation that broke off")?;
+        let permission = match same_disks::to_go_on(&self.inventory, self.consent, now) {
+            true => Ok(self.permission()),
+            false => Err(Issue::new(
+                "other-disks",
+                "",
+                "the disks of this computer are not those the installation was begun on",
+                "put the disks back that were there, or connect this computer to the network so that its server can be asked",
+            )),
+        };
+        Ok(Orders { bundle, envelope: Some(self.profile.clone()), permission })
+    }
+
+    /// The permission that the installation was begun with. It changed the disks by that already: what lies there now is
+    /// what it left.
+    pub fn permission(&self) -> Permission {
+        Permission::given(self.consent.max(Consent::Wipe), "the permission this installation was begun with")
+    }
+
+    /// The packages, if they are those that this plan needs.
+    ///
+    /// # Errors
+    /// An issue: they are not.
+    pub fn choice(&self, resolved: &Resolved, plan: &Plan, firmware: FirmwareKind) -> Result<Choice, Issue> {
+        match target::request(resolved, plan, firmware) == self.request {
+            true => Ok(self.choice.clone()),
+            false => Err(Issue::new(
+                "other-packages",
+                "",
+                "the disks or the firmware of this computer now need other packages than those that were chosen",
+                "connect this computer to the network, so that they can be chosen again",
+            )),
+        }
+    }
+
+    /// The packages that were chosen.
+    pub fn lock(&self) -> &akene_protocol::lock::Lock {
+        &self.choice.lock
+    }
+
+    /// The signed lock they were taken from.
+    pub fn signed_lock(&self) -> Option<&Envelope> {
+        self.signed_lock.as_ref()
+    }
+}

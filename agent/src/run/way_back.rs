@@ -1,0 +1,285 @@
+//! The way back, laid before the first byte of an old system goes.
+//!
+//! From the first write on, the system that was there starts no more, and only the installer can bring the machine to
+//! an end. So where an earlier installation's boot partition is kept, it is made to start the installer *before* that
+//! write: the running installer is put there if another one or a damaged one lies there, with all it needs to go on
+//! ([`super::resume`]), and only then the menu is changed. Each step leaves a machine that starts: the old system until the
+//! menu is replaced, the installer afterwards.
+//!
+//! What fails here fails while the old system is whole: its menu and its mark are put back, and it starts again.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use akene_protocol::image::ImageManifest;
+use akene_protocol::{Bytes, Issue, Stamp};
+use anyhow::{Context, Result};
+use nix::sys::statvfs::statvfs;
+
+use super::boot_files;
+use super::stage::{ON_BOOT, Visit};
+use crate::durable;
+use crate::journal::{self, Journal, What};
+use crate::target;
+
+/// Beside the installer itself: records, the spool, directories.
+const ROOM: u64 = 8 << 20;
+
+/// What the way back is made of.
+pub struct WayBack<'a> {
+    /// The node of the kept boot partition.
+    pub device: &'a Path,
+    /// Its UUID.
+    pub uuid: &'a str,
+    /// The installer, where there is one to put on a disk.
+    pub installer: Option<(&'a Path, &'a Stamp, &'a ImageManifest)>,
+    /// Consoles the installer shall answer on.
+    pub consoles: &'a [String],
+    /// Names of packages in its cache that were staged there just now, or that a resumed run would need.
+    pub needed: &'a dyn Fn(&str) -> bool,
+    /// Whether packages were staged there, so that they must not make room.
+    pub staged_there: bool,
+}
+
+impl WayBack<'_> {
+    /// Makes the disk start the installer. `record` writes what that needs to go on.
+    ///
+    /// # Errors
+    /// What did not work. The system that was there starts as before, or the error says that it does not.
+    pub fn lay(&self, journal: &mut Journal, record: &dyn Fn(&Path) -> Result<()>) -> Result<()> {
+        let visit = Visit::new(self.device, true)?;
+        let boot = visit.top().to_owned();
+        let before = Before::of(&boot)?;
+        let laid = self.steps(&boot, journal, record);
+        let result = match laid {
+            Ok(()) => Ok(()),
+            Err(error) => match before.restore(&boot, journal) {
+                Ok(()) => Err(error),
+                Err(more) => {
+                    Err(error.context(format!("and the old start menu could not be put back: {more:#}")))
+                }
+            },
+        };
+        journal.close();
+        visit.end()?;
+        result
+    }
+
+    fn steps(&self, boot: &Path, journal: &mut Journal, record: &dyn Fn(&Path) -> Result<()>) -> Result<()> {
+        let akene = boot.join("akene");
+        fs::create_dir_all(&akene).with_context(|| format!("making {}", akene.display()))?;
+        let ready = match &self.installer {
+            Some((root, stamp, manifest)) => match self.make_room(boot, root)? {
+                true => {
+                    boot_files::write_installer(boot, root, stamp, manifest)?;
+                    true
+                }
+                false if boot_files::has_whole_installer(boot) => true,
+                false => return Err(no_room(boot).into()),
+            },
+            None => boot_files::INSTALLER.iter().all(|name| boot.join(name).exists()),
+        };
+        record(boot)?;
+        // What a menu starts has to be where a boot loader finds it before that menu is.
+        durable::sync_for_boot_loader(boot)?;
+        // Whenever the installer is started, it finds that it is to go on.
+        journal.open(boot)?;
+        boot_files::set_installed(boot, false)?;
+        durable::sync_for_boot_loader(boot)?;
+        if ready {
+            target::lead_to_installer(boot, self.uuid, self.consoles)?;
+        }
+        durable::sync_for_boot_loader(boot)
+    }
+
+    /// Whether there is room for the installer beside the one that is there. First packages of no more use go, then
+    /// others, then the kernels that the old menu does not start when nobody chooses.
+    fn make_room(&self, boot: &Path, root: &Path) -> Result<bool> {
+        let needed = boot_files::installer_size(boot, root)? + ROOM;
+        let fits = || -> Result<bool> {
+            let stat =
+                statvfs(boot).with_context(|| format!("asking for the free space of {}", boot.display()))?;
+            Ok(stat.blocks_available() * stat.fragment_size() >= needed)
+        };
+        let cache = boot.join(ON_BOOT);
+        if !fits()? {
+            remove_from(&cache, &|name| !(self.needed)(name))?;
+        }
+        if !fits()? && !self.staged_there {
+            remove_from(&cache, &|_| true)?;
+        }
+        if !fits()? {
+            let menu = fs::read_to_string(boot.join(target::MENU)).unwrap_or_default();
+            let first = version_started_first(&menu).map(str::to_owned);
+            let old = ["vmlinuz-", "initrd.img-", "System.map-", "config-"];
+            // Without a menu to say so, none of them is known to be of no use.
+            remove_from(boot, &|name| {
+                let version = old.iter().find_map(|kind| name.strip_prefix(kind));
+                first.as_deref().is_some_and(|first| version.is_some_and(|v| v != first))
+            })?;
+        }
+        fits()
+    }
+}
+
+/// The version of the kernel in the first entry of a menu.
+fn version_started_first(menu: &str) -> Option<&str> {
+    let line = menu.lines().map(str::trim).find(|l| l.starts_with("linux") && l.contains("/vmlinuz-"))?;
+    line.split_whitespace().nth(1)?.split_once("vmlinuz-").map(|(_, version)| version)
+}
+
+fn remove_from(dir: &Path, gone: &dyn Fn(&str) -> bool) -> Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(|| format!("listing {}", dir.display()))?,
+    };
+    for entry in entries {
+        let entry = entry.with_context(|| format!("listing {}", dir.display()))?;
+        let kind = entry.file_type().with_context(|| format!("looking at {}", entry.path().display()))?;
+        if kind.is_file() && entry.file_name().to_str().is_some_and(gone) {
+            fs::remove_file(entry.path()).with_context(|| format!("removing {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn no_room(boot: &Path) -> Issue {
+    let free = statvfs(boot).map_or(0, |s| s.blocks_available() * s.fragment_size());
+    Issue::new(
+        "no-room-for-installer",
+        "AKENE_BOOT",
+        format!(
+            "the installer does not fit on the boot partition beside the system that is there ({} free), and without it a \
+             power cut would leave a computer that starts nothing",
+            Bytes(free)
+        ),
+        "nothing was changed: the system on this computer starts as before. Remove old kernels from its /boot, then order the \
+         installation again",
+    )
+}
+
+/// What a boot partition said before.
+struct Before {
+    menu: Option<Vec<u8>>,
+    installed: bool,
+    whole: bool,
+}
+
+impl Before {
+    fn of(boot: &Path) -> Result<Self> {
+        let path = boot.join(target::MENU);
+        let menu = match fs::read(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            menu => Some(menu.with_context(|| format!("reading {}", path.display()))?),
+        };
+        let whole = journal::is_whole(&journal::read(boot)?).unwrap_or(false);
+        Ok(Before { menu, installed: boot.join(boot_files::INSTALLED).exists(), whole })
+    }
+
+    /// Puts everything back that decides what is started.
+    fn restore(&self, boot: &Path, journal: &mut Journal) -> Result<()> {
+        if let Some(menu) = &self.menu {
+            durable::replace(&boot.join(target::MENU), 0o644, |out| out.write_all(menu).context("writing"))?;
+        }
+        if self.installed {
+            boot_files::set_installed(boot, true)?;
+        }
+        // A run that was not written down has nothing to take back.
+        if self.whole && journal.is_open() {
+            journal.record(What::Withdrawn)?;
+        }
+        durable::sync_for_boot_loader(boot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use akene_exec::{Cmd, Runner, SystemRunner};
+    use akene_protocol::RunId;
+    use akene_protocol::event::Phase;
+
+    use super::*;
+    use crate::sys::loopdev;
+
+    const OLD_MENU: &str = "menuentry old {\n\tlinux\t/vmlinuz-6.1 root=UUID=1 ro\n}\n";
+
+    fn debugfs(image: &Path, command: &str) -> String {
+        SystemRunner.run(&Cmd::new("debugfs").args(["-R", command]).arg(image)).unwrap().text()
+    }
+
+    /// What lies on the disk is read the way a boot loader reads it: no journal is played back.
+    #[test]
+    fn the_menu_changes_last_and_everything_comes_back_when_it_cannot() {
+        if !nix::unistd::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
+            eprintln!("SKIPPED: needs to be root and loop devices");
+            return;
+        }
+        akene_exec::own_mounts().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("boot.img");
+        fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        SystemRunner.run(&Cmd::new("mkfs.ext4").arg("-q").arg(&image)).unwrap();
+        let (node, _device) = loopdev::attach_disk(&image, 512).unwrap();
+        let begun = What::Begun { phase: Phase::Commit };
+        let visit = Visit::new(&node, true).unwrap();
+        for name in ["grub/grub.cfg", "vmlinuz-6.1", "initrd.img-6.1", "vmlinuz-6.0", "akene/packages/a.deb"]
+        {
+            let path = visit.top().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, if name.ends_with("cfg") { OLD_MENU } else { "old" }).unwrap();
+        }
+        let mut journal = Journal::new(RunId([1; 8]));
+        journal.open(visit.top()).unwrap();
+        for what in [begun.clone(), What::Complete] {
+            journal.record(what).unwrap();
+        }
+        journal.close();
+        boot_files::set_installed(visit.top(), true).unwrap();
+        visit.end().unwrap();
+
+        let installer = boot_files::tests::installer();
+        let (root, stamp, manifest) = (installer.0.path(), &installer.1, &installer.2);
+        let way = WayBack {
+            device: &node,
+            uuid: "1234",
+            installer: Some((root, stamp, manifest)),
+            consoles: &[],
+            needed: &|_| false,
+            staged_there: false,
+        };
+        let state = || {
+            let menu = debugfs(&image, "cat /grub/grub.cfg");
+            let mark = debugfs(&image, "stat /akene/state/installed").contains("Inode:");
+            let journal = debugfs(&image, "cat /akene/journal.jsonl");
+            let whole = journal::is_whole(&journal::parse(format!("{journal}\n").as_bytes()).0).unwrap();
+            (menu.contains("/akene/vmlinuz"), mark, whole)
+        };
+        let attempt = |record: &dyn Fn(&Path) -> Result<()>| {
+            let mut journal = Journal::new(RunId([2; 8]));
+            journal.record(begun.clone()).unwrap();
+            way.lay(&mut journal, record)
+        };
+        assert_eq!(state(), (false, true, true));
+        let error = attempt(&|_| anyhow::bail!("no more room")).unwrap_err();
+        assert_eq!(format!("{error:#}"), "no more room");
+        assert_eq!(state(), (false, true, true));
+        // A directory where the menu is to be put beside the old one.
+        let cannot = |boot: &Path| Ok(fs::create_dir_all(boot.join("grub/grub.new/x"))?);
+        assert!(attempt(&cannot).is_err());
+        let (menu, _, _) = state();
+        assert!(!menu, "the menu starts an installer although the installation was given up");
+        attempt(&|boot| Ok(fs::remove_dir_all(boot.join("grub/grub.new"))?)).unwrap();
+        assert_eq!(state(), (true, false, false));
+        assert_eq!(debugfs(&image, "cat /akene/vmlinuz"), "the kernel");
+        // The old system's own files wait until it is gone.
+        assert_eq!(debugfs(&image, "cat /vmlinuz-6.1"), "old");
+    }
+
+    #[test]
+    fn the_kernel_that_is_started_is_known() {
+        assert_eq!(version_started_first(OLD_MENU), Some("6.1"));
+        assert_eq!(version_started_first("linux16 /boot/vmlinuz-6.12-amd64 x\n"), Some("6.12-amd64"));
+        assert_eq!(version_started_first("linux /akene/vmlinuz akene.mode=install"), None);
+    }
+}
