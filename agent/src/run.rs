@@ -157,6 +157,8 @@ pub trait Effects {
     ) -> Result<()>;
     /// Makes sure that everything written is on the disks.
     fn sync(&mut self, mounted: &Self::Mounted) -> Result<()>;
+    /// From now on the disk starts the new system, all of which is on the disks.
+    fn hand_over(&mut self, mounted: &Self::Mounted) -> Result<()>;
     /// Sends the log to the server and leaves a copy in the new root, as well as it can.
     fn deliver_log(&mut self, identity: &Identity, mounted: Option<&Self::Mounted>);
     /// Unmounts and lets go of the disks.
@@ -388,8 +390,9 @@ fn on_disk<E: Effects>(
 
     reporter.phase(Phase::Restart);
     effects.sync(mounted)?;
+    // What starts next is the last to change: a power cut between these two leaves a system that starts.
+    effects.hand_over(mounted)?;
     state.journal.record(What::Complete)?;
-    boot_files::set_installed(&boot, true)?;
     resume::remove(&boot)?;
     reporter.installed();
     Ok(())
@@ -401,7 +404,8 @@ fn hide_secrets(orders: &Orders, reporter: &Reporter) {
     for layer in classes.chain([&orders.bundle.profile]) {
         let first = layer.identity.iter().filter_map(|i| i.password.as_ref());
         let more = layer.users.iter().filter_map(|u| u.password.as_ref());
-        first.chain(more).for_each(|secret| reporter.hide(secret));
+        let menu = layer.boot.iter().filter_map(|b| b.password.as_ref());
+        first.chain(more).chain(menu).for_each(|secret| reporter.hide(secret));
         let proxy = layer.network.iter().filter_map(|n| n.proxy.as_deref());
         let apt = layer.apt.iter().flat_map(|apt| {
             let mirrors = apt.mirrors.iter().chain(&apt.security_mirrors).map(String::as_str);

@@ -183,6 +183,8 @@ pub const MODULES: &[(&str, &str)] = &[
     ("drivers/acpi", "batteries, lids, buttons, fans"),
     ("drivers/char/hw_random", "entropy on machines that start with none"),
     ("drivers/firmware", "the DMI tables"),
+    ("drivers/watchdog", "restarting a machine that hangs"),
+    ("drivers/mfd/lpc_ich", "the chip Intel's watchdog is in"),
     ("fs/ext4", "filesystems"),
     ("fs/xfs", "filesystems"),
     ("fs/btrfs", "filesystems"),

@@ -139,6 +139,11 @@ pub fn split() {
 }
 
 fn watch_over(child: nix::unistd::Pid) -> ! {
+    // Before there is a second thread: a signal that only it does not block would be lost in it.
+    if let Err(error) = kernel::block_signals() {
+        say(&format!("akene: {error:#}"));
+    }
+    std::thread::spawn(super::watchdog::feed);
     if let Err(error) = kernel::ctrl_alt_del_restarts(false) {
         say(&format!("akene: {error:#}"));
     }

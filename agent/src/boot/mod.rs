@@ -20,6 +20,7 @@ pub mod devices;
 mod init;
 pub mod rescue;
 mod root;
+pub mod watchdog;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -109,6 +110,9 @@ pub fn live_system(runner: &dyn Runner) -> LiveSystem {
     }
     if let Err(error) = devices::start(runner) {
         warnings.push(warning("devices-incomplete", "looking for devices", &error));
+    }
+    if let Err(error) = watchdog::find(runner) {
+        warnings.push(warning("no-watchdog", "looking for a watchdog", &error));
     }
     if let Err(error) = devices::firmware_variables(runner) {
         warnings.push(warning("no-firmware-variables", "reading the firmware's variables", &error));

@@ -291,6 +291,10 @@ fn new_reporter(live: &LiveSystem) -> Result<Reporter> {
     let site = live.stamp.as_ref().map_or("", |stamp| stamp.site.as_str());
     let language = live.language();
     reporter.speak(language);
+    match boot::watchdog::Signs::new() {
+        Ok(signs) => reporter.listen("watchdog", signs)?,
+        Err(error) => reporter.debug(format!("the watchdog knows nothing of the installer: {error:#}")),
+    }
     for console in live.consoles.iter() {
         match writer(console) {
             Ok(device) if console.is_serial() => {

@@ -472,10 +472,17 @@ impl Effects for Machine<'_> {
     }
 
     fn sync(&mut self, mounted: &Mounted) -> Result<()> {
-        for dir in [self.boot_dir(mounted), mounted.root.clone()] {
-            durable::sync(&dir)?;
+        let places = mounted.partitions.iter().filter(|p| p.is_mounted()).filter_map(|p| p.mount.as_deref());
+        for place in places {
+            durable::sync(&mounted.root.join(place.trim_start_matches('/')))?;
         }
         Ok(())
+    }
+
+    fn hand_over(&mut self, mounted: &Mounted) -> Result<()> {
+        let boot = self.boot_dir(mounted);
+        boot_files::set_installed(&boot, true)?;
+        durable::sync_for_boot_loader(&boot)
     }
 
     fn deliver_log(&mut self, identity: &Identity, mounted: Option<&Mounted>) {

@@ -158,6 +158,10 @@ impl Effects for World {
     fn sync(&mut self, _: &()) -> Result<()> {
         self.step("sync")
     }
+    fn hand_over(&mut self, _: &()) -> Result<()> {
+        self.step("hand over")?;
+        boot_files::set_installed(self.boot.path(), true)
+    }
     fn deliver_log(&mut self, _: &Identity, _: Option<&()>) {
         self.calls.borrow_mut().push("log".into());
     }
@@ -188,7 +192,7 @@ fn run(world: &mut World) -> (Result<Done, Failure>, Vec<String>, Vec<Event>) {
     (result, calls, events.try_iter().collect())
 }
 
-const ALL: [&str; 15] = [
+const ALL: [&str; 16] = [
     "probe",
     "identify",
     "orders",
@@ -201,6 +205,7 @@ const ALL: [&str; 15] = [
     "install",
     "configure",
     "sync",
+    "hand over",
     "log",
     "release",
     "",
@@ -211,7 +216,7 @@ fn everything_in_order_and_the_journal_says_so() {
     let mut world = World::new();
     let (result, calls, events) = run(&mut world);
     assert!(matches!(result, Ok(Done::Installed { .. })), "{result:?}");
-    assert_eq!(calls, ALL[..14]);
+    assert_eq!(calls, ALL[..15]);
     assert_eq!(events.last().map(|e| e.kind.clone()), Some(EventKind::Installed));
     let records: Vec<What> =
         crate::journal::read(world.boot.path()).unwrap().into_iter().map(|r| r.what).collect();
@@ -229,7 +234,7 @@ fn everything_in_order_and_the_journal_says_so() {
 
 #[test]
 fn a_failure_anywhere_is_one_event_and_before_the_write_nothing_is_written() {
-    for step in &ALL[..12] {
+    for step in &ALL[..13] {
         let mut world = World::new();
         world.fails = Some((step, Issue::new("broken", "", "it is broken", "mend it")));
         // An earlier installation is no longer whole once a new one has begun to replace it.
@@ -256,7 +261,7 @@ fn a_failure_anywhere_is_one_event_and_before_the_write_nothing_is_written() {
         let known = ALL.iter().position(|s| s == step).unwrap() > 1;
         assert_eq!(calls.iter().filter(|c| *c == "log").count(), usize::from(known), "{step}");
         // Mounted means released, whatever happened.
-        let mounted = ["keep", "install", "configure", "sync"].contains(step);
+        let mounted = ["keep", "install", "configure", "sync", "hand over"].contains(step);
         assert_eq!(calls.contains(&"release".to_owned()), mounted, "{step}");
     }
 }

@@ -35,6 +35,7 @@ pub fn mount(source: &str, target: &Path, kind: &str, flags: MsFlags, options: &
 mod raw {
     nix::ioctl_readwrite!(fifreeze, b'X', 119, nix::libc::c_int);
     nix::ioctl_readwrite!(fithaw, b'X', 120, nix::libc::c_int);
+    nix::ioctl_readwrite!(wdioc_settimeout, b'W', 6, nix::libc::c_int);
 }
 
 /// Stops writing to the filesystem this directory is on, and goes on at once. In between a filesystem with a
@@ -51,6 +52,15 @@ pub fn freeze_and_thaw(dir: &File) -> Result<()> {
     }
     // SAFETY: as above.
     unsafe { raw::fithaw(dir.as_raw_fd(), &mut unused) }.context("going on with writes to a filesystem")?;
+    Ok(())
+}
+
+/// Says after how long without being fed a watchdog restarts the machine. The driver may round it.
+#[expect(unsafe_code, reason = "an ioctl")]
+pub fn set_watchdog_timeout(device: &File, timeout: Duration) -> Result<()> {
+    let mut seconds = timeout.as_secs().try_into().context("counting seconds")?;
+    // SAFETY: the descriptor is open, and the kernel reads and writes one int.
+    unsafe { raw::wdioc_settimeout(device.as_raw_fd(), &mut seconds) }.context("setting the watchdog")?;
     Ok(())
 }
 
@@ -115,14 +125,21 @@ pub fn ending(status: WaitStatus) -> String {
     }
 }
 
+/// The signals the first process waits for.
+fn awaited() -> SigSet {
+    [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM].into_iter().collect()
+}
+
+/// Keeps the signals [`reap_until`] waits for from any thread that is started from now on.
+pub fn block_signals() -> Result<()> {
+    awaited().thread_block().context("blocking signals")
+}
+
 /// The first process's whole work: waits for processes that lost their parents, until `child` has ended.
 /// `on_signal` is called when the kernel asks for a restart (Ctrl-Alt-Del arrives as SIGINT).
 pub fn reap_until(child: Pid, mut on_signal: impl FnMut(Signal)) -> Result<WaitStatus> {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM] {
-        signals.add(signal);
-    }
-    signals.thread_block().context("blocking signals")?;
+    let signals = awaited();
+    block_signals()?;
     loop {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {

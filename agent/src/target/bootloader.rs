@@ -6,7 +6,7 @@
 //! `EFI/DISTRIBUTION/grub.cfg` beside it, which only says where the real configuration is.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use akene_archive::Root;
 use akene_planner::Role;
@@ -17,13 +17,12 @@ use anyhow::{Context, Result, bail};
 use super::bios::{self, Room};
 use super::esp::EspFiles;
 use super::firmware::{self, Entry};
+use super::menu;
 use super::{Job, Watch};
 use crate::durable;
 use crate::probe::disk;
+use crate::run::boot_files::INSTALLER;
 use crate::storage::{Layout, MountedDisk};
-
-/// The installer on the boot partition.
-const INSTALLER: [&str; 3] = ["akene/vmlinuz", "akene/initrd.img", "akene/stamp.img"];
 
 /// GRUB's menu, on the boot partition.
 pub(super) const MENU: &str = "grub/grub.cfg";
@@ -66,9 +65,7 @@ pub(super) fn take_over(layout: &Layout, consoles: &[String]) -> Result<()> {
 
 /// Writes the menu that starts nothing but the installer on this boot partition.
 pub(super) fn lead_to_installer(boot: &Path, uuid: &str, consoles: &[String]) -> Result<()> {
-    let arguments = console_arguments(consoles).join(" ");
-    let entry = installer_entry(uuid, "Continue the installation", &arguments);
-    let text = format!("set timeout=3\nsearch --no-floppy --fs-uuid --set=akene {uuid}\n{entry}");
+    let text = menu::unfinished(uuid, consoles);
     durable::replace(&boot.join(MENU), 0o644, |out| out.write_all(text.as_bytes()).context("writing"))
 }
 
@@ -80,81 +77,6 @@ pub(super) fn put_on_disk(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch)
     durable::sync_for_boot_loader(&job.layout.root.join("boot"))?;
     for_bios(job, watch)?;
     for_efi(job, root, watch)
-}
-
-/// Writes the menu of the installed system.
-pub(super) fn settle(job: &Job<'_>, root: &mut Root, _: &mut dyn Watch) -> Result<()> {
-    defaults(job, root)?;
-    if !root.exists("boot/grub/grubenv") {
-        job.run(&job.inside("grub-editenv").args(["/boot/grub/grubenv", "create"]))?;
-    }
-    let links = Links::make(job)?;
-    let configured = job.run(&job.inside("grub-mkconfig").args(["-o", "/boot/grub/grub.cfg"]));
-    links.remove();
-    configured.context("writing GRUB's menu")?;
-    check_menu(job, root)
-}
-
-/// Settings that grub-mkconfig reads, and the entry that starts the installer.
-fn defaults(job: &Job<'_>, root: &mut Root) -> Result<()> {
-    let mut arguments: Vec<String> = job.resolved.kernel.arguments.clone();
-    let mut text = "# Written by the installer.\nGRUB_TIMEOUT=3\nGRUB_TIMEOUT_STYLE=menu\n".to_owned();
-    // Other systems' disks are not looked at: it takes minutes, and mounts what is not ours.
-    text += "GRUB_DISABLE_OS_PROBER=true\n";
-    if let Some((unit, speed)) = job.consoles.iter().find_map(|c| serial(c)) {
-        text += "GRUB_TERMINAL=\"console serial\"\n";
-        text += &format!("GRUB_SERIAL_COMMAND=\"serial --unit={unit} --speed={speed}\"\n");
-    }
-    arguments.extend(console_arguments(job.consoles));
-    let plain = |a: &String| a.chars().all(|c| c.is_ascii_graphic() && !"\"'`$\\".contains(c));
-    if let Some(odd) = arguments.iter().find(|a| !plain(a)) {
-        bail!("using the kernel argument `{odd}`: it holds characters GRUB would read in its own way");
-    }
-    text += &format!("GRUB_CMDLINE_LINUX=\"{}\"\n", arguments.join(" "));
-    root.write("etc/default/grub.d/50-akene.cfg", text, 0o644)?;
-    let entry = reinstall_entry(job.boot_uuid()?, &console_arguments(job.consoles).join(" "));
-    root.write("etc/grub.d/42_akene", entry, 0o755)
-}
-
-/// `console=` arguments: the screen as well, and last the console that gets what the system itself prints.
-fn console_arguments(consoles: &[String]) -> Vec<String> {
-    match consoles {
-        [] => Vec::new(),
-        consoles => std::iter::once("console=tty0".to_owned())
-            .chain(consoles.iter().filter(|c| *c != "tty0").map(|c| format!("console={c}")))
-            .collect(),
-    }
-}
-
-/// Unit and speed of `ttyS0,115200n8`.
-fn serial(console: &str) -> Option<(u32, u32)> {
-    let (unit, options) = console.strip_prefix("ttyS")?.split_once(',').unwrap_or((&console[4..], ""));
-    let unit = unit.split(',').next()?.parse().ok()?;
-    let digits: String = options.chars().take_while(char::is_ascii_digit).collect();
-    Some((unit, digits.parse().unwrap_or(115_200)))
-}
-
-/// The script grub-mkconfig runs for the entry. Without its files there is no entry: GRUB with a missing initrd
-/// waits for a key for ever.
-fn reinstall_entry(uuid: &str, arguments: &str) -> String {
-    let [kernel, initrd, stamp] = INSTALLER.map(|file| format!("-f \"($akene)/{file}\""));
-    let entry = installer_entry(uuid, "Reinstall this computer (keeps your files)", arguments);
-    format!(
-        "#!/bin/sh\n# Written by the installer, which lies on the boot partition.\nexec tail -n +4 \"$0\"\n\
-         search --no-floppy --fs-uuid --set=akene {uuid}\nif [ {kernel} -a {initrd} -a {stamp} ]; then\n{entry}fi\n"
-    )
-}
-
-/// What starts the installer from the boot partition.
-fn installer_entry(uuid: &str, title: &str, arguments: &str) -> String {
-    let space = if arguments.is_empty() { "" } else { " " };
-    let [kernel, initrd, stamp] = INSTALLER;
-    format!(
-        "menuentry \"{title}\" --class akene --id akene-reinstall {{\n\
-         \tsearch --no-floppy --fs-uuid --set=root {uuid}\n\
-         \tlinux /{kernel} akene.mode=install{space}{arguments}\n\
-         \tinitrd /{initrd} /{stamp}\n}}\n"
-    )
 }
 
 /// Puts the modules of every platform there is where the core images look for them.
@@ -175,63 +97,6 @@ fn modules(job: &Job<'_>, root: &mut Root) -> Result<()> {
     }
     if let Some(font) = root.read("usr/share/grub/unicode.pf2")? {
         root.write("boot/grub/fonts/unicode.pf2", font, 0o644)?;
-    }
-    Ok(())
-}
-
-/// Links below `/dev/disk/by-uuid`, without which grub-mkconfig names the root by its device in *this* boot. The
-/// live system's udev makes them; a build host without udev has none for a disk image.
-struct Links(Vec<PathBuf>);
-
-impl Links {
-    fn make(job: &Job<'_>) -> Result<Self> {
-        let dir = Path::new("/dev/disk/by-uuid");
-        let mut made = Links(Vec::new());
-        for partition in &job.layout.partitions {
-            let Some(uuid) = &partition.uuid else { continue };
-            let link = dir.join(uuid);
-            if link.exists() {
-                continue;
-            }
-            fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-            if link.is_symlink() {
-                // It leads nowhere: left by somebody who was killed.
-                fs::remove_file(&link).with_context(|| format!("removing {}", link.display()))?;
-            }
-            std::os::unix::fs::symlink(&partition.device, &link)
-                .with_context(|| format!("making {}", link.display()))?;
-            made.0.push(link);
-        }
-        Ok(made)
-    }
-
-    /// Takes the links away again, also on a failure. One that is gone already is as good.
-    fn remove(self) {
-        drop(self);
-    }
-}
-
-impl Drop for Links {
-    fn drop(&mut self) {
-        for link in &self.0 {
-            fs::remove_file(link).ok();
-        }
-    }
-}
-
-/// A menu that names a device of this boot, or nothing at all, would not start anything.
-fn check_menu(job: &Job<'_>, root: &Root) -> Result<()> {
-    let menu = root.read("boot/grub/grub.cfg")?.context("looking for GRUB's menu, which was not written")?;
-    let menu = String::from_utf8_lossy(&menu);
-    let partition = job.layout.partition(&Role::Root).context("looking for the root partition")?;
-    let uuid = partition.uuid.as_deref().context("looking for the UUID of the root partition")?;
-    let kernels: Vec<&str> =
-        menu.lines().map(str::trim).filter(|l| l.starts_with("linux") && l.contains("/vmlinuz-")).collect();
-    if kernels.is_empty() {
-        bail!("checking GRUB's menu: it starts no kernel");
-    }
-    if let Some(bad) = kernels.iter().find(|l| !l.contains(&format!("root=UUID={uuid}"))) {
-        bail!("checking GRUB's menu: `{bad}` does not name the root filesystem by its UUID {uuid}");
     }
     Ok(())
 }
@@ -426,14 +291,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn consoles_are_read() {
-        assert_eq!(serial("ttyS0,115200n8"), Some((0, 115_200)));
-        assert_eq!(serial("ttyS1"), Some((1, 115_200)));
-        assert_eq!(serial("ttyS0,9600"), Some((0, 9600)));
-        assert_eq!(serial("tty0"), None);
-    }
-
-    #[test]
     fn an_old_system_is_not_started_any_more_once_its_root_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str| dir.path().join("boot").join(name);
@@ -459,27 +316,8 @@ mod tests {
         INSTALLER.iter().for_each(|name| fs::write(file(name), "installer").unwrap());
         take_over(&layout, &["ttyS0".into()]).unwrap();
         let menu = fs::read_to_string(file("grub/grub.cfg")).unwrap();
-        assert!(
-            menu.contains("--set=root 1234-abcd\n\tlinux /akene/vmlinuz akene.mode=install console=tty0")
-        );
+        assert!(menu.contains("--set=root 1234-abcd\n\tlinux /akene/vmlinuz akene.mode=install panic=30"));
         assert!(!file("vmlinuz-6.1").exists() && !file("grub/grubenv").exists());
         assert!(file("akene/journal.jsonl").exists());
-    }
-
-    #[test]
-    fn the_entry_prints_itself_and_tests_its_files() {
-        let script = reinstall_entry("1234-ABCD", "console=tty0");
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), &script).unwrap();
-        let run = akene_exec::Cmd::new("sh").arg(file.path());
-        let printed = akene_exec::Runner::run(&akene_exec::SystemRunner, &run).unwrap().text();
-        assert!(
-            printed.starts_with("search --no-floppy --fs-uuid --set=akene 1234-ABCD\nif [ -f"),
-            "{printed}"
-        );
-        assert!(
-            printed.ends_with("fi") && printed.contains("akene.mode=install console=tty0\n"),
-            "{printed}"
-        );
     }
 }

@@ -23,6 +23,7 @@ mod esp;
 pub(crate) mod firmware;
 mod hooks;
 mod loader;
+mod menu;
 mod network;
 mod packages;
 mod resident;
@@ -162,7 +163,7 @@ pub fn configure(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
         ("files of the profile", hooks::files),
         ("resident agent", resident::settle),
         ("start files", packages::initramfs),
-        ("boot loader", bootloader::settle),
+        ("boot loader", menu::settle),
         ("scripts of the profile", hooks::scripts),
         ("cleaning up", packages::finish),
     ];

@@ -1,4 +1,4 @@
-//! The agent that stays.
+//! The agent that stays, and what tells the boot loader that the new system comes up.
 
 use akene_archive::Root;
 use anyhow::{Context, Result};
@@ -21,7 +21,30 @@ RestartSec=30
 WantedBy=multi-user.target
 ";
 
-/// Puts the agent, its settings and its unit in place.
+/// Once people can log in, the system is up: GRUB need not count its starts any more (`akene_tries`, see [`super::menu`]).
+/// It does not wait for a network: where there is none for a week, the system is none the worse.
+const UP: &str = "\
+[Unit]
+Description=Tells the boot loader that the system comes up
+After=systemd-user-sessions.service
+RequiresMountsFor=/boot
+
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/grub-editenv /boot/grub/grubenv unset akene_tries
+
+[Install]
+WantedBy=multi-user.target
+";
+
+/// A system that hangs as a whole is started anew by the computer's watchdog, where it has one.
+const WATCHDOG: &str = "\
+# Written by the installer: nobody may be near who could press a button.
+[Manager]
+RuntimeWatchdogSec=60
+";
+
+/// Puts the agent, its settings and its units in place.
 pub(super) fn settle(job: &Job<'_>, root: &mut Root, _: &mut dyn Watch) -> Result<()> {
     let program = std::fs::read(job.resident.program)
         .with_context(|| format!("reading the agent {}", job.resident.program.display()))?;
@@ -33,5 +56,9 @@ pub(super) fn settle(job: &Job<'_>, root: &mut Root, _: &mut dyn Watch) -> Resul
         root.write("etc/akene/identity.json", text, 0o600)?;
     }
     root.write("etc/systemd/system/akene-agent.service", UNIT, 0o644)?;
-    root.symlink("../akene-agent.service", "etc/systemd/system/multi-user.target.wants/akene-agent.service")
+    root.write("etc/systemd/system/akene-up.service", UP, 0o644)?;
+    for unit in ["akene-agent.service", "akene-up.service"] {
+        root.symlink(&format!("../{unit}"), &format!("etc/systemd/system/multi-user.target.wants/{unit}"))?;
+    }
+    root.write("etc/systemd/system.conf.d/akene.conf", WATCHDOG, 0o644)
 }

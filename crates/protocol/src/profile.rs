@@ -96,6 +96,9 @@ pub struct Layer {
     /// The kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<Kernel>,
+    /// The boot menu.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Boot>,
     /// Answers for debconf, in the form of `debconf-set-selections`: `OWNER QUESTION TYPE VALUE`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub debconf_selections: Vec<String>,
@@ -326,6 +329,17 @@ pub struct Kernel {
     /// Arguments for the installed system's kernel.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub arguments: Vec<String>,
+}
+
+/// The boot menu.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Boot {
+    /// Password hash as `grub-mkpasswd-pbkdf2` prints it (`grub.pbkdf2.sha512.…`). With it the installed system still starts
+    /// unasked, but to start the installer from the menu, to change an entry or to get at GRUB's command line takes
+    /// the user `admin` and this password; the entries for recovery are left out. Default: everybody may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<Secret>,
 }
 
 /// Disks and volumes.

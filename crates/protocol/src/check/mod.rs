@@ -299,6 +299,12 @@ impl Check<'_> {
                 self.text(good, "kernel-argument", "kernel.arguments", argument, "kernel argument", next);
             }
         }
+        let menu = layer.boot.as_ref().and_then(|boot| boot.password.as_ref());
+        // The text itself may be somebody's password: it is not shown.
+        if menu.is_some_and(|hash| !text::grub_password(hash.expose())) {
+            let next = "write what `grub-mkpasswd-pbkdf2` prints, from `grub.pbkdf2.sha512.` on";
+            self.issue("password-hash", "boot.password", "this is no password hash for GRUB", next);
+        }
         for line in &layer.debconf_selections {
             let words: Vec<&str> = line.split_whitespace().collect();
             let good = words.len() >= 3

@@ -113,6 +113,9 @@ fn bad_texts_are_refused_each_with_its_code() {
         ("kernel = { arguments = [\"a b\"] }", "kernel-argument"),
         ("kernel = { arguments = [\"x\\\"; rm -rf /; \\\"\"] }", "kernel-argument"),
         ("kernel = { arguments = [\"$(reboot)\"] }", "kernel-argument"),
+        ("boot = { password = \"hunter2\" }", "password-hash"),
+        ("boot = { password = \"grub.pbkdf2.sha512.10000.ABCD.0123\" }", "password-hash"),
+        ("boot = { password = \"$y$j9T$abc$def./\" }", "password-hash"),
         ("debconf-selections = [\"tzdata tzdata/Areas\"]", "debconf-line"),
         ("debconf-selections = [\"a b c d\\ne f g h\"]", "debconf-line"),
         ("files = [{ path = \"etc/motd\", content = \"\" }]", "file-path"),
@@ -158,7 +161,7 @@ fn a_class_lists_no_classes_and_may_have_a_rule() {
 }
 
 /// Every place for a text in a profile that ends up in a line of some configuration file.
-const LINES: [&str; 21] = [
+const LINES: [&str; 22] = [
     "locale = @",
     "timezone = @",
     "keyboard = { layout = @ }",
@@ -178,6 +181,7 @@ const LINES: [&str; 21] = [
     "packages = [@]",
     "kernel = { package = @ }",
     "kernel = { arguments = [@] }",
+    "boot = { password = @ }",
     "debconf-selections = [@]",
     "files = [{ path = @, content = \"\" }]",
 ];

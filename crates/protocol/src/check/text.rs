@@ -68,6 +68,21 @@ pub(super) fn password_hash(text: &str) -> bool {
     text.starts_with('$') && text.matches('$').count() >= 3 && only(text, alphanumeric_or("./$,=-"))
 }
 
+/// A hash as `grub-mkpasswd-pbkdf2` makes it: `grub.pbkdf2.sha512.ROUNDS.SALT.HASH`, of so many rounds that it is worth having
+/// and GRUB, which counts alone and slowly, is still done within a minute on an old machine.
+pub(super) fn grub_password(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("grub.pbkdf2.sha512.") else { return false };
+    let parts: Vec<&str> = rest.split('.').collect();
+    let hex = |text: &str, least: usize| {
+        (least..=512).contains(&text.len())
+            && text.len().is_multiple_of(2)
+            && text.chars().all(|c| c.is_ascii_hexdigit())
+    };
+    let rounds = parts.first().and_then(|rounds| rounds.parse::<u32>().ok());
+    matches!(&parts[..], [_, salt, hash] if hex(salt, 16) && hex(hash, 64))
+        && rounds.is_some_and(|rounds| (1_000..=1_000_000).contains(&rounds))
+}
+
 /// A public key as it stands in `authorized_keys`, options before it allowed.
 pub(super) fn ssh_key(text: &str) -> bool {
     const TYPES: [&str; 7] = [

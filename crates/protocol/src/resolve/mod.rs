@@ -17,8 +17,8 @@ use crate::inventory::Inventory;
 use crate::inventory::TableKind;
 use crate::issue::{Issue, Issues};
 use crate::profile::{
-    Bundle, DiskSelector, Distribution, File, Filesystem, Foreign, Kernel, Keyboard, Layer, LocalPackage,
-    LockUse, Medium, Network, Pocket, Repository, Rung, Script, Shutdown, User,
+    Boot, Bundle, DiskSelector, Distribution, File, Filesystem, Foreign, Kernel, Keyboard, Layer,
+    LocalPackage, LockUse, Medium, Network, Pocket, Repository, Rung, Script, Shutdown, User,
 };
 use crate::size::Bytes;
 
@@ -59,6 +59,9 @@ pub struct Resolved {
     pub packages: Vec<String>,
     /// Kernel package and arguments; the package is always set.
     pub kernel: Kernel,
+    /// The boot menu.
+    #[serde(default)]
+    pub boot: Boot,
     /// Debconf answers.
     pub debconf: Vec<String>,
     /// Disks and volumes.
@@ -280,6 +283,9 @@ impl Merged {
             replace(&mut lower.package, &upper.package);
             append(&mut lower.arguments, &upper.arguments);
         }
+        if let Some(upper) = &upper.boot {
+            replace(&mut lower.boot.get_or_insert_default().password, &upper.password);
+        }
         if let Some(upper) = &upper.storage {
             let lower = lower.storage.get_or_insert_default();
             replace(&mut lower.table, &upper.table);
@@ -428,6 +434,7 @@ impl Merged {
             lock,
             packages: layer.packages,
             kernel,
+            boot: layer.boot.unwrap_or_default(),
             debconf: layer.debconf_selections,
             storage,
             files,

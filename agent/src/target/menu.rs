@@ -1,0 +1,322 @@
+//! What GRUB's menu says: while the installation goes on, and afterwards.
+//!
+//! The menu of the installed system is made by its own grub-mkconfig, at each update of a kernel or of GRUB, so all that is
+//! ours in it comes from scripts in `/etc/grub.d`:
+//!
+//! - `01_akene` decides what starts when nobody chooses ([`guard`]). Until the installation is complete, by the mark on the boot
+//!   partition, that is the installer, whoever has this menu written before. A system that is new has [`STARTS`] to come up
+//!   (`akene_tries` in GRUB's environment, taken away by a unit of the installed system once it is up); then the installer gets
+//!   a turn, in which it can be reached from far away. What GRUB cannot load is passed over. Where the profile has a
+//!   password, it also says who may do more than start the system.
+//! - `42_akene` has the entries for the installer ([`entries`]), if its files are there.
+//!
+//! `next_entry` in GRUB's environment starts the installer once; GRUB's own `00_header` clears it before it loads anything, so
+//! that whatever becomes of that start, the next one is the system's again.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use akene_archive::Root;
+use akene_planner::Role;
+use akene_protocol::Secret;
+use anyhow::{Context, Result, bail};
+
+use super::{Job, Watch};
+
+use crate::run::boot_files::{INSTALLED, INSTALLER};
+
+/// GRUB's environment, below the root.
+const ENVIRONMENT: &str = "boot/grub/grubenv";
+
+/// Starts a new system has until it is up. People switch computers off before they are: two or three would be too few.
+const STARTS: u32 = 5;
+
+/// Who GRUB lets do everything, where there is a password.
+const SUPERUSER: &str = "admin";
+
+/// Arguments of every kernel we start unattended: a machine that hangs in a panic needs somebody to press a button.
+const RESTARTS: &str = "panic=30";
+
+/// Besides them, for the installer: a processor that does not come back from the kernel is a panic too.
+const LOCKUPS: &str = "softlockup_panic=1";
+
+/// Writes the menu of the installed system.
+pub(super) fn settle(job: &Job<'_>, root: &mut Root, _: &mut dyn Watch) -> Result<()> {
+    defaults(job, root)?;
+    let environment = format!("/{ENVIRONMENT}");
+    if !root.exists(ENVIRONMENT) {
+        job.run(&job.inside("grub-editenv").args([environment.as_str(), "create"]))?;
+    }
+    let links = Links::make(job)?;
+    let configured = job.run(&job.inside("grub-mkconfig").args(["-o", "/boot/grub/grub.cfg"]));
+    links.remove();
+    configured.context("writing GRUB's menu")?;
+    check_menu(job, root)?;
+    let tries = format!("akene_tries={STARTS}");
+    job.run(&job.inside("grub-editenv").args([environment.as_str(), "set", &tries]))
+        .context("counting the starts of the new system")?;
+    Ok(())
+}
+
+/// Settings that grub-mkconfig reads, and our parts of the menu.
+fn defaults(job: &Job<'_>, root: &mut Root) -> Result<()> {
+    let password = job.resolved.boot.password.as_ref();
+    let mut arguments: Vec<String> = vec![RESTARTS.into()];
+    arguments.extend(job.resolved.kernel.arguments.iter().cloned());
+    let mut text = "# Written by the installer.\nGRUB_TIMEOUT=3\nGRUB_TIMEOUT_STYLE=menu\n".to_owned();
+    // Other systems' disks are not looked at: it takes minutes, and mounts what is not ours.
+    text += "GRUB_DISABLE_OS_PROBER=true\n";
+    if password.is_some() {
+        // Without a password of root's, which our systems do not have, recovery is a shell for everybody.
+        text += "GRUB_DISABLE_RECOVERY=true\n";
+    }
+    if let Some((unit, speed)) = job.consoles.iter().find_map(|c| serial(c)) {
+        text += "GRUB_TERMINAL=\"console serial\"\n";
+        text += &format!("GRUB_SERIAL_COMMAND=\"serial --unit={unit} --speed={speed}\"\n");
+    }
+    arguments.extend(console_arguments(job.consoles));
+    let plain = |a: &String| a.chars().all(|c| c.is_ascii_graphic() && !"\"'`$\\".contains(c));
+    if let Some(odd) = arguments.iter().find(|a| !plain(a)) {
+        bail!("using the kernel argument `{odd}`: it holds characters GRUB would read in its own way");
+    }
+    text += &format!("GRUB_CMDLINE_LINUX=\"{}\"\n", arguments.join(" "));
+    root.write("etc/default/grub.d/50-akene.cfg", text, 0o644)?;
+    // The script holds the password's hash.
+    let uuid = job.boot_uuid()?;
+    let mode = if password.is_some() { 0o700 } else { 0o755 };
+    root.write("etc/grub.d/01_akene", script(&guard(uuid, password)), mode)?;
+    let entries = entries(uuid, &console_arguments(job.consoles).join(" "), password.is_some());
+    root.write("etc/grub.d/42_akene", script(&entries), 0o755)
+}
+
+/// A script that prints a text, whatever is in it.
+fn script(text: &str) -> String {
+    format!(
+        "#!/bin/sh\n# Written by the installer, which lies on the boot partition.\nexec tail -n +4 \"$0\"\n{text}"
+    )
+}
+
+/// What starts when nobody chooses, and who may choose.
+fn guard(uuid: &str, password: Option<&Secret>) -> String {
+    let mut text = "# What cannot be loaded is passed over.\nset fallback=\"0 akene-reinstall\"\n".to_owned();
+    text += &format!("search --no-floppy --fs-uuid --set=akene {uuid}\n");
+    text += &format!("if [ ! -f \"($akene)/{INSTALLED}\" ]; then\n");
+    text += "  # Half an installation: the installer goes on with it.\n";
+    text += "  set default=akene-reinstall\n  set boot_once=true\nfi\n";
+    text += "# A system that has not come up so often lets the installer have every other start.\n";
+    text += "if [ -n \"${akene_tries}\" -a \"${boot_once}\" != true ]; then\n";
+    text += "  set akene_left=\"${akene_tries}\"\n";
+    text += "  if [ \"${akene_left}\" = 0 ]; then\n    set default=akene-help\n    set akene_tries=1\n  fi\n";
+    for left in 1..=STARTS {
+        text += &format!("  if [ \"${{akene_left}}\" = {left} ]; then set akene_tries={}; fi\n", left - 1);
+    }
+    text += "  save_env akene_tries\nfi\n";
+    if let Some(hash) = password {
+        text += &format!(
+            "set superusers={SUPERUSER}\npassword_pbkdf2 {SUPERUSER} {}\nexport superusers\n",
+            hash.expose()
+        );
+        text += "# The entries of the system have their ids by this variable; with this they start without a password.\n";
+        text += "set menuentry_id_option=\"--unrestricted --id\"\nexport menuentry_id_option\n";
+    }
+    text
+}
+
+/// The entries that start the installer. Without its files there are none: GRUB with a missing initrd waits for a key for ever.
+fn entries(uuid: &str, arguments: &str, guarded: bool) -> String {
+    let [kernel, initrd, stamp] = INSTALLER.map(|file| format!("-f \"($akene)/{file}\""));
+    let mut text = format!("if [ {kernel} -a {initrd} -a {stamp} ]; then\n");
+    // What was ordered starts without anybody who could type a password.
+    let reinstall = if guarded { "$akene_access --id akene-reinstall" } else { "--id akene-reinstall" };
+    if guarded {
+        text +=
+            "set akene_access=\nif [ \"${boot_once}\" = true ]; then set akene_access=--unrestricted; fi\n";
+    }
+    text += &entry(uuid, "Reinstall this computer (keeps your files)", reinstall, "install", arguments);
+    let help = if guarded { "--unrestricted --id akene-help" } else { "--id akene-help" };
+    text += "if [ \"${akene_left}\" = 0 ]; then\n";
+    text += &entry(uuid, "Call for help: the installed system does not come up", help, "help", arguments);
+    text + "fi\nfi\n"
+}
+
+/// The menu of a disk on which an installation is under way.
+pub(super) fn unfinished(uuid: &str, consoles: &[String]) -> String {
+    let arguments = console_arguments(consoles).join(" ");
+    let entry = entry(uuid, "Continue the installation", "--id akene-reinstall", "install", &arguments);
+    format!("set timeout=3\nsearch --no-floppy --fs-uuid --set=akene {uuid}\n{entry}")
+}
+
+/// What starts the installer from the boot partition.
+fn entry(uuid: &str, title: &str, options: &str, mode: &str, arguments: &str) -> String {
+    let space = if arguments.is_empty() { "" } else { " " };
+    let [kernel, initrd, stamp] = INSTALLER;
+    format!(
+        "menuentry \"{title}\" --class akene {options} {{\n\
+         \tsearch --no-floppy --fs-uuid --set=root {uuid}\n\
+         \tlinux /{kernel} akene.mode={mode} {RESTARTS} {LOCKUPS}{space}{arguments}\n\
+         \tinitrd /{initrd} /{stamp}\n}}\n"
+    )
+}
+
+/// `console=` arguments: the screen as well, and last the console that gets what the system itself prints.
+fn console_arguments(consoles: &[String]) -> Vec<String> {
+    match consoles {
+        [] => Vec::new(),
+        consoles => std::iter::once("console=tty0".to_owned())
+            .chain(consoles.iter().filter(|c| *c != "tty0").map(|c| format!("console={c}")))
+            .collect(),
+    }
+}
+
+/// Unit and speed of `ttyS0,115200n8`.
+fn serial(console: &str) -> Option<(u32, u32)> {
+    let (unit, options) = console.strip_prefix("ttyS")?.split_once(',').unwrap_or((&console[4..], ""));
+    let unit = unit.split(',').next()?.parse().ok()?;
+    let digits: String = options.chars().take_while(char::is_ascii_digit).collect();
+    Some((unit, digits.parse().unwrap_or(115_200)))
+}
+
+/// Links below `/dev/disk/by-uuid`, without which grub-mkconfig names the root by its device in *this* boot. The
+/// live system's udev makes them; a build host without udev has none for a disk image.
+struct Links(Vec<PathBuf>);
+
+impl Links {
+    fn make(job: &Job<'_>) -> Result<Self> {
+        let dir = Path::new("/dev/disk/by-uuid");
+        let mut made = Links(Vec::new());
+        for partition in &job.layout.partitions {
+            let Some(uuid) = &partition.uuid else { continue };
+            let link = dir.join(uuid);
+            if link.exists() {
+                continue;
+            }
+            fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+            if link.is_symlink() {
+                // It leads nowhere: left by somebody who was killed.
+                fs::remove_file(&link).with_context(|| format!("removing {}", link.display()))?;
+            }
+            symlink(&partition.device, &link).with_context(|| format!("making {}", link.display()))?;
+            made.0.push(link);
+        }
+        Ok(made)
+    }
+
+    /// Takes the links away again, also on a failure. One that is gone already is as good.
+    fn remove(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        for link in &self.0 {
+            fs::remove_file(link).ok();
+        }
+    }
+}
+
+/// A menu that names a device of this boot, or nothing at all, would not start anything.
+fn check_menu(job: &Job<'_>, root: &Root) -> Result<()> {
+    let menu = root.read("boot/grub/grub.cfg")?.context("looking for GRUB's menu, which was not written")?;
+    let menu = String::from_utf8_lossy(&menu);
+    let partition = job.layout.partition(&Role::Root).context("looking for the root partition")?;
+    let uuid = partition.uuid.as_deref().context("looking for the UUID of the root partition")?;
+    let kernels: Vec<&str> =
+        menu.lines().map(str::trim).filter(|l| l.starts_with("linux") && l.contains("/vmlinuz-")).collect();
+    if kernels.is_empty() {
+        bail!("checking GRUB's menu: it starts no kernel");
+    }
+    if let Some(bad) = kernels.iter().find(|l| !l.contains(&format!("root=UUID={uuid}"))) {
+        bail!("checking GRUB's menu: `{bad}` does not name the root filesystem by its UUID {uuid}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use akene_exec::{Cmd, Runner, SystemRunner};
+
+    #[test]
+    fn consoles_are_read() {
+        assert_eq!(serial("ttyS0,115200n8"), Some((0, 115_200)));
+        assert_eq!(serial("ttyS1"), Some((1, 115_200)));
+        assert_eq!(serial("ttyS0,9600"), Some((0, 9600)));
+        assert_eq!(serial("tty0"), None);
+    }
+
+    /// What the script prints when grub-mkconfig runs it.
+    fn printed(text: &str) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), script(text)).unwrap();
+        SystemRunner.run(&Cmd::new("sh").arg(file.path())).unwrap().text()
+    }
+
+    /// GRUB's own parser.
+    fn is_read_by_grub(text: &str) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        match SystemRunner.run(&Cmd::new("grub-script-check").arg(file.path())) {
+            Err(error) if format!("{error:#}").contains("No such file") => {
+                eprintln!("SKIPPED: there is no grub-script-check here");
+            }
+            checked => drop(checked.unwrap_or_else(|e| panic!("{e:#}\n{text}"))),
+        }
+    }
+
+    #[test]
+    fn the_scripts_print_what_grub_reads() {
+        let secret = Secret::new("grub.pbkdf2.sha512.10000.AB.CD");
+        for password in [None, Some(&secret)] {
+            let text = printed(&guard("1234-ABCD", password));
+            is_read_by_grub(&text);
+            assert_eq!(
+                text.contains("password_pbkdf2 admin grub.pbkdf2.sha512.10000.AB.CD\n"),
+                password.is_some()
+            );
+            assert_eq!(text.contains("--unrestricted --id"), password.is_some());
+            let text = printed(&entries("1234-ABCD", "console=tty0", password.is_some()));
+            is_read_by_grub(&text);
+            assert!(text.contains("akene.mode=install panic=30 softlockup_panic=1 console=tty0\n"), "{text}");
+            assert!(text.contains("akene.mode=help panic=30"), "{text}");
+            // Nobody is asked for a password where nobody chose.
+            assert_eq!(text.contains("--unrestricted"), password.is_some());
+        }
+        is_read_by_grub(&unfinished("1234-ABCD", &["ttyS0,115200".into()]));
+    }
+
+    /// What GRUB would do with the environment, by a shell: the language of its scripts is the shell's where it matters here.
+    fn started(tries: Option<&str>, once: bool, installed: bool) -> (String, String) {
+        let text = guard("1234-ABCD", None);
+        let begin = text.find("if [ ! -f").unwrap();
+        let body = text[begin..].replace("set ", "").replace("($akene)/akene/state/installed", "$mark");
+        let program = format!(
+            "default=0; akene_tries={}; boot_once={once}; mark={}\nsave_env() {{ :; }}\n{body}echo $default $akene_tries",
+            tries.unwrap_or_default(),
+            if installed { "/" } else { "/etc/passwd" },
+        );
+        // `-f` of a file is true, of a directory not.
+        let program = program.replace("[ ! -f \"$mark\" ]", "[ -f \"$mark\" ]");
+        let said = SystemRunner.run(&Cmd::new("sh").args(["-c", &program])).unwrap().text();
+        let (default, left) = said.split_once(' ').unwrap_or((&said, ""));
+        (default.trim().into(), left.trim().into())
+    }
+
+    #[test]
+    fn a_system_that_does_not_come_up_lets_the_installer_have_every_other_start() {
+        let says = |default: &str, left: &str| (default.to_owned(), left.to_owned());
+        let mut tries = STARTS.to_string();
+        for left in (0..STARTS).rev() {
+            let (default, next) = started(Some(&tries), false, true);
+            assert_eq!((default.as_str(), next.as_str()), ("0", left.to_string().as_str()));
+            tries = next;
+        }
+        assert_eq!(started(Some("0"), false, true), says("akene-help", "1"));
+        assert_eq!(started(Some("1"), false, true), says("0", "0"));
+        // One that came up, one whose installer was ordered, one that is not complete.
+        assert_eq!(started(None, false, true), says("0", ""));
+        assert_eq!(started(Some("3"), true, true), says("0", "3"));
+        assert_eq!(started(Some("5"), false, false), says("akene-reinstall", "5"));
+    }
+}

@@ -1,0 +1,190 @@
+//! The menu of an installed machine, by GRUB itself in a virtual machine: whatever becomes of an installer that was ordered,
+//! the system is back with nobody near; a system that does not come up lets the installer be reached.
+//!
+//! The disk is installed on this host, which takes a minute; what is broken is broken from outside.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_tests::image::Image;
+use akene_tests::journey::{self, Built};
+use akene_tests::mirror::Mirror;
+use akene_tests::native::{Orders, install};
+use akene_tests::site::small_server;
+use akene_tests::vm::{Accelerator, Firmware, Machine, Vm};
+
+/// What the system shows when it is up, and the installer's kernel before anything else.
+const UP: &str = "login:";
+const INSTALLER: &str = "akene.mode=install";
+const HELP: &str = "akene.mode=help";
+const PANIC: &str = "Kernel panic";
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn run(cmd: Cmd) -> String {
+    SystemRunner.run(&cmd).unwrap_or_else(|e| panic!("{e:#}")).text()
+}
+
+/// A partition of a disk image, mounted to be changed. Unmounted at the end.
+struct Opened {
+    device: String,
+    at: tempfile::TempDir,
+}
+
+impl Opened {
+    fn new(disk: &Path, label: &str) -> Self {
+        let image = Image::open(disk).unwrap();
+        let part = image.labelled(label).unwrap();
+        let place = ["--offset", &part.start.to_string(), "--sizelimit", &part.size.to_string()];
+        let device = run(Cmd::new("losetup").args(["--find", "--show"]).args(place).arg(disk));
+        let at = tempfile::tempdir().unwrap();
+        run(Cmd::new("mount").arg(&device).arg(at.path()));
+        Opened { device, at }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.at.path().join(name)
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        for cmd in [Cmd::new("umount").arg(self.at.path()), Cmd::new("losetup").args(["-d", &self.device])] {
+            if let Err(error) = SystemRunner.run(&cmd) {
+                eprintln!("{error:#}");
+            }
+        }
+    }
+}
+
+/// An installed machine, and the installer as it lies on a boot partition.
+struct Installed {
+    dir: tempfile::TempDir,
+    disk: PathBuf,
+    built: Built,
+    _mirror: Mirror,
+}
+
+impl Installed {
+    fn new(more: &str) -> Option<Self> {
+        if !journey::possible() {
+            return None;
+        }
+        akene_exec::own_mounts().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mirror = Mirror::start().unwrap();
+        let built = journey::image_of_this_run(&mirror).unwrap();
+        println!("running under {:?}", Accelerator::find(&built.kernel()));
+        let disk = dir.path().join("disk.img");
+        let packages = akene_tests::mirror::cache_dir().unwrap().join("packages");
+        let options = ["--size", "8GiB", "--packages", packages.to_str().unwrap()];
+        let profile = small_server(&mirror, "127.0.0.1") + more;
+        let outcome = install(&disk, &Orders::Profile(&profile), dir.path(), &options).unwrap();
+        assert!(outcome.good, "{}", outcome.story());
+        let installed = Installed { dir, disk, built, _mirror: mirror };
+        installed.put_installer();
+        Some(installed)
+    }
+
+    fn boot(&self) -> Opened {
+        Opened::new(&self.disk, "AKENE_BOOT")
+    }
+
+    /// As an installation from a medium leaves it.
+    fn put_installer(&self) {
+        let boot = self.boot();
+        for (from, name) in [
+            (self.built.kernel(), "vmlinuz"),
+            (self.built.initrd(), "initrd.img"),
+            (self.built.kernel().with_file_name("stamp.img"), "stamp.img"),
+        ] {
+            std::fs::copy(from, boot.path("akene").join(name)).unwrap();
+        }
+    }
+
+    /// GRUB's environment: sets these, and gives all there is.
+    fn environment(&self, set: &[&str]) -> String {
+        let boot = self.boot();
+        let file = boot.path("grub/grubenv");
+        if !set.is_empty() {
+            run(Cmd::new("grub-editenv").arg(&file).arg("set").args(set));
+        }
+        run(Cmd::new("grub-editenv").arg(&file).arg("list"))
+    }
+
+    fn start(&self, firmware: Firmware) -> Vm {
+        let mut machine = Machine::new(firmware);
+        machine.disks = vec![self.disk.clone()];
+        machine.start(&self.dir.path().join(format!("{firmware:?}"))).unwrap()
+    }
+
+    /// Switches on and waits for these words one after the other, with nobody touching anything; then switches off in order where
+    /// the system is up, else pulls the plug. Gives what the console showed.
+    fn shows(&self, firmware: Firmware, words: &[&str]) -> String {
+        let mut vm = self.start(firmware);
+        let limit = vm.accelerator.scale(10 * MINUTE);
+        for word in words {
+            if let Err(error) = vm.expect(word, limit) {
+                panic!("waiting for `{word}`: {error:#}\n{}", vm.console.text());
+            }
+        }
+        let shown = vm.console.text().to_owned();
+        if words.last() == Some(&UP) {
+            vm.switch_off(10 * MINUTE).unwrap();
+        } else {
+            vm.pull_the_plug();
+        }
+        shown
+    }
+
+    /// The installer was ordered, and something is wrong with it: `words`, then the system is back. The start after that is its
+    /// own again.
+    fn comes_back(&self, firmware: Firmware, words: &[&str]) -> String {
+        self.environment(&["next_entry=akene-reinstall"]);
+        let shown = self.shows(firmware, &[words, &[UP]].concat());
+        let left = self.environment(&[]);
+        assert!(!left.contains("akene-reinstall"), "it would be started again: {left}");
+        shown
+    }
+
+    fn cut_to(&self, name: &str, bytes: impl Fn(u64) -> u64) {
+        let boot = self.boot();
+        let file = std::fs::File::options().write(true).open(boot.path("akene").join(name)).unwrap();
+        file.set_len(bytes(file.metadata().unwrap().len())).unwrap();
+    }
+
+    fn a_truncated_initrd(&self, firmware: Firmware) {
+        self.cut_to("initrd.img", |all| all / 2);
+        let shown = self.comes_back(firmware, &[INSTALLER, PANIC]);
+        assert!(!shown.contains(HELP), "{shown}");
+        self.put_installer();
+    }
+
+    fn one_that_does_not_come_up(&self, firmware: Firmware) {
+        let environment = self.environment(&["akene_tries=1"]);
+        assert!(environment.contains("akene_tries=1"), "{environment}");
+        let (init, away) = ("usr/lib/systemd/systemd", "usr/lib/systemd/away");
+        let rename = |from: &str, to: &str| {
+            let root = Opened::new(&self.disk, "akene-root");
+            std::fs::rename(root.path(from), root.path(to)).unwrap();
+        };
+        rename(init, away);
+        // Its last start, and then the installer's turn.
+        self.shows(firmware, &[PANIC, HELP]);
+        assert!(self.environment(&[]).contains("akene_tries=1"));
+        rename(away, init);
+        // It gets every other start, and once it is up that is over.
+        self.shows(firmware, &[UP]);
+        assert!(!self.environment(&[]).contains("akene_tries"));
+    }
+}
+
+#[test]
+fn an_installer_that_does_not_start_and_a_system_that_does_not() {
+    let Some(machine) = Installed::new("") else { return };
+    assert!(machine.environment(&[]).contains("akene_tries=5"), "a new system's starts are counted");
+    machine.a_truncated_initrd(Firmware::Bios);
+    assert!(!machine.environment(&[]).contains("akene_tries"), "it came up");
+    machine.one_that_does_not_come_up(Firmware::Bios);
+}
