@@ -154,8 +154,9 @@ impl Installed {
         file.set_len(bytes(file.metadata().unwrap().len())).unwrap();
     }
 
+    /// The kernel finds no first program.
     fn a_truncated_initrd(&self, firmware: Firmware) {
-        self.cut_to("initrd.img", |all| all / 2);
+        self.cut_to("initrd.img", |_| 1 << 20);
         let shown = self.comes_back(firmware, &[INSTALLER, PANIC]);
         assert!(!shown.contains(HELP), "{shown}");
         self.put_installer();
