@@ -3,6 +3,7 @@
 //!
 //! The disk is installed on this host, which takes a minute; what is broken is broken from outside.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -171,6 +172,11 @@ impl Installed {
             std::fs::rename(root.path(from), root.path(to)).unwrap();
         };
         rename(init, away);
+        {
+            let root = Opened::new(&self.disk, "akene-root");
+            std::fs::write(root.path(init), "#!/bin/sh\nexit 1\n").unwrap();
+            std::fs::set_permissions(root.path(init), std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
         // Its last start, and then the installer's turn.
         self.shows(firmware, &[PANIC, HELP]);
         assert!(self.environment(&[]).contains("akene_tries=1"));
@@ -188,4 +194,158 @@ fn an_installer_that_does_not_start_and_a_system_that_does_not() {
     machine.a_truncated_initrd(Firmware::Bios);
     assert!(!machine.environment(&[]).contains("akene_tries"), "it came up");
     machine.one_that_does_not_come_up(Firmware::Bios);
+}
+
+/// The password `hunter2 hunter2`, as `grub-mkpasswd-pbkdf2` makes it.
+fn menu_password() -> String {
+    let asked = Cmd::new("grub-mkpasswd-pbkdf2").args(["-c", "1000"]).stdin("hunter2\nhunter2\n");
+    let said = run(asked);
+    let hash = said.split_whitespace().find(|word| word.starts_with("grub.pbkdf2.")).unwrap();
+    hash.to_owned()
+}
+
+/// What an upgrade of the kernel and of GRUB does, by the packages themselves, and what administrators do besides.
+const UPGRADE: &str = r#"#!/bin/sh
+export DEBIAN_FRONTEND=noninteractive
+disk=/dev/disk/by-id/virtio-AKT0001-0
+{
+  set -ex
+  echo "grub-pc grub-pc/install_devices multiselect $disk" | debconf-set-selections
+  dpkg --install /root/debs/*.deb
+  update-grub
+  if [ ! -d /sys/firmware/efi ]; then grub-install $disk; else grub-install; fi
+  sync
+} > /root/upgrade.log 2>&1
+echo "UPGRADE ENDED $?" > /dev/ttyS0
+"#;
+
+const UNIT: &str = "[Service]\nType=oneshot\nExecStart=/bin/sh /root/upgrade.sh\n";
+
+impl Installed {
+    /// What a kernel that GRUB refuses, half an installer, and one that begins and finds itself damaged come to.
+    fn other_damages(&self, firmware: Firmware) {
+        // GRUB reads the file and says no; nobody presses the key it would like.
+        self.cut_to("vmlinuz", |_| 1 << 20);
+        self.comes_back(firmware, &["Booting `Reinstall this computer"]);
+        self.put_installer();
+        // Without one of its files there is no entry.
+        std::fs::remove_file(self.boot().path("akene/initrd.img")).unwrap();
+        let shown = self.comes_back(firmware, &[]);
+        assert!(!shown.contains("Reinstall this computer"), "{shown}");
+        self.put_installer();
+        // The first program starts and misses the rest: it says so, and lets go after five minutes.
+        self.cut_to("initrd.img", |all| all / 2);
+        self.comes_back(firmware, &[INSTALLER, "live-system-broken"]);
+        self.put_installer();
+    }
+
+    /// Half an installation starts the installer, even with the finished system's menu.
+    fn a_power_cut_before_the_end(&self, firmware: Firmware) {
+        let mark = "akene/state/installed";
+        std::fs::rename(self.boot().path(mark), self.boot().path("akene/state/away")).unwrap();
+        self.shows(firmware, &[INSTALLER]);
+        std::fs::rename(self.boot().path("akene/state/away"), self.boot().path(mark)).unwrap();
+    }
+
+    fn upgrades(&self, firmware: Firmware) {
+        let packages = akene_tests::mirror::cache_dir().unwrap().join("packages");
+        let grub = std::fs::read(self.boot().path("grub/grub.cfg")).unwrap();
+        std::fs::write(self.boot().path("grub/grub.cfg"), [&grub[..], b"# before the upgrade\n"].concat())
+            .unwrap();
+        {
+            let root = Opened::new(&self.disk, "akene-root");
+            let status = std::fs::read_to_string(root.path("var/lib/dpkg/status")).unwrap();
+            let wanted = ["grub", "shim", "linux-image"];
+            let mut found = 0;
+            std::fs::create_dir_all(root.path("root/debs")).unwrap();
+            for paragraph in status.split("\n\n") {
+                let field =
+                    |name: &str| paragraph.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
+                let (name, version) = (field("Package: "), field("Version: "));
+                if wanted.iter().any(|prefix| name.starts_with(prefix)) {
+                    let begin = format!("{name}_{}_", version.replace(':', "%3a"));
+                    let other = format!("{name}_{}_", version.split_once(':').map_or(version, |(_, v)| v));
+                    let deb =
+                        std::fs::read_dir(&packages).unwrap().flatten().map(|e| e.path()).find(|path| {
+                            let file = path.file_name().unwrap().to_string_lossy().into_owned();
+                            file.starts_with(&begin) || file.starts_with(&other)
+                        });
+                    let deb =
+                        deb.unwrap_or_else(|| panic!("{name} {version} is not in {}", packages.display()));
+                    std::fs::copy(&deb, root.path("root/debs").join(format!("{name}.deb"))).unwrap();
+                    found += 1;
+                }
+            }
+            assert!(found >= 3, "a kernel and boot loaders");
+            std::fs::write(root.path("root/upgrade.sh"), UPGRADE).unwrap();
+            std::fs::write(root.path("etc/systemd/system/upgrade.service"), UNIT).unwrap();
+            let wants = root.path("etc/systemd/system/multi-user.target.wants/upgrade.service");
+            std::os::unix::fs::symlink("../upgrade.service", wants).ok();
+        }
+        self.shows(firmware, &["UPGRADE ENDED", UP]);
+        let root = Opened::new(&self.disk, "akene-root");
+        let log = std::fs::read_to_string(root.path("root/upgrade.log")).unwrap();
+        std::fs::remove_file(root.path("etc/systemd/system/multi-user.target.wants/upgrade.service"))
+            .unwrap();
+        drop(root);
+        assert!(log.contains("+ sync"), "the upgrade broke off:\n{log}");
+        let menu = std::fs::read_to_string(self.boot().path("grub/grub.cfg")).unwrap();
+        assert!(!menu.contains("# before the upgrade"), "it was not made anew:\n{log}");
+        // The entry is there still, and starts the installer once.
+        self.environment(&["next_entry=akene-reinstall"]);
+        self.shows(firmware, &[INSTALLER]);
+        self.shows(firmware, &[UP]);
+    }
+
+    /// Who only passes by starts the system and nothing else; what was ordered asks nobody.
+    fn a_password(&self, firmware: Firmware) {
+        let mut vm = self.start(firmware);
+        let soon = vm.accelerator.scale(3 * MINUTE);
+        vm.expect("Reinstall this computer", soon).unwrap();
+        vm.console.press("\x05").unwrap();
+        vm.expect("*Reinstall this computer", soon).unwrap();
+        vm.console.press("\r").unwrap();
+        vm.expect("Enter username", soon).unwrap();
+        vm.pull_the_plug();
+        self.shows(firmware, &[UP]);
+        self.environment(&["next_entry=akene-reinstall"]);
+        let shown = self.shows(firmware, &[INSTALLER]);
+        assert!(!shown.contains("Enter username"), "{shown}");
+    }
+}
+
+fn full() -> bool {
+    let full = std::env::var_os("AKENE_FULL").is_some();
+    if !full {
+        eprintln!(
+            "SKIPPED: damages, upgrades and passwords of boot menus are part of the full run (AKENE_FULL=1)"
+        );
+    }
+    full
+}
+
+#[test]
+fn whatever_happens_to_installer_kernel_and_boot_loader() {
+    if !full() {
+        return;
+    }
+    let Some(machine) = Installed::new("") else { return };
+    for firmware in [Firmware::Bios, Firmware::Uefi] {
+        machine.a_truncated_initrd(firmware);
+        machine.other_damages(firmware);
+        machine.a_power_cut_before_the_end(firmware);
+        machine.upgrades(firmware);
+        machine.one_that_does_not_come_up(firmware);
+    }
+}
+
+#[test]
+fn a_menu_with_a_password() {
+    if !full() {
+        return;
+    }
+    let boot = format!("\n[boot]\npassword = \"{}\"\n", menu_password());
+    let Some(machine) = Installed::new(&boot) else { return };
+    machine.a_password(Firmware::Bios);
+    machine.a_password(Firmware::Uefi);
 }
