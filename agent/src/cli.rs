@@ -30,8 +30,10 @@ pub enum Command {
     Plan(Box<PlanArgs>),
     /// Install into a disk image, or onto a disk. Without --yes, only show what would be done.
     Install(Box<InstallArgs>),
-    /// The service on an installed system: tell the server that it runs, then stay.
+    /// The service on an installed system: tell the server that it runs, then carry out its orders.
     Resident(ResidentArgs),
+    /// Put off what was announced on this computer, if that is permitted. Everybody may.
+    Postpone(PostponeArgs),
     /// Called by the DHCP client of the live system.
     #[command(hide = true)]
     DhcpHook {
@@ -213,6 +215,17 @@ pub struct ResidentArgs {
     /// Return when the server knows, with an error when it cannot be told.
     #[arg(long)]
     pub once: bool,
+    /// A saved inventory instead of this machine.
+    #[arg(long, value_name = "FILE")]
+    pub inventory: Option<PathBuf>,
+}
+
+/// `postpone`.
+#[derive(Debug, Args)]
+pub struct PostponeArgs {
+    /// Root of the installed system.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
 }
 
 impl InstallArgs {

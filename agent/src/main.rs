@@ -30,7 +30,14 @@ fn main() -> ExitCode {
                 Outcome::Failed(_) => ExitCode::from(FAILED),
             })
         }),
-        Command::Resident(args) => resident::run(&args.root, args.once).map(|()| ExitCode::SUCCESS),
+        Command::Resident(args) => {
+            let options = resident::Options { once: args.once, inventory: args.inventory };
+            resident::run(&args.root, options).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Postpone(args) => resident::postpone(&args.root).map(|answer| {
+            println!("{answer}");
+            ExitCode::SUCCESS
+        }),
         Command::DhcpHook { action } => {
             net::dhcp::hook(&action, &|name| std::env::var(name).ok(), &SystemRunner)
                 .map(|()| ExitCode::SUCCESS)

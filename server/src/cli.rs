@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use akene_protocol::OrderId;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Serves the profiles of a site, takes in what machines report, and shows the fleet.
@@ -72,6 +73,11 @@ pub enum Command {
         #[arg(long, requires = "wipe")]
         streamed: bool,
     },
+    /// Give an installed machine an order: reinstall, reboot, inventory or logs
+    Order(Box<Order>),
+    /// List orders, or take one back
+    #[command(subcommand)]
+    Orders(Orders),
     /// Decide that a machine is not the one it was taken for
     Different {
         #[command(flatten)]
@@ -99,6 +105,116 @@ pub struct Machine {
     pub dir: PathBuf,
     /// The machine, by asset number (1042-9) or id
     pub machine: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Order {
+    #[command(flatten)]
+    pub machine: Machine,
+    #[command(subcommand)]
+    pub task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Install it anew, by itself, with nobody there. People's files stay
+    Reinstall {
+        /// The profile [default: the one the site's rules choose]
+        #[arg(long, value_name = "NAME")]
+        profile: Option<String>,
+        /// People's files go, too
+        #[arg(long)]
+        wipe: bool,
+        /// Where the packages fit nowhere else, the old system may be gone before they are fetched
+        #[arg(long)]
+        streamed: bool,
+        #[command(flatten)]
+        timing: Timing,
+        #[command(flatten)]
+        life: Life,
+    },
+    /// Restart it
+    Reboot {
+        #[command(flatten)]
+        timing: Timing,
+        #[command(flatten)]
+        life: Life,
+    },
+    /// Look at it anew and send what it is
+    Inventory {
+        #[command(flatten)]
+        life: Life,
+    },
+    /// Send the logs of the last day and of its installation
+    Logs {
+        #[command(flatten)]
+        life: Life,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Timing {
+    /// Not before this time: 2026-12-01T22:00:00Z, or in this server's time whatever `date -d` understands:
+    /// "tomorrow 02:00"
+    #[arg(long, value_name = "TIME", conflicts_with = "when_idle")]
+    pub at: Option<String>,
+    /// When nobody uses it
+    #[arg(long)]
+    pub when_idle: bool,
+    /// How often people may postpone it
+    #[arg(long, value_name = "TIMES", default_value_t = 0)]
+    pub postpone: u32,
+    /// How long each time: 90s, 30m, 2h
+    #[arg(long, value_name = "TIME", default_value = "30m", value_parser = duration)]
+    pub postpone_for: u32,
+    /// How long people who are logged in are told before
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub warn: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct Life {
+    /// How long it counts, from when it may begin: 12h, 7d
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = duration)]
+    pub expires: u32,
+    /// Cancel an open order of the same kind for it
+    #[arg(long)]
+    pub replace: bool,
+}
+
+/// `90s`, `30m`, `2h`, `7d` as seconds.
+fn duration(text: &str) -> Result<u32, String> {
+    let complain = || format!("`{text}` is not a time; write 90s, 30m, 2h or 7d");
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(complain)?);
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(complain()),
+    };
+    number.parse::<u32>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(complain)
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Orders {
+    /// List them, newest first
+    List {
+        /// The site directory
+        dir: PathBuf,
+        /// Only those of this machine
+        machine: Option<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take one back
+    Cancel {
+        /// The site directory
+        dir: PathBuf,
+        /// Its id, as `orders list` shows it
+        id: OrderId,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 //!
 //! | machine | grant |
 //! |---|---|
+//! | its installer names an order that counts ([`by_order`]) | what the order says, once |
 //! | a person said `akene-server allow` | what they said, once |
 //! | failed three times in a row with its disks changed | none: it would fail and download for ever |
 //! | its last installation broke off after it began to change the disks | to go on with those disks |
@@ -9,7 +10,7 @@
 //! | may be another machine (*ask*) | blank disks at most |
 //! | new | what `site.toml` says of new machines |
 //!
-//! The second line is what lets a volunteer simply start the computer again after a power cut or a
+//! The line of what broke off is what lets a volunteer simply start the computer again after a power cut or a
 //! failed download: the disks are not blank any more, but what is on them is ours. See [`to_go_on`].
 //!
 //! A grant belongs to one run of one machine and lapses after six hours; a machine that asks again
@@ -17,14 +18,16 @@
 
 use akene_protocol::api::{Consent, Grant, RunResponse};
 use akene_protocol::event::Phase;
+use akene_protocol::order::{Files, OrderId, Reinstall};
 use akene_protocol::same_disks::to_go_on;
-use akene_protocol::{Envelope, Issue, MachineId, RunId};
+use akene_protocol::{Bundle, Envelope, Issue, MachineId, RunId};
 use anyhow::Result;
 use ed25519_dalek::SigningKey;
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::Transaction;
 
-use crate::db::{machines, runs};
+use crate::db::orders::{self, State};
+use crate::db::{Trouble, machines, runs};
 use crate::site::SiteConfig;
 use crate::state::Stage;
 
@@ -117,6 +120,68 @@ pub fn decide(
         (consent, Some(_)) => Ok(Ok(consent.min(Consent::Blank))),
         (consent, None) => Ok(Ok(consent)),
     }
+}
+
+/// Whether an installer that names this order may install. An order is used once: by one run, and by those
+/// that go on with what it began. That is a run after one that failed with nothing changed (the installer waits half a
+/// minute and tries again), as long as the machine has not said that its old system is back; and one after a run that broke
+/// off when it had begun to change the disks.
+///
+/// # Errors
+/// Inside: why not. `order-unknown`, `order-other-machine`, `order-expired`, `order-cancelled`, `order-used`,
+/// `order-of-another-kind`.
+pub fn by_order(
+    db: &Transaction<'_>,
+    machine: &machines::Machine,
+    id: OrderId,
+    run: RunId,
+) -> Result<Result<Reinstall, Issue>, Trouble> {
+    let order = match orders::own(db, machine.id, id) {
+        Ok(order) => order,
+        Err(Trouble::Refused(issue)) => return Ok(Err(issue)),
+        Err(broken) => return Err(broken),
+    };
+    let Some(reinstall) = order.reinstall().cloned() else {
+        return Ok(Err(Issue::new(
+            "order-of-another-kind",
+            format!("order {id}"),
+            format!("this order asks for something else: {}", order.order.task.name()),
+            format!("order it at the server: `akene-server order SITE {} reinstall`", machine.asset),
+        )));
+    };
+    if order.state.is_open() {
+        return Ok(Ok(reinstall));
+    }
+    let before = match (&order.state, order.run) {
+        (State::Used, Some(before)) => runs::get(db, before)?,
+        _ => None,
+    };
+    let goes_on = match before {
+        None => false,
+        Some(before) if before.id == run => true,
+        Some(before) if before.state.stage == Stage::Failed && !before.state.disks_changed => {
+            Timestamp::now() < before.created + LIFE
+        }
+        Some(before) => match broken_off(&runs::of_machine(db, machine.id)?) {
+            Some(broken) if broken.id == before.id => match runs::inventory(db, before.id)? {
+                Some(inventory) => {
+                    to_go_on(&inventory, before.consent.unwrap_or(Consent::None), &machine.inventory)
+                }
+                None => false,
+            },
+            _ => false,
+        },
+    };
+    Ok(if goes_on { Ok(reinstall) } else { Err(orders::over(&order)) })
+}
+
+/// How much an order's installation may destroy. Where people's files go, too, the profile it is sent with says so: then
+/// nothing but the boot partition is kept.
+pub fn of_reinstall(reinstall: &Reinstall, bundle: &mut Bundle) -> Consent {
+    if reinstall.files == Files::Wipe {
+        bundle.profile.storage.get_or_insert_default().keep_homes = Some(false);
+    }
+    if reinstall.streamed { Consent::Streamed } else { Consent::Wipe }
 }
 
 fn ended(run: &runs::Run) -> bool {

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use akene_protocol::stamp::Source;
 use akene_protocol::{PublicKey, Secret, Sha256, Stamp};
@@ -13,7 +13,8 @@ use axum_server::tls_rustls::RustlsConfig;
 use hyper_util::rt::TokioTimer;
 use tokio::sync::Semaphore;
 
-use crate::db::Db;
+use crate::board::{self, Board};
+use crate::db::{Db, machines};
 use crate::http::{self, Shared};
 use crate::opening::Opening;
 use crate::pool::Pool;
@@ -74,8 +75,12 @@ impl Server {
         let admin_token = Secret::new(keys::read_secret(&site.secret("admin-token"))?.trim());
         let key = site.key()?;
         let site_key = PublicKey(key.verifying_key());
+        let db = Db::open(&site.database())?;
         let shared = Arc::new(Shared {
-            db: Db::open(&site.database())?,
+            board: Board::open(&site.database(), site_key)?,
+            waiting: Arc::new(Semaphore::new(settings.limits.waiting_polls as usize)),
+            poll_seconds: settings.limits.poll_seconds.max(1),
+            db,
             key,
             admin: Sha256::of(admin_token.expose().as_bytes()),
             limiter: Default::default(),
@@ -97,6 +102,7 @@ impl Server {
                 .context("starting the server's threads")?;
             std::thread::spawn(move || {
                 runtime.block_on(async move {
+                    tokio::spawn(keep_board(shared.clone()));
                     let mut server =
                         axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(Arc::new(tls)))
                             .context("taking over the listening socket")?
@@ -121,6 +127,32 @@ impl Server {
         };
         let ca = std::fs::read_to_string(site.secret("ca.pem")).ok();
         Ok(Running { addr, ca, site_key, admin_token, site, handle, thread: Some(thread) })
+    }
+}
+
+/// Shows machines what the administrator's commands order beside us, and writes their visits down.
+async fn keep_board(shared: Arc<Shared>) {
+    let mut written = Instant::now();
+    loop {
+        tokio::time::sleep(board::TICK).await;
+        let board = shared.clone();
+        match tokio::task::spawn_blocking(move || board.board.refresh()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => eprintln!("reading the open orders: {error:#}"),
+            // Only a server that is being stopped ends its own tasks.
+            Err(_) => return,
+        }
+        if written.elapsed() < board::WRITE_DOWN {
+            continue;
+        }
+        written = Instant::now();
+        let visits = shared.board.take_visits();
+        if visits.is_empty() {
+            continue;
+        }
+        if let Err(trouble) = shared.db.call(move |db| Ok(machines::all_seen(db, &visits)?)).await {
+            eprintln!("writing visits down: {:#}", trouble.into_error());
+        }
     }
 }
 

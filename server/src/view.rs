@@ -2,13 +2,15 @@
 
 use akene_protocol::api::Consent;
 use akene_protocol::event::{EventKind, Phase};
+use akene_protocol::order::{OrderId, Task};
 use akene_protocol::{AssetNumber, Event, Inventory, Issue, MachineId, RunId};
 use anyhow::Result;
 use jiff::Timestamp;
 use rusqlite::Transaction;
 use serde::Serialize;
 
-use crate::db::{events, machines, runs};
+use crate::db::{events, machines, orders, runs};
+use crate::order::in_words;
 use crate::state::{Progress, Stage};
 
 /// A machine in a list.
@@ -61,6 +63,65 @@ pub struct Summary {
     pub allowed: Option<Consent>,
     /// Vendor, product, memory and disks in one line.
     pub hardware: String,
+    /// Its newest order.
+    pub order: Option<OrderView>,
+}
+
+/// An order.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct OrderView {
+    /// Its id.
+    pub order: OrderId,
+    /// For this machine.
+    pub machine: MachineId,
+    /// The machine's number.
+    pub asset: AssetNumber,
+    /// What it asks for.
+    pub task: Task,
+    /// The same in words.
+    pub asks: String,
+    /// Where it stands.
+    #[serde(flatten)]
+    pub state: orders::State,
+    /// The same in words.
+    pub words: String,
+    /// When it was given.
+    pub issued: Timestamp,
+    /// Until when it may be begun.
+    pub expires: Timestamp,
+    /// When its state changed last.
+    pub changed: String,
+    /// The run that used it.
+    pub run: Option<RunId>,
+}
+
+impl OrderView {
+    /// A stored order, of the machine with this number.
+    pub fn of(stored: &orders::Stored, asset: AssetNumber) -> OrderView {
+        let order = &stored.order;
+        OrderView {
+            order: order.id,
+            machine: order.machine,
+            asset,
+            task: order.task.clone(),
+            asks: in_words(order),
+            state: stored.state.clone(),
+            words: stored.state.words(),
+            issued: order.issued,
+            expires: order.expires,
+            changed: stored.changed.clone(),
+            run: stored.run,
+        }
+    }
+}
+
+/// All orders, newest first.
+pub fn orders(db: &Transaction<'_>) -> Result<Vec<OrderView>> {
+    orders::all(db)?
+        .iter()
+        .map(|stored| Ok(OrderView::of(stored, machines::get(db, stored.order.machine)?.asset)))
+        .collect()
 }
 
 /// A machine with all that is known of it.
@@ -80,6 +141,8 @@ pub struct Detail {
     pub runs: Vec<RunView>,
     /// The events of its newest run.
     pub events: Vec<Event>,
+    /// Its orders, newest first.
+    pub orders: Vec<OrderView>,
 }
 
 /// A note.
@@ -123,11 +186,14 @@ pub struct RunView {
 pub fn list(db: &Transaction<'_>) -> Result<Vec<Summary>> {
     machines::all(db)?
         .into_iter()
-        .map(|machine| Ok(summary(&machine, &runs::of_machine(db, machine.id)?)))
+        .map(|machine| {
+            let orders = orders::of_machine(db, machine.id)?;
+            Ok(summary(&machine, &runs::of_machine(db, machine.id)?, &orders))
+        })
         .collect()
 }
 
-fn summary(machine: &machines::Machine, runs: &[runs::Run]) -> Summary {
+fn summary(machine: &machines::Machine, runs: &[runs::Run], orders: &[orders::Stored]) -> Summary {
     let newest = runs.first();
     let state = newest.map(|run| run.state.clone()).unwrap_or_default();
     let confirmed = runs.iter().find(|run| run.state.stage == Stage::Confirmed);
@@ -159,6 +225,7 @@ fn summary(machine: &machines::Machine, runs: &[runs::Run]) -> Summary {
         maybe: machine.maybe,
         allowed: machine.allowed,
         hardware: hardware(&machine.inventory),
+        order: orders.first().map(|stored| OrderView::of(stored, machine.asset)),
     }
 }
 
@@ -181,6 +248,7 @@ fn hardware(inventory: &Inventory) -> String {
 /// One machine.
 pub fn detail(db: &Transaction<'_>, machine: &machines::Machine) -> Result<Detail> {
     let runs = runs::of_machine(db, machine.id)?;
+    let orders = orders::of_machine(db, machine.id)?;
     let events = match runs.first() {
         Some(run) => events::of_run(db, run.id)?,
         None => Vec::new(),
@@ -207,11 +275,12 @@ pub fn detail(db: &Transaction<'_>, machine: &machines::Machine) -> Result<Detai
     }
     let notes = machines::notes(db, machine.id)?.into_iter().map(|(at, text)| Note { at, text }).collect();
     Ok(Detail {
-        summary: summary(machine, &runs),
+        summary: summary(machine, &runs, &orders),
         notes,
         inventory: machine.inventory.clone(),
         plan,
         runs: views,
         events,
+        orders: orders.iter().map(|stored| OrderView::of(stored, machine.asset)).collect(),
     })
 }

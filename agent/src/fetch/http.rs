@@ -1,11 +1,14 @@
 //! What this room needs of HTTP: one request, one answer of bounded size.
 
+use std::time::Duration;
+
+use akene_protocol::api::{POLL_HEADER, WAIT_HEADER};
 use akene_protocol::stamp::Tls;
 use akene_protocol::{Issue, Secret};
 use anyhow::Result;
 use jiff::Timestamp;
 use reqwest::blocking::Client;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, IF_NONE_MATCH};
 
 use crate::net::diagnose::{Circumstances, check_answer, explain};
 use crate::net::http::{Access, read_capped};
@@ -34,12 +37,24 @@ pub struct Request {
     pub body: Option<(&'static str, Vec<u8>)>,
     /// Most bytes of the answer that are read; a longer one is an error.
     pub largest: usize,
+    /// The entity tag of what we have: an answer without news is 304.
+    pub known: Option<String>,
+    /// How long an answer may take; the usual time where none is given.
+    pub patience: Option<Duration>,
 }
 
 impl Request {
     /// A request without a body.
     pub fn new(method: Method, url: &str, largest: usize) -> Self {
-        Request { method, url: url.to_owned(), authorization: None, body: None, largest }
+        Request {
+            method,
+            url: url.to_owned(),
+            authorization: None,
+            body: None,
+            largest,
+            known: None,
+            patience: None,
+        }
     }
 }
 
@@ -52,6 +67,19 @@ pub struct Answer {
     pub objection: Option<Issue>,
     /// The whole body.
     pub body: Vec<u8>,
+    /// Its entity tag.
+    pub tag: Option<String>,
+    /// When to ask for orders again, where the answer says so.
+    pub ask: Ask,
+}
+
+/// What an answer says about when to ask again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ask {
+    /// After this time.
+    pub after: Option<Duration>,
+    /// At once, and be kept waiting for up to this time.
+    pub wait: Option<Duration>,
 }
 
 /// Something that sends requests.
@@ -186,12 +214,22 @@ impl Http for Web {
             value.set_sensitive(true);
             builder = builder.header(AUTHORIZATION, value);
         }
+        if let Some(tag) = &request.known {
+            builder = builder.header(IF_NONE_MATCH, tag);
+        }
+        if let Some(patience) = request.patience {
+            builder = builder.timeout(patience);
+        }
         if let Some((kind, body)) = &request.body {
             builder = builder.header(CONTENT_TYPE, *kind).body(body.clone());
         }
         let response = builder.send().map_err(|e| self.explained(&e, url))?;
         let objection = check_answer(&response, url, "an answer");
         let status = response.status().as_u16();
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let tag = header("etag").map(str::to_owned);
+        let seconds = |name| header(name).and_then(|text| text.parse().ok()).map(Duration::from_secs);
+        let ask = Ask { after: seconds(POLL_HEADER), wait: seconds(WAIT_HEADER) };
         let body = read_capped(response, request.largest as u64).map_err(|error| {
             Issue::new(
                 "server-silent",
@@ -200,6 +238,6 @@ impl Http for Web {
                 "try again in some minutes; if it stays, tell the administrator",
             )
         })?;
-        Ok(Answer { status, objection, body })
+        Ok(Answer { status, objection, body, tag, ask })
     }
 }

@@ -13,7 +13,7 @@ use super::http::{Method, Request};
 use super::{Site, open, refused};
 
 /// Largest signed lock that is read: some ten thousand packages.
-const LARGEST_LOCK: usize = 16 << 20;
+pub(super) const LARGEST_LOCK: usize = 16 << 20;
 
 /// A signed lock that was verified.
 #[derive(Clone, Debug)]

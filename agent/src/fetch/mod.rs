@@ -38,7 +38,7 @@ use crate::report::Reporter;
 use http::{Http, Method, Request};
 pub use lock::{SignedLock, read_lock};
 pub use patience::{Patience, is_settling, is_transient, patiently};
-pub use server::{EventRoute, Server};
+pub use server::{Asked, EventRoute, Server};
 
 /// Largest profile envelope that is read. Profiles carry files, but not films.
 const LARGEST_PROFILE: usize = 32 << 20;
@@ -220,7 +220,12 @@ fn no_grant() -> Issue {
 }
 
 /// Verifies and reads a signed document.
-fn open<D: Document>(envelope: &Envelope, key: &PublicKey, what: &str, place: &str) -> Result<D, Issue> {
+pub(crate) fn open<D: Document>(
+    envelope: &Envelope,
+    key: &PublicKey,
+    what: &str,
+    place: &str,
+) -> Result<D, Issue> {
     envelope.open(key).map_err(|e| refused(&e, what, place))
 }
 

@@ -1,14 +1,17 @@
 //! The calls to an `akene-server`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use akene_protocol::api::{
-    EnrolRequest, EnrolResponse, EventBatch, EventsAccepted, Identity, RunRequest, RunResponse,
+    EnrolRequest, EnrolResponse, EventBatch, EventsAccepted, Identity, OpenOrders, RunRequest, RunResponse,
 };
 use akene_protocol::event::Event;
-use akene_protocol::{Inventory, Issue, OrderId, RunId, Secret};
+use akene_protocol::order;
+use akene_protocol::{Envelope, Inventory, Issue, OrderId, RunId, Secret};
 
-use super::http::{Answer, Http, Method, Request};
+use super::http::{Answer, Ask, Http, Method, Request};
+use super::lock::LARGEST_LOCK;
 use super::{LARGEST_PROFILE, is_transient};
 use crate::report::courier::{Route, Undelivered};
 
@@ -17,6 +20,20 @@ const LARGEST_ANSWER: usize = 1 << 20;
 
 /// Most bytes of a log that are sent: its end, where a failure is.
 const LARGEST_LOG: usize = 3 << 20;
+
+/// How much later than it promised a server may answer a question it kept.
+const LATE: Duration = Duration::from_secs(20);
+
+/// What came of asking for orders.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The open orders, where they have changed.
+    pub orders: Option<Vec<Envelope>>,
+    /// The entity tag of what there is now.
+    pub tag: Option<String>,
+    /// When to ask again.
+    pub ask: Ask,
+}
 
 /// An `akene-server`.
 pub struct Server<'a> {
@@ -62,6 +79,68 @@ impl<'a> Server<'a> {
         let url = format!("{}/v1/events", self.url);
         let batch = EventBatch { events: events.to_vec() };
         self.post(&url, Some(identity.bearer()), &batch, LARGEST_ANSWER)?.json(&url)
+    }
+
+    /// Asks for orders. `known` is the entity tag of what was answered before; `None` comes back where that has not
+    /// changed. With `wait` the server may keep the question until an order comes.
+    pub fn orders(
+        &self,
+        identity: &Identity,
+        known: Option<&str>,
+        wait: Option<Duration>,
+    ) -> Result<Asked, Issue> {
+        let mut url = format!("{}/v1/orders", self.url);
+        if let Some(wait) = wait {
+            url += &format!("?wait={}", wait.as_secs());
+        }
+        let mut request = Request::new(Method::Get, &url, LARGEST_ANSWER);
+        request.authorization = Some(identity.bearer());
+        request.known = known.map(str::to_owned);
+        request.patience = wait.map(|wait| wait + LATE);
+        let answer = self.http.send(&request)?;
+        if answer.status == 304 && known.is_some() {
+            return Ok(Asked { orders: None, tag: known.map(str::to_owned), ask: answer.ask });
+        }
+        let answer = answer.success(&url)?;
+        let open: OpenOrders = answer.json(&url)?;
+        Ok(Asked { orders: Some(open.orders), tag: answer.tag, ask: answer.ask })
+    }
+
+    /// Tells how far an order is.
+    pub fn report(
+        &self,
+        identity: &Identity,
+        order: OrderId,
+        progress: &order::Progress,
+    ) -> Result<(), Issue> {
+        let url = format!("{}/v1/orders/{order}", self.url);
+        self.post(&url, Some(identity.bearer()), progress, LARGEST_ANSWER).map(|_| ())
+    }
+
+    /// The signed profile with which an order's reinstallation would be done.
+    pub fn profile_of(&self, identity: &Identity, order: OrderId) -> Result<Envelope, Issue> {
+        let url = format!("{}/v1/orders/{order}/profile", self.url);
+        let mut request = Request::new(Method::Get, &url, LARGEST_PROFILE);
+        request.authorization = Some(identity.bearer());
+        self.http.send(&request)?.success(&url)?.json(&url)
+    }
+
+    /// The signed lock of a profile as the server gives it out; `None` where there is none.
+    pub fn lock(&self, identity: &Identity, profile: &str) -> Result<Option<Vec<u8>>, Issue> {
+        let url = format!("{}/v1/profiles/{profile}/lock", self.url);
+        let mut request = Request::new(Method::Get, &url, LARGEST_LOCK);
+        request.authorization = Some(identity.bearer());
+        let answer = self.http.send(&request)?;
+        if answer.status == 404 {
+            return Ok(None);
+        }
+        Ok(Some(answer.success(&url)?.body))
+    }
+
+    /// Sends what the machine is now.
+    pub fn inventory(&self, identity: &Identity, inventory: &Inventory) -> Result<(), Issue> {
+        let url = format!("{}/v1/inventory", self.url);
+        self.post(&url, Some(identity.bearer()), inventory, LARGEST_ANSWER).map(|_| ())
     }
 
     /// Hands over a log; of a long one the end.

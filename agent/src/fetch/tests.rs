@@ -69,7 +69,13 @@ impl Http for Script {
 }
 
 fn answer(status: u16, body: impl serde::Serialize) -> Result<Answer, Issue> {
-    Ok(Answer { status, objection: None, body: serde_json::to_vec(&body).unwrap() })
+    Ok(Answer {
+        status,
+        objection: None,
+        body: serde_json::to_vec(&body).unwrap(),
+        tag: None,
+        ask: Default::default(),
+    })
 }
 
 fn orders(source: Source, answers: Vec<Result<Answer, Issue>>, run: RunId) -> Result<Orders> {
@@ -179,7 +185,8 @@ fn a_refusal_is_the_servers_own_and_garbage_is_named() {
         (200, "<html>log in here", "answer-unreadable"),
         (200, "{}", "answer-unreadable"),
     ] {
-        let answer = Ok(Answer { status, objection: None, body: body.into() });
+        let answer =
+            Ok(Answer { status, objection: None, body: body.into(), tag: None, ask: Default::default() });
         assert_eq!(code(orders(server(), vec![answer], RUN).unwrap_err()), expected, "{status} {body}");
     }
 }

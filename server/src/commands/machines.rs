@@ -12,12 +12,12 @@ use anyhow::{Context as _, Result};
 use super::say;
 use crate::cli::Machine;
 
-fn open(dir: &Path) -> Result<Db> {
+pub(super) fn open(dir: &Path) -> Result<Db> {
     Db::open(&Site::open(dir)?.database())
 }
 
 /// Does something with the machine the arguments name.
-fn with<T>(
+pub(super) fn with<T>(
     args: &Machine,
     work: impl FnOnce(&rusqlite::Transaction<'_>, &machines::Machine) -> Result<T, Trouble>,
 ) -> Result<T> {
@@ -41,6 +41,9 @@ pub fn list(dir: &Path, json: bool) -> Result<()> {
     for m in list {
         let seen: String = m.seen.chars().take(16).collect::<String>().replace('T', " ");
         say(&format!("{:>8}  {seen}  {}  [{}]", m.asset.to_string(), m.words, m.hardware))?;
+        if let Some(order) = m.order.filter(|order| order.state.is_pending()) {
+            say(&format!("          {}: {}", order.asks, order.words))?;
+        }
     }
     Ok(())
 }
@@ -62,6 +65,9 @@ pub fn show(args: &Machine, json: bool) -> Result<()> {
     }
     for note in &detail.notes {
         say(&format!("note {}: {}", note.at, note.text))?;
+    }
+    for order in &detail.orders {
+        say(&format!("order {} of {}: {}: {}", order.order, order.issued, order.asks, order.words))?;
     }
     for run in &detail.runs {
         let profile = run.profile.as_deref().unwrap_or("no profile yet");

@@ -2,6 +2,7 @@
 
 mod lock;
 mod machines;
+mod orders;
 mod pool;
 mod profiles;
 mod site;
@@ -27,6 +28,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Show { machine, json } => machines::show(&machine, json).map(done),
         Command::Events { machine } => machines::events(&machine).map(done),
         Command::Allow { machine, wipe, streamed } => machines::allow(&machine, wipe, streamed).map(done),
+        Command::Order(order) => orders::give(&order).map(done),
+        Command::Orders(command) => orders::run(command).map(done),
         Command::Different { machine } => machines::different(&machine).map(done),
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
-use super::{Trouble, from_json, machines, runs};
+use super::{Trouble, from_json, machines, orders, runs};
 use crate::state::{RunState, Stage};
 
 /// Most events of one run, so that a machine gone mad does not fill the server's disk.
@@ -98,6 +98,9 @@ fn settle(db: &Transaction<'_>, machine: MachineId, run: RunId) -> Result<()> {
         state.stage = Stage::Installing;
     }
     let before = runs::set_state(db, run, &state)?;
+    if state.stage == Stage::Confirmed && before.stage != Stage::Confirmed {
+        orders::run_confirmed(db, run)?;
+    }
     if state.stage == Stage::Confirmed && before.stage != Stage::Confirmed {
         // The new system has spoken. If we permitted it to replace the old one, the old one's
         // credentials are void.

@@ -159,9 +159,11 @@ pub fn sum(credential: &Secret) -> String {
 
 /// Whether this is a credential of that machine. The look-up is by a sum nobody can steer, so its time
 /// tells nothing about the credentials there are.
-pub fn authenticate(db: &Transaction<'_>, machine: MachineId, credential: &Secret) -> Result<bool> {
+pub fn authenticate(db: &rusqlite::Connection, machine: MachineId, credential: &Secret) -> Result<bool> {
     let owner: Option<String> = db
-        .query_row("SELECT machine FROM credentials WHERE sum = ?1", [sum(credential)], |row| row.get(0))
+        .prepare_cached("SELECT machine FROM credentials WHERE sum = ?1")
+        .context("looking up a credential")?
+        .query_row([sum(credential)], |row| row.get(0))
         .optional()
         .context("looking up a credential")?;
     Ok(owner == Some(machine.to_string()))
@@ -184,6 +186,16 @@ pub fn seen(db: &Transaction<'_>, machine: MachineId, peer: &str) -> Result<()> 
         params![machine.to_string(), Timestamp::now().to_string(), peer],
     )
     .context("noting a visit")?;
+    Ok(())
+}
+
+/// Notes many visits at once: machine, when and from where.
+pub fn all_seen(db: &Transaction<'_>, visits: &[(MachineId, Timestamp, String)]) -> Result<()> {
+    let mut update =
+        db.prepare_cached("UPDATE machines SET seen = ?2, peer = ?3 WHERE id = ?1 AND seen < ?2")?;
+    for (machine, at, peer) in visits {
+        update.execute(params![machine.to_string(), at.to_string(), peer]).context("noting visits")?;
+    }
     Ok(())
 }
 

@@ -96,6 +96,31 @@ const STEPS: &[&str] = &[
     "
     ALTER TABLE machines ADD COLUMN token TEXT;  -- id of the token it was made known with
 ",
+    "
+    CREATE TABLE orders (
+        n INTEGER PRIMARY KEY,                -- order
+        id TEXT NOT NULL UNIQUE,
+        machine TEXT NOT NULL REFERENCES machines (id) ON DELETE CASCADE,
+        created TEXT NOT NULL,
+        expires INTEGER NOT NULL,             -- seconds since 1970
+        document TEXT NOT NULL,
+        envelope TEXT NOT NULL,               -- the same, signed
+        state TEXT NOT NULL,
+        open INTEGER NOT NULL,                -- whether the machine is to see it
+        changed TEXT NOT NULL,
+        run TEXT                              -- the run that used it
+    ) STRICT;
+    CREATE INDEX orders_machine ON orders (machine);
+    CREATE INDEX orders_run ON orders (run) WHERE run IS NOT NULL;
+    CREATE INDEX orders_open ON orders (n) WHERE open = 1;
+
+    -- By this a running server sees what the administrator's commands do beside it.
+    CREATE TABLE order_clock (n INTEGER NOT NULL) STRICT;
+    INSERT INTO order_clock VALUES (0);
+    CREATE TRIGGER order_made AFTER INSERT ON orders BEGIN UPDATE order_clock SET n = n + 1; END;
+    CREATE TRIGGER order_changed AFTER UPDATE ON orders BEGIN UPDATE order_clock SET n = n + 1; END;
+    CREATE TRIGGER order_gone AFTER DELETE ON orders BEGIN UPDATE order_clock SET n = n + 1; END;
+",
 ];
 
 /// Brings the tables up to date.

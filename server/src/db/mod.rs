@@ -4,12 +4,13 @@
 //! administrator open the same file beside a running server. `synchronous = FULL`: what was
 //! acknowledged to a machine survives a power cut of the server, because the machine forgets it then.
 //!
-//! [`machines`] is who there is, [`runs`] their installations, [`events`] what happened in them and
-//! [`requests`] who asked for what.
+//! [`machines`] is who there is, [`runs`] their installations, [`events`] what happened in them,
+//! [`orders`] what they are asked to do and [`requests`] who asked for what.
 
 pub mod events;
 pub mod machines;
 mod migrations;
+pub mod orders;
 pub mod requests;
 pub mod runs;
 
@@ -70,6 +71,15 @@ impl Db {
             .with_context(doing)?;
         migrations::apply(&mut connection).with_context(doing)?;
         Ok(Db { connection: Arc::new(Mutex::new(connection)) })
+    }
+
+    /// A connection of its own to the same file, which only reads: what many ask at once waits for no writer.
+    pub fn reader(path: &Path) -> Result<Connection> {
+        let doing = || format!("opening the database {} for reading", path.display());
+        let connection = Connection::open(path).with_context(doing)?;
+        connection.busy_timeout(Duration::from_secs(20)).with_context(doing)?;
+        connection.execute_batch("PRAGMA query_only = ON;").with_context(doing)?;
+        Ok(connection)
     }
 
     /// Does a piece of work in one transaction, which counts only when it succeeds.

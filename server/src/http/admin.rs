@@ -7,6 +7,9 @@
 //! | `GET /v1/admin/machines/ID` | [`Detail`](crate::view::Detail): inventory, plan, runs, events, notes |
 //! | `GET /v1/admin/machines/ID/plan.svg` | its disks before and after the installation, drawn; also at `/machines/ID/plan.svg` |
 //! | `POST /v1/admin/machines/ID/allow` | body `{"consent": "blank"}` or `"wipe"`; 204 |
+//! | `POST /v1/admin/machines/ID/orders` | body [`Wish`](crate::order::Wish); the order as [`OrderView`](crate::view::OrderView) |
+//! | `GET /v1/admin/orders` | `{"orders": [OrderView]}`, newest first |
+//! | `DELETE /v1/admin/orders/ID` | takes an order back; 204 |
 //! | `GET /v1/admin/machines/ID/logs/RUN/NAME` | the log as text |
 //!
 //! `ID` is a machine id or an asset number.
@@ -26,8 +29,8 @@ use serde::{Deserialize, Serialize};
 use super::Shared;
 use super::auth::Admin;
 use super::refusal::Refusal;
-use crate::db::{Trouble, events, machines as store, runs};
-use crate::{picture, view};
+use crate::db::{Trouble, events, machines as store, orders as order_store, runs};
+use crate::{order, picture, view};
 
 /// Answer of `GET /v1/admin/machines`.
 #[derive(Serialize)]
@@ -98,6 +101,54 @@ pub async fn allow(
             store::allow(db, machine.id, consent)
         })
         .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// All orders.
+#[derive(Serialize)]
+pub struct Orders {
+    orders: Vec<view::OrderView>,
+}
+
+/// The orders of all machines.
+pub async fn orders(_: Admin, State(shared): State<Arc<Shared>>) -> Result<Json<Orders>, Refusal> {
+    let orders = shared.db.call(|db| Ok(view::orders(db)?)).await?;
+    Ok(Json(Orders { orders }))
+}
+
+/// Gives a machine an order.
+pub async fn order(
+    _: Admin,
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(StatusCode, Json<view::OrderView>), Refusal> {
+    let wish: order::Wish = serde_json::from_slice(&body?)
+        .map_err(|e| Refusal::bad("request-unreadable", format!("the request cannot be read: {e}"), ""))?;
+    let (db, inner) = (shared.db.clone(), shared.clone());
+    let view = db
+        .call(move |db| {
+            let machine = store::find(db, &name)?;
+            let placed = order::place(db, &inner.site, &inner.key, &machine, &wish)?;
+            Ok::<_, Trouble>(view::OrderView::of(
+                &order_store::own(db, machine.id, placed.order.id)?,
+                machine.asset,
+            ))
+        })
+        .await?;
+    super::orders::refresh(&shared).await?;
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// Takes an order back.
+pub async fn cancel(
+    _: Admin,
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    let id = id.parse().map_err(|e: String| Refusal::bad("order-id", e, "send the id of an order"))?;
+    shared.db.call(move |db| order_store::cancel(db, id).map(|_| ())).await?;
+    super::orders::refresh(&shared).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

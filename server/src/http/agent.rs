@@ -19,14 +19,15 @@ use serde::de::DeserializeOwned;
 use super::auth::{Machine, Peer};
 use super::refusal::Refusal;
 use super::{Shared, Who};
-use crate::db::{events as event_store, machines, runs as run_store};
-use crate::grant;
+use crate::db::{events as event_store, machines, orders, runs as run_store};
+use crate::site::{Chosen, SiteConfig};
+use crate::{grant, order};
 
 type Body = Result<Bytes, BytesRejection>;
 type Answer<T> = Result<(Extension<Who>, Json<T>), Refusal>;
 
 /// Reads a JSON body whatever its media type says.
-fn json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
+pub(super) fn json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
     serde_json::from_slice(&body?).map_err(|error| {
         Refusal::bad(
             "request-unreadable",
@@ -36,7 +37,7 @@ fn json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
     })
 }
 
-fn check_inventory(inventory: &inventory::Inventory) -> Result<(), Refusal> {
+pub(super) fn check_inventory(inventory: &inventory::Inventory) -> Result<(), Refusal> {
     match inventory.version {
         inventory::VERSION => Ok(()),
         version => Err(Refusal::bad(
@@ -89,6 +90,7 @@ pub async fn runs(State(shared): State<Arc<Shared>>, machine: Machine, body: Bod
     let request: RunRequest = json(body)?;
     check_inventory(&request.inventory)?;
     let who = Extension(Who(machine.id));
+    let names_an_order = request.order.is_some();
     let response = {
         let shared = shared.clone();
         let db = shared.db.clone();
@@ -99,12 +101,19 @@ pub async fn runs(State(shared): State<Arc<Shared>>, machine: Machine, body: Bod
                 return Ok(Ok(answer));
             }
             let known = machines::get(db, machine.id)?;
-            let name = request.profile.as_deref();
-            let chosen = shared.site.config().and_then(|config| {
-                let chosen = shared.site.choose(&config, &request.inventory, Some(known.asset), name)?;
-                Ok((config, chosen))
-            });
-            let (config, chosen) = match chosen {
+            let ordered = request.order.map(|id| grant::by_order(db, &known, id, request.run)).transpose()?;
+            let chosen = match &ordered {
+                Some(Ok(reinstall)) => site_answer(&shared, |config| {
+                    let chosen = order::profile(&shared.site, &known, &request.inventory, reinstall)?;
+                    Ok((config, chosen))
+                }),
+                _ => site_answer(&shared, |config| {
+                    let (asset, name) = (Some(known.asset), request.profile.as_deref());
+                    let chosen = shared.site.choose(&config, &request.inventory, asset, name)?;
+                    Ok((config, chosen))
+                }),
+            };
+            let (config, mut chosen) = match chosen {
                 Ok(found) => found,
                 Err(error) => {
                     // The administrator sees it too: the machine waits for them.
@@ -113,7 +122,15 @@ pub async fn runs(State(shared): State<Arc<Shared>>, machine: Machine, body: Bod
                     return Ok(Err(refusal));
                 }
             };
-            let decision = grant::decide(db, &config, &known)?;
+            let decision = match (ordered, request.order) {
+                (Some(Ok(reinstall)), Some(id)) => {
+                    orders::use_up(db, id, request.run)?;
+                    Ok(grant::of_reinstall(&reinstall, &mut chosen.bundle))
+                }
+                // An order that counts no more takes nothing away from what the machine may without one.
+                (Some(Err(issue)), _) => grant::decide(db, &config, &known)?.map_err(|_| issue),
+                _ => grant::decide(db, &config, &known)?,
+            };
             let consent = decision.as_ref().ok().copied();
             let (grant, refusal) = match decision {
                 Ok(consent) => {
@@ -141,7 +158,18 @@ pub async fn runs(State(shared): State<Arc<Shared>>, machine: Machine, body: Bod
         })
         .await??
     };
+    if names_an_order {
+        super::orders::refresh(&shared).await?;
+    }
     Ok((who, Json(response)))
+}
+
+/// What the site directory says now, to a machine that asks what to do.
+fn site_answer(
+    shared: &Shared,
+    choose: impl FnOnce(SiteConfig) -> anyhow::Result<(SiteConfig, Chosen)>,
+) -> anyhow::Result<(SiteConfig, Chosen)> {
+    shared.site.config().and_then(choose)
 }
 
 /// `POST /v1/events`.

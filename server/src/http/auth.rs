@@ -10,8 +10,8 @@ use axum::http::request::Parts;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::Shared;
 use super::refusal::Refusal;
+use super::{Shared, orders};
 use crate::db::machines;
 use crate::site::tokens::same_sum;
 
@@ -25,6 +25,10 @@ pub struct Machine {
     /// From where.
     pub peer: String,
 }
+
+/// A machine that proved who it is and only asks for orders: nothing is written for it.
+#[derive(Debug)]
+pub struct Poller(pub MachineId);
 
 /// The administrator.
 #[derive(Debug)]
@@ -58,14 +62,31 @@ fn authorization<'a>(parts: &'a Parts, scheme: &str) -> Option<&'a str> {
     found.eq_ignore_ascii_case(scheme).then(|| rest.trim())
 }
 
+/// What a machine shows.
+fn shown(parts: &Parts) -> Option<(MachineId, Secret)> {
+    let (machine, secret) = authorization(parts, "Bearer")?.split_once(':')?;
+    Some((machine.parse().ok()?, Secret::new(secret)))
+}
+
+impl FromRequestParts<Arc<Shared>> for Poller {
+    type Rejection = Refusal;
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refusal> {
+        let peer = Peer::from_request_parts(parts, shared).await?;
+        if let Some((id, secret)) = shown(parts)
+            && orders::known(shared, id, secret).await?
+        {
+            shared.board.visit(id, peer.text());
+            return Ok(Poller(id));
+        }
+        Err(shared.limiter.refuse(peer.0.ip(), orders::stranger()).await)
+    }
+}
+
 impl FromRequestParts<Arc<Shared>> for Machine {
     type Rejection = Refusal;
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refusal> {
         let peer = Peer::from_request_parts(parts, shared).await?;
-        let shown = authorization(parts, "Bearer").and_then(|text| {
-            let (machine, secret) = text.split_once(':')?;
-            Some((machine.parse::<MachineId>().ok()?, Secret::new(secret)))
-        });
+        let shown = shown(parts);
         if let Some((id, secret)) = shown {
             let credential = machines::sum(&secret);
             let text = peer.text();
@@ -83,13 +104,7 @@ impl FromRequestParts<Arc<Shared>> for Machine {
                 return Ok(Machine { id, credential, peer: peer.text() });
             }
         }
-        let issue = Issue::new(
-            "credential-refused",
-            "",
-            "this server does not know the credential",
-            "start the computer from the medium again, so that it enrols anew",
-        );
-        Err(shared.limiter.refuse(peer.0.ip(), issue).await)
+        Err(shared.limiter.refuse(peer.0.ip(), orders::stranger()).await)
     }
 }
 
@@ -107,6 +122,7 @@ impl FromRequestParts<Arc<Shared>> for Admin {
         };
         let shown = authorization(parts, "Bearer").map(str::to_owned).or_else(basic);
         if shown.is_some_and(|text| same_sum(&Sha256::of(text.as_bytes()), &shared.admin)) {
+            shared.board.look();
             return Ok(Admin);
         }
         let peer = Peer::from_request_parts(parts, shared).await?;

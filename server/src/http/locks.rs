@@ -12,6 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use super::auth::Machine;
 use super::refusal::Refusal;
 use super::{Shared, Who};
+use crate::order;
 
 /// `GET /v1/profiles/NAME/lock`. Its entity tag is the SHA-256 of the document.
 pub async fn get(
@@ -22,9 +23,14 @@ pub async fn get(
 ) -> Result<Response, Refusal> {
     let who = Extension(Who(machine.id));
     let asked = name.clone();
-    let text = tokio::task::spawn_blocking(move || shared.site.signed_lock(&asked))
-        .await
-        .context("reading a signed lock")??;
+    let db = shared.db.clone();
+    // What was ordered is pinned, also when the lock was made anew since.
+    let text = db
+        .call(move |db| match order::pinned_lock(db, &shared.site, machine.id, &asked)? {
+            Some(text) => Ok(Some(text)),
+            None => Ok(shared.site.signed_lock(&asked)?),
+        })
+        .await?;
     let Some(text) = text else {
         let issue = Issue::new(
             "no-lock",

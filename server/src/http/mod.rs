@@ -8,6 +8,7 @@ mod agent;
 mod auth;
 mod limit;
 mod locks;
+mod orders;
 mod page;
 mod pool;
 mod refusal;
@@ -22,11 +23,12 @@ use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Router, http};
 use ed25519_dalek::SigningKey;
 use tokio::sync::Semaphore;
 
+use crate::board::Board;
 use crate::db::{Db, requests};
 use crate::opening::Crowd;
 use crate::pool::Pool;
@@ -50,6 +52,12 @@ pub struct Shared {
     pub pool: Pool,
     /// Places for those that are being given out.
     pub streams: Arc<Semaphore>,
+    /// The open orders.
+    pub board: Board,
+    /// Places for machines that wait for one.
+    pub waiting: Arc<Semaphore>,
+    /// Seconds after which machines ask again.
+    pub poll_seconds: u32,
 }
 
 /// The longest a request may take, its body included. Slow lines are slower than our disks.
@@ -58,6 +66,10 @@ const REQUEST_TIME: Duration = Duration::from_secs(120);
 /// A machine that proved who it is; handlers leave it on their answers for the list of requests.
 #[derive(Clone, Copy, Debug)]
 struct Who(MachineId);
+
+/// On an answer that is not worth a line in the list of requests: it is given ten thousand times in five minutes.
+#[derive(Clone, Copy, Debug)]
+struct Quiet;
 
 /// All routes. An enrolment may hold that many bytes.
 pub fn router(shared: Arc<Shared>, enrolment_bytes: usize) -> Router {
@@ -70,6 +82,13 @@ pub fn router(shared: Arc<Shared>, enrolment_bytes: usize) -> Router {
         .route("/v1/logs/{run}/{name}", post(agent::logs))
         .route("/v1/pool/sha256/{hash}", get(pool::file))
         .route("/v1/profiles/{name}/lock", get(locks::get))
+        .route("/v1/orders", get(orders::list))
+        .route("/v1/orders/{id}", post(orders::report))
+        .route("/v1/orders/{id}/profile", get(orders::profile))
+        .route("/v1/inventory", post(orders::inventory))
+        .route("/v1/admin/orders", get(admin::orders))
+        .route("/v1/admin/orders/{id}", delete(admin::cancel))
+        .route("/v1/admin/machines/{machine}/orders", post(admin::order))
         .route("/v1/admin/machines", get(admin::machines))
         .route("/v1/admin/machines/{machine}", get(admin::machine))
         .route("/v1/admin/machines/{machine}/plan.svg", get(admin::picture))
@@ -132,16 +151,18 @@ async fn around(
         )
         .into_response(),
     };
-    let entry = requests::Request {
-        peer: peer.ip().to_canonical().to_string(),
-        method,
-        path,
-        status: response.status().as_u16(),
-        machine: response.extensions().get::<Who>().map(|who| who.0),
-        ms: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
-    };
-    if let Err(trouble) = shared.db.call(move |db| Ok(requests::keep(db, &entry)?)).await {
-        eprintln!("keeping a request: {:#}", trouble.into_error());
+    if response.extensions().get::<Quiet>().is_none() {
+        let entry = requests::Request {
+            peer: peer.ip().to_canonical().to_string(),
+            method,
+            path,
+            status: response.status().as_u16(),
+            machine: response.extensions().get::<Who>().map(|who| who.0),
+            ms: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        if let Err(trouble) = shared.db.call(move |db| Ok(requests::keep(db, &entry)?)).await {
+            eprintln!("keeping a request: {:#}", trouble.into_error());
+        }
     }
     // A file that never changes says so itself.
     let lasting = HeaderValue::from_static("no-store");

@@ -74,11 +74,15 @@ fn fleet_body(site: &str, machines: &[Summary]) -> String {
     let mut rows = String::new();
     for m in machines {
         rows += &format!(
-            "<tr><td class=n><a href=\"/machines/{asset}\">{asset}</a></td><td class={state}>{words}</td>\
+            "<tr><td class=n><a href=\"/machines/{asset}\">{asset}</a></td><td class={state}>{words}{order}</td>\
              <td>{hardware}</td><td>{profile}</td><td>{seen}<br>{peer}</td></tr>",
             asset = Escaped(m.asset),
             state = m.state.name(),
             words = Escaped(&m.words),
+            order = match m.order.as_ref().filter(|o| o.state.is_pending()) {
+                Some(order) => format!("<br>{}: {}", Escaped(&order.asks), Escaped(&order.words)),
+                None => String::new(),
+            },
             hardware = Escaped(&m.hardware),
             profile = Escaped(m.profile.as_deref().unwrap_or("–")),
             seen = Escaped(&short(&m.seen)),
@@ -120,6 +124,21 @@ fn machine_body(detail: &Detail, picture: &str) -> String {
             out += &format!("<li>{}: {}</li>", Escaped(&short(&note.at)), Escaped(&note.text));
         }
         out += "</ul>";
+    }
+    if !detail.orders.is_empty() {
+        out += "<h2>Orders</h2><table><thead><tr><th>Given</th><th>Order</th><th>State</th><th>Expires</th></tr></thead><tbody>";
+        for order in &detail.orders {
+            out += &format!(
+                "<tr><td>{}</td><td>{}<br><code>{}</code></td><td>{}, {}</td><td>{}</td></tr>",
+                Escaped(&short(&order.issued.to_string())),
+                Escaped(&order.asks),
+                order.order,
+                Escaped(&order.words),
+                Escaped(&short(&order.changed)),
+                Escaped(&short(&order.expires.to_string())),
+            );
+        }
+        out += "</tbody></table>";
     }
     out += "<h2>Runs</h2><table><thead><tr><th>Begun</th><th>Run</th><th>State</th><th>Profile</th><th>Logs</th>\
             </tr></thead><tbody>";

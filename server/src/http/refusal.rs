@@ -84,15 +84,17 @@ impl From<Trouble> for Refusal {
         match trouble {
             Trouble::Refused(issue) => {
                 let status = match issue.code.as_str() {
-                    "run-of-another" => StatusCode::FORBIDDEN,
-                    "machine-unknown" => StatusCode::NOT_FOUND,
+                    "run-of-another" | "order-other-machine" => StatusCode::FORBIDDEN,
+                    "machine-unknown" | "order-unknown" => StatusCode::NOT_FOUND,
+                    "order-open" | "order-used" | "order-cancelled" | "order-expired" => StatusCode::CONFLICT,
                     "too-many-new-machines" => StatusCode::TOO_MANY_REQUESTS,
                     "too-much-log" => StatusCode::PAYLOAD_TOO_LARGE,
                     _ => StatusCode::BAD_REQUEST,
                 };
                 Refusal::of(status, issue)
             }
-            Trouble::Broken(error) => broken(&error),
+            // What is wrong in the site directory is told as such.
+            Trouble::Broken(error) => error.into(),
         }
     }
 }

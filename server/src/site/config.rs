@@ -55,6 +55,11 @@ pub struct Limits {
     /// Package files given out at a time; who comes later takes a mirror or waits. Counts when the server starts.
     /// Default: 32.
     pub pool_streams: u32,
+    /// Seconds after which an installed computer asks for orders again, give or take a tenth. Default: 300.
+    pub poll_seconds: u32,
+    /// Computers that may wait for an order on an open connection, while somebody watches the fleet; who comes later asks
+    /// again. Counts when the server starts. Default: 128.
+    pub waiting_polls: u32,
 }
 
 impl Default for Limits {
@@ -65,6 +70,8 @@ impl Default for Limits {
             connections: 512,
             enrolment_bytes: Bytes(512 << 10),
             pool_streams: 32,
+            poll_seconds: 300,
+            waiting_polls: 128,
         }
     }
 }

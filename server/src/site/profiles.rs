@@ -177,6 +177,21 @@ impl Site {
                 None => (config.default_profile.as_str(), "the default of the site".to_owned()),
             },
         };
+        self.named(config, inventory, asset, name, why)
+    }
+
+    /// The profile with this name for a machine, whoever chose it.
+    ///
+    /// # Errors
+    /// Issues that name file and line.
+    pub fn named(
+        &self,
+        config: &SiteConfig,
+        inventory: &Inventory,
+        asset: Option<AssetNumber>,
+        name: &str,
+        why: String,
+    ) -> Result<Chosen, Issues> {
         let bundle = self.bundle(config, name)?;
         let resolved = resolve(&bundle, inventory, asset).map_err(|found| self.with_lines(found))?;
         Ok(Chosen { bundle, resolved, why })

@@ -1,0 +1,159 @@
+use super::*;
+use crate::fetch::http::{Answer, Http, Request};
+use crate::report::spool::Spool;
+use akene_protocol::Issue;
+use akene_protocol::api::EventBatch;
+use akene_protocol::event::{Event, EventKind};
+use akene_protocol::{AssetNumber, MachineId, Secret};
+use jiff::Timestamp;
+use std::sync::Mutex;
+
+const RUN: RunId = RunId([4; 8]);
+
+/// A server that keeps what is new and can be down.
+#[derive(Default)]
+struct Fleet {
+    down: Mutex<bool>,
+    refuses: Option<RunId>,
+    seen: Mutex<Vec<(RunId, u64, EventKind)>>,
+    batches: Mutex<usize>,
+}
+impl Http for Fleet {
+    fn send(&self, request: &Request) -> Result<Answer, Issue> {
+        if *self.down.lock().unwrap() {
+            return Err(Issue::new("server-silent", "", "down", ""));
+        }
+        *self.batches.lock().unwrap() += 1;
+        assert_eq!(
+            request.authorization.as_ref().unwrap().expose(),
+            format!("Bearer {}:secret", MachineId([1; 16]))
+        );
+        let batch: EventBatch = serde_json::from_slice(&request.body.as_ref().unwrap().1).unwrap();
+        if batch.events.iter().any(|e| Some(e.run) == self.refuses) {
+            return Err(Issue::new("run-not-yours", "", "another machine's", ""));
+        }
+        let mut seen = self.seen.lock().unwrap();
+        let before = seen.len();
+        for event in batch.events {
+            if !seen.iter().any(|(run, seq, _)| (*run, *seq) == (event.run, event.seq)) {
+                seen.push((event.run, event.seq, event.kind));
+            }
+        }
+        let body = format!("{{\"new\":{}}}", seen.len() - before).into_bytes();
+        Ok(Answer { status: 200, objection: None, body, tag: None, ask: Default::default() })
+    }
+}
+
+fn system() -> (tempfile::TempDir, Resident) {
+    let root = tempfile::tempdir().unwrap();
+    for dir in ["etc/akene", "boot/akene/events", "var/lib", "usr/lib"] {
+        fs::create_dir_all(root.path().join(dir)).unwrap();
+    }
+    fs::write(root.path().join("usr/lib/os-release"), "NAME=x\nPRETTY_NAME=\"Debian 13\"\n").unwrap();
+    let tls = Tls::default();
+    let config = Config {
+        site: "s".into(),
+        site_key: None,
+        server: Some(ServerAddress { url: "https://s".into(), tls }),
+        proxy: None,
+        run: RUN,
+    };
+    let identity = Identity {
+        machine: MachineId([1; 16]),
+        asset: AssetNumber::new(7),
+        credential: Secret::new("secret"),
+    };
+    fs::write(root.path().join(CONFIG), serde_json::to_vec(&config).unwrap()).unwrap();
+    fs::write(root.path().join(IDENTITY), serde_json::to_vec(&identity).unwrap()).unwrap();
+    let resident = Resident::open(root.path()).unwrap();
+    (root, resident)
+}
+
+fn event(run: RunId, seq: u64) -> Event {
+    crate::report::spool::tests::event(run, seq)
+}
+
+#[test]
+fn goes_on_counting_and_is_idempotent_across_power_cuts() {
+    let (root, resident) = system();
+    let spool_dir = root.path().join("boot/akene/events");
+    let mut spool = Spool::open(&spool_dir, RUN).unwrap();
+    spool.append(&(1..=5).map(|n| event(RUN, n)).collect::<Vec<_>>()).unwrap();
+    spool.acked(3).unwrap();
+    let fleet = Fleet::default();
+    *fleet.down.lock().unwrap() = true;
+    for _ in 0..3 {
+        // The system starts three times without a network.
+        assert!(resident.tell(&fleet, "https://s").is_err());
+    }
+    *fleet.down.lock().unwrap() = false;
+    resident.tell(&fleet, "https://s").unwrap();
+    let seen: Vec<u64> = fleet.seen.lock().unwrap().iter().map(|s| s.1).collect();
+    assert_eq!(seen, [4, 5, 6, 7]);
+    let last = fleet.seen.lock().unwrap().last().unwrap().2.clone();
+    assert!(
+        matches!(&last, EventKind::Confirmed { system, kernel } if system == "Debian 13" && !kernel.is_empty()),
+        "{last:?}"
+    );
+    let batches = *fleet.batches.lock().unwrap();
+    resident.tell(&fleet, "https://s").unwrap();
+    assert_eq!(*fleet.batches.lock().unwrap(), batches, "a second start has nothing to say");
+}
+
+#[test]
+fn a_failed_run_before_this_one_is_delivered_too_but_not_confirmed() {
+    let (root, resident) = system();
+    let other = RunId([9; 8]);
+    let dir = root.path().join("boot/akene/events");
+    Spool::open(&dir, other).unwrap().append(&[event(other, 1), event(other, 2)]).unwrap();
+    Spool::open(&dir, RUN).unwrap().append(&[event(RUN, 1)]).unwrap();
+    let fleet = Fleet::default();
+    resident.tell(&fleet, "https://s").unwrap();
+    let of = |run| fleet.seen.lock().unwrap().iter().filter(|s| s.0 == run).map(|s| s.1).collect::<Vec<_>>();
+    assert_eq!((of(other), of(RUN)), (vec![1, 2], vec![1, 2, 3]));
+    assert!(Spool::runs(&dir).unwrap().is_empty());
+}
+
+#[test]
+fn a_run_the_server_does_not_take_keeps_no_other_from_being_confirmed() {
+    let (root, resident) = system();
+    let other = RunId([9; 8]);
+    let dir = root.path().join("boot/akene/events");
+    Spool::open(&dir, other).unwrap().append(&[event(other, 1)]).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    Spool::open(&dir, RUN).unwrap().append(&[event(RUN, 1)]).unwrap();
+    assert_eq!(Spool::runs(&dir).unwrap(), [other, RUN]);
+    let fleet = Fleet { refuses: Some(other), ..Fleet::default() };
+    resident.tell(&fleet, "https://s").unwrap();
+    assert!(matches!(fleet.seen.lock().unwrap().last().unwrap().2, EventKind::Confirmed { .. }));
+    assert_eq!(resident.confirmed_run(), Some(RUN));
+    // Its own run refused is a failure as before.
+    let (root, resident) = system();
+    Spool::open(&root.path().join("boot/akene/events"), RUN).unwrap().append(&[event(RUN, 1)]).unwrap();
+    assert!(resident.tell(&Fleet { refuses: Some(RUN), ..Fleet::default() }, "https://s").is_err());
+}
+
+#[test]
+fn a_clock_that_is_not_set_yet_does_not_cost_an_hour() {
+    let pauses =
+        |passing| std::iter::successors(Some(FIRST_PAUSE), move |p| Some(next_pause(*p, passing))).take(20);
+    assert!(pauses(false).take(5).sum::<Duration>() < Duration::from_secs(180));
+    assert_eq!(pauses(false).last(), Some(REFUSED_PAUSE));
+    assert_eq!(pauses(true).last(), Some(LONGEST_PAUSE));
+}
+
+#[test]
+fn a_clock_nobody_confirmed_or_before_the_installation_is_not_trusted() {
+    let (_root, resident) = system();
+    let now = Timestamp::now() + jiff::SignedDuration::from_secs(5);
+    assert!(resident.clock_is_confirmed(now, true));
+    assert!(!resident.clock_is_confirmed(now, false));
+    let dead_battery: Timestamp = "1980-01-01T00:00:00Z".parse().unwrap();
+    assert!(!resident.clock_is_confirmed(dead_battery, true));
+}
+
+#[test]
+fn a_system_that_is_not_ours_is_said_to_be_so() {
+    let root = tempfile::tempdir().unwrap();
+    assert!(Resident::open(root.path()).unwrap_err().to_string().contains("etc/akene/agent.json"));
+}

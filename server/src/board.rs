@@ -1,0 +1,148 @@
+//! The open orders of all machines, in memory: what ten thousand machines ask every few minutes costs no
+//! write to the disk, and nearly never a read.
+//!
+//! Commands of the administrator write to the same database from another process. [`Board::refresh`] looks, twice a
+//! second, at one number there that every change of an order raises, and reads the open orders anew when it did. Who
+//! waits for an order is woken then.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use akene_protocol::api::OpenOrders;
+use akene_protocol::{Envelope, MachineId, OrderId, PublicKey, Secret, Sha256};
+use anyhow::Result;
+use jiff::Timestamp;
+use rusqlite::Connection;
+use tokio::sync::watch;
+
+use crate::db::{Db, machines, orders};
+
+/// How often the database is asked for changes.
+pub const TICK: Duration = Duration::from_millis(500);
+
+/// How often visits are written down.
+pub const WRITE_DOWN: Duration = Duration::from_secs(60);
+
+/// After the last look of the administrator at the fleet, somebody counts as watching for this long. The page renews
+/// itself every ten seconds.
+const WATCHED: Duration = Duration::from_secs(60);
+
+/// What stands for "no order" in an entity tag.
+const NOTHING: &str = "\"none\"";
+
+#[derive(Clone)]
+struct Shown {
+    id: OrderId,
+    expires: Timestamp,
+    envelope: Envelope,
+}
+
+/// The open orders.
+pub struct Board {
+    reader: Mutex<Connection>,
+    key: PublicKey,
+    clock: Mutex<Option<i64>>,
+    shown: RwLock<HashMap<MachineId, Vec<Shown>>>,
+    changes: watch::Sender<u64>,
+    visits: Mutex<HashMap<MachineId, (Timestamp, String)>>,
+    looked: Mutex<Option<Instant>>,
+}
+
+impl Board {
+    /// Reads the open orders of this database.
+    pub fn open(path: &Path, key: PublicKey) -> Result<Board> {
+        let board = Board {
+            reader: Mutex::new(Db::reader(path)?),
+            key,
+            clock: Mutex::default(),
+            shown: RwLock::default(),
+            changes: watch::Sender::new(0),
+            visits: Mutex::default(),
+            looked: Mutex::default(),
+        };
+        board.refresh()?;
+        Ok(board)
+    }
+
+    /// Reads the open orders again if any has changed.
+    pub fn refresh(&self) -> Result<()> {
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        // The number first: what changes in between is read again the next time.
+        let now = orders::clock(&reader)?;
+        if *clock == Some(now) {
+            return Ok(());
+        }
+        let mut shown: HashMap<MachineId, Vec<Shown>> = HashMap::new();
+        for (order, envelope) in orders::open(&reader, &self.key)? {
+            let entry = Shown { id: order.id, expires: order.expires, envelope };
+            shown.entry(order.machine).or_default().push(entry);
+        }
+        drop(reader);
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = shown;
+        *clock = Some(now);
+        self.changes.send_modify(|n| *n += 1);
+        Ok(())
+    }
+
+    /// Whether this is the machine's credential.
+    pub fn authenticate(&self, machine: MachineId, credential: &Secret) -> Result<bool> {
+        machines::authenticate(
+            &self.reader.lock().unwrap_or_else(PoisonError::into_inner),
+            machine,
+            credential,
+        )
+    }
+
+    /// The entity tag of what a machine is asked to do now.
+    pub fn tag(&self, machine: MachineId) -> String {
+        let shown = self.shown.read().unwrap_or_else(PoisonError::into_inner);
+        let now = Timestamp::now();
+        let mut ids = Vec::new();
+        for order in shown.get(&machine).into_iter().flatten().filter(|order| order.expires >= now) {
+            ids.extend_from_slice(&order.id.0);
+        }
+        match ids.is_empty() {
+            true => NOTHING.to_owned(),
+            false => format!("\"{}\"", &Sha256::of(&ids).to_string()[..32]),
+        }
+    }
+
+    /// What a machine is asked to do now.
+    pub fn orders(&self, machine: MachineId) -> OpenOrders {
+        let shown = self.shown.read().unwrap_or_else(PoisonError::into_inner);
+        let now = Timestamp::now();
+        let open = shown.get(&machine).into_iter().flatten().filter(|order| order.expires >= now);
+        OpenOrders { orders: open.map(|order| order.envelope.clone()).collect() }
+    }
+
+    /// Wakes whoever waits when orders have changed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Remembers that a machine was heard of.
+    pub fn visit(&self, machine: MachineId, peer: String) {
+        let mut visits = self.visits.lock().unwrap_or_else(PoisonError::into_inner);
+        visits.insert(machine, (Timestamp::now(), peer));
+    }
+
+    /// The visits that were not written down yet.
+    pub fn take_visits(&self) -> Vec<(MachineId, Timestamp, String)> {
+        let visits = std::mem::take(&mut *self.visits.lock().unwrap_or_else(PoisonError::into_inner));
+        visits.into_iter().map(|(machine, (at, peer))| (machine, at, peer)).collect()
+    }
+
+    /// The administrator looks at the fleet.
+    pub fn look(&self) {
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether somebody watches the fleet.
+    pub fn is_watched(&self) -> bool {
+        let looked = *self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        looked.is_some_and(|at| at.elapsed() < WATCHED)
+    }
+}

@@ -1,0 +1,371 @@
+//! Orders: what machines are asked to do, and how far they are.
+//!
+//! ```text
+//! given → received → postponed → begun ─┬─────────────→ done       inventory, logs, reboot
+//!                                       └→ used (a run)→ done       a reinstallation, when its new system speaks
+//! any of them → refused, cancelled, expired
+//! ```
+//!
+//! A machine sees the orders that are *open*: all before `used`. Its word moves an order forwards only, so that
+//! what arrives twice or late changes nothing.
+
+use akene_protocol::order::{Order, OrderId, Progress, Reinstall, Task};
+use akene_protocol::{Envelope, Issue, MachineId, PublicKey, RunId};
+use anyhow::{Context as _, Result, anyhow};
+use jiff::Timestamp;
+use rusqlite::{OptionalExtension as _, Transaction, params};
+use serde::{Deserialize, Serialize};
+
+use super::{Trouble, from_json};
+
+/// Where an order stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", tag = "state")]
+pub enum State {
+    /// The machine has not asked yet.
+    Given,
+    /// The machine has it.
+    Received {
+        /// What it waits for. May be empty.
+        waits: String,
+    },
+    /// People put it off.
+    Postponed {
+        /// How often.
+        times: u32,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// It is being carried out.
+    Begun,
+    /// An installer was given the permission it holds.
+    Used,
+    /// It was carried out.
+    Done,
+    /// It was not carried out.
+    Refused {
+        /// Why.
+        issue: Issue,
+    },
+    /// The administrator took it back.
+    Cancelled {
+        /// How: by hand, or by giving another.
+        why: String,
+    },
+    /// Its time ran out.
+    Expired,
+}
+
+impl State {
+    /// Whether the machine is still to see it.
+    pub fn is_open(&self) -> bool {
+        self.rank() < 4
+    }
+
+    /// Whether something is still to come of it, or to be looked at.
+    pub fn is_pending(&self) -> bool {
+        !matches!(self, State::Done | State::Cancelled { .. })
+    }
+
+    /// Orders only go to a higher one by a machine's word.
+    fn rank(&self) -> u8 {
+        match self {
+            State::Given => 0,
+            State::Received { .. } => 1,
+            State::Postponed { .. } => 2,
+            State::Begun => 3,
+            State::Used => 4,
+            State::Done | State::Refused { .. } | State::Cancelled { .. } | State::Expired => 5,
+        }
+    }
+
+    /// For people.
+    pub fn words(&self) -> String {
+        match self {
+            State::Given => "waits until the computer asks for it".into(),
+            State::Received { waits } if waits.is_empty() => "the computer has it".into(),
+            State::Received { waits } => format!("the computer has it and waits: {waits}"),
+            State::Postponed { times, until } => {
+                format!("people postponed it {times} times, now until {until}")
+            }
+            State::Begun => "begun".into(),
+            State::Used => "the installer is at work".into(),
+            State::Done => "done".into(),
+            State::Refused { issue } => format!("not carried out: {issue}"),
+            State::Cancelled { why } => format!("cancelled {why}"),
+            State::Expired => "expired: the computer did not do it in time".into(),
+        }
+    }
+}
+
+impl From<Progress> for State {
+    fn from(progress: Progress) -> State {
+        match progress {
+            Progress::Received { waits } => State::Received { waits },
+            Progress::Postponed { times, until } => State::Postponed { times, until },
+            Progress::Begun => State::Begun,
+            Progress::Done => State::Done,
+            Progress::Refused { issue } => State::Refused { issue },
+        }
+    }
+}
+
+/// An order as stored.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// What was signed.
+    pub order: Order,
+    /// Where it stands.
+    pub state: State,
+    /// Since when.
+    pub changed: String,
+    /// The run that used it.
+    pub run: Option<RunId>,
+}
+
+impl Stored {
+    /// The reinstallation it asks for, if it does.
+    pub fn reinstall(&self) -> Option<&Reinstall> {
+        match &self.order.task {
+            Task::Reinstall(reinstall) => Some(reinstall),
+            _ => None,
+        }
+    }
+}
+
+/// Longest text of a machine that is kept.
+const LONGEST_WORD: usize = 2000;
+
+/// Keeps a new order. With `replace`, an open one of the same kind for the same machine is cancelled.
+///
+/// # Errors
+/// `order-open`: there is one already.
+pub fn place(
+    db: &Transaction<'_>,
+    order: &Order,
+    envelope: &Envelope,
+    replace: bool,
+) -> Result<Option<OrderId>, Trouble> {
+    let now = Timestamp::now();
+    let open = of_machine(db, order.machine)?
+        .into_iter()
+        .find(|other| other.state.is_open() && other.order.task.name() == order.task.name());
+    if let Some(other) = &open {
+        if !replace {
+            let task = order.task.name();
+            return Err(Trouble::Refused(Issue::new(
+                "order-open",
+                format!("order {}", other.order.id),
+                format!(
+                    "this computer has an open order of this kind ({task}) already: {}",
+                    other.state.words()
+                ),
+                "give this one with --replace, which cancels that one, or take that one back with `akene-server orders cancel`",
+            )));
+        }
+        set(db, other.order.id, &State::Cancelled { why: "by another order".into() })?;
+    }
+    db.execute(
+        "INSERT INTO orders (id, machine, created, expires, document, envelope, state, open, changed)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?3)",
+        params![
+            order.id.to_string(),
+            order.machine.to_string(),
+            now.to_string(),
+            order.expires.as_second(),
+            serde_json::to_string(order)?,
+            serde_json::to_string(envelope)?,
+            serde_json::to_string(&State::Given)?,
+        ],
+    )?;
+    Ok(open.map(|other| other.order.id))
+}
+
+fn set(db: &Transaction<'_>, id: OrderId, state: &State) -> Result<()> {
+    let text = serde_json::to_string(state).context("encoding the state of an order")?;
+    db.execute(
+        "UPDATE orders SET state = ?2, open = ?3, changed = ?4 WHERE id = ?1",
+        params![id.to_string(), text, state.is_open(), Timestamp::now().to_string()],
+    )
+    .context("keeping the state of an order")?;
+    Ok(())
+}
+
+type Raw = (String, String, String, Option<String>);
+
+const COLUMNS: &str = "document, state, changed, run";
+
+fn read((document, state, changed, run): Raw) -> Result<Stored> {
+    let order: Order = from_json(&document)?;
+    let mut state: State = from_json(&state)?;
+    if state.is_open() && order.expires < Timestamp::now() {
+        state = State::Expired;
+    }
+    let run = run.map(|run| run.parse().map_err(|e: String| anyhow!(e))).transpose()?;
+    Ok(Stored { order, state, changed, run })
+}
+
+/// The order with this id.
+pub fn get(db: &Transaction<'_>, id: OrderId) -> Result<Option<Stored>> {
+    db.query_row(&format!("SELECT {COLUMNS} FROM orders WHERE id = ?1"), [id.to_string()], |row| {
+        Raw::try_from(row)
+    })
+    .optional()
+    .context("reading an order")?
+    .map(read)
+    .transpose()
+}
+
+fn list(db: &Transaction<'_>, condition: &str, value: &str) -> Result<Vec<Stored>> {
+    let mut query = db.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM orders WHERE {condition} ORDER BY n DESC LIMIT 1000"
+    ))?;
+    let rows = query.query_map([value], |row| Raw::try_from(row))?;
+    rows.map(|row| read(row.context("reading orders")?)).collect()
+}
+
+/// The orders of a machine, newest first.
+pub fn of_machine(db: &Transaction<'_>, machine: MachineId) -> Result<Vec<Stored>> {
+    list(db, "machine = ?1", &machine.to_string())
+}
+
+/// All orders, newest first; at most a thousand.
+pub fn all(db: &Transaction<'_>) -> Result<Vec<Stored>> {
+    list(db, "?1 = ''", "")
+}
+
+/// The order of this machine with this id.
+///
+/// # Errors
+/// `order-unknown` or `order-other-machine`.
+pub fn own(db: &Transaction<'_>, machine: MachineId, id: OrderId) -> Result<Stored, Trouble> {
+    let refuse = |code: &str, message: &str| {
+        let next = "order it again at the server: `akene-server order`";
+        Err(Trouble::Refused(Issue::new(code, format!("order {id}"), message, next)))
+    };
+    match get(db, id)? {
+        None => refuse("order-unknown", "this server has given no such order"),
+        Some(order) if order.order.machine != machine => {
+            refuse("order-other-machine", "this order is for another computer")
+        }
+        Some(order) => Ok(order),
+    }
+}
+
+/// Why an order that is not open does not count any more.
+pub fn over(order: &Stored) -> Issue {
+    let id = order.order.id;
+    let issue = |code: &str, message: String| {
+        let next = "order it again at the server: `akene-server order`";
+        Issue::new(code, format!("order {id}"), message, next)
+    };
+    match &order.state {
+        State::Expired => issue("order-expired", format!("this order counted until {}", order.order.expires)),
+        State::Cancelled { why } => issue("order-cancelled", format!("this order was cancelled {why}")),
+        state => issue("order-used", format!("this order was used already: {}", state.words())),
+    }
+}
+
+/// What a machine tells of an order.
+///
+/// # Errors
+/// Those of [`own`]; `order-expired` or `order-cancelled` where it does not count any more.
+pub fn report(
+    db: &Transaction<'_>,
+    machine: MachineId,
+    id: OrderId,
+    progress: Progress,
+) -> Result<(), Trouble> {
+    let order = own(db, machine, id)?;
+    let mut new = State::from(progress);
+    shorten(&mut new);
+    match (&order.state, &new) {
+        (State::Expired | State::Cancelled { .. }, State::Refused { .. }) => return Ok(()),
+        (State::Expired | State::Cancelled { .. }, _) => return Err(Trouble::Refused(over(&order))),
+        // That a reinstallation is done is the word of the new system, not of the one that began it.
+        (_, State::Done) if order.reinstall().is_some() => return Ok(()),
+        (State::Postponed { times: before, .. }, State::Postponed { times, .. }) if times > before => {}
+        (State::Received { .. }, State::Received { .. }) => {}
+        (before, new) if new.rank() <= before.rank() => return Ok(()),
+        _ => {}
+    }
+    Ok(set(db, id, &new)?)
+}
+
+fn shorten(state: &mut State) {
+    let cut = |text: &mut String| {
+        let end = (0..=LONGEST_WORD.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
+    };
+    match state {
+        State::Received { waits } => cut(waits),
+        State::Refused { issue } => {
+            [&mut issue.code, &mut issue.path, &mut issue.message, &mut issue.next].into_iter().for_each(cut);
+        }
+        _ => {}
+    }
+}
+
+/// Takes an order back.
+///
+/// # Errors
+/// `order-unknown`, or why there is nothing to take back.
+pub fn cancel(db: &Transaction<'_>, id: OrderId) -> Result<Stored, Trouble> {
+    let Some(order) = get(db, id)? else {
+        return Err(Trouble::Refused(Issue::new(
+            "order-unknown",
+            format!("order {id}"),
+            "there is no such order",
+            "`akene-server orders list` shows them",
+        )));
+    };
+    if !order.state.is_open() {
+        let mut issue = over(&order);
+        issue.next = "there is nothing to take back".into();
+        return Err(Trouble::Refused(issue));
+    }
+    set(db, id, &State::Cancelled { why: "by the administrator".into() })?;
+    Ok(order)
+}
+
+/// Uses an order up: this run was given the permission it holds.
+pub fn use_up(db: &Transaction<'_>, id: OrderId, run: RunId) -> Result<()> {
+    set(db, id, &State::Used)?;
+    db.execute("UPDATE orders SET run = ?2 WHERE id = ?1", params![id.to_string(), run.to_string()])
+        .context("using up an order")?;
+    Ok(())
+}
+
+/// The order this run used, if any.
+pub fn of_run(db: &Transaction<'_>, run: RunId) -> Result<Option<Stored>> {
+    Ok(list(db, "run = ?1", &run.to_string())?.into_iter().next())
+}
+
+/// A new system has confirmed itself: the order whose permission it was made with is done.
+pub fn run_confirmed(db: &Transaction<'_>, run: RunId) -> Result<()> {
+    match of_run(db, run)? {
+        Some(order) => set(db, order.order.id, &State::Done),
+        None => Ok(()),
+    }
+}
+
+/// The open orders of all machines with their envelopes.
+pub fn open(db: &rusqlite::Connection, key: &PublicKey) -> Result<Vec<(Order, Envelope)>> {
+    let mut query =
+        db.prepare_cached("SELECT envelope FROM orders WHERE open = 1 AND expires >= ?1 ORDER BY n")?;
+    let rows = query.query_map([Timestamp::now().as_second()], |row| row.get::<_, String>(0))?;
+    let mut open = Vec::new();
+    for row in rows {
+        let envelope: Envelope = from_json(&row.context("reading the open orders")?)?;
+        let order = envelope.open(key).context("reading an open order")?;
+        open.push((order, envelope));
+    }
+    Ok(open)
+}
+
+/// A number that grows whenever an order changes, in whatever process.
+pub fn clock(db: &rusqlite::Connection) -> Result<i64> {
+    db.prepare_cached("SELECT n FROM order_clock")?
+        .query_row([], |row| row.get(0))
+        .context("asking whether orders have changed")
+}
