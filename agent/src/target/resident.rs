@@ -49,6 +49,8 @@ pub(super) fn settle(job: &Job<'_>, root: &mut Root, _: &mut dyn Watch) -> Resul
     let program = std::fs::read(job.resident.program)
         .with_context(|| format!("reading the agent {}", job.resident.program.display()))?;
     root.write("usr/lib/akene/akene-agent", program, 0o755)?;
+    // For whoever wants to postpone what was announced.
+    root.symlink("../../lib/akene/akene-agent", "usr/local/bin/akene-agent")?;
     root.make_dir("etc/akene", 0o700)?;
     root.write("etc/akene/agent.json", job.resident.config, 0o600)?;
     if let Some(identity) = job.resident.identity {
