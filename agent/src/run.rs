@@ -31,6 +31,7 @@ pub mod swap;
 mod tests;
 mod way_back;
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +43,7 @@ use akene_protocol::lock::Lock;
 use akene_protocol::profile::Shutdown;
 use akene_protocol::{Bytes, Inventory, Issue, MachineId, Resolved};
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 
 use crate::fetch::{Allowed, Orders, Patience, patiently};
 use crate::journal::{Journal, What};
@@ -422,6 +424,12 @@ pub fn issues_of(error: &anyhow::Error) -> Vec<Issue> {
     }
     if let Some(issue) = error.downcast_ref::<Issue>() {
         return vec![issue.clone()];
+    }
+    let full = |e: &std::io::Error| matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+    let errno = |e: &Errno| matches!(e, Errno::ENOSPC | Errno::EDQUOT);
+    if error.chain().any(|e| e.downcast_ref().is_some_and(full) || e.downcast_ref().is_some_and(errno)) {
+        let next = "use a larger disk or more memory, ask for fewer packages, or give the volume more room under `storage`";
+        return vec![Issue::new("no-space", "", format!("there is no room left: {error:#}"), next)];
     }
     vec![Issue::new(
         "unexpected",

@@ -8,7 +8,7 @@ use akene_protocol::api::{
     RunResponse, Time,
 };
 use akene_protocol::envelope::Envelope;
-use akene_protocol::lock::Lock;
+use akene_protocol::lock::{Lock, ProfileLock};
 use akene_protocol::order::Progress;
 use akene_protocol::{Bundle, Event, ImageManifest, Inventory, MachineId, Order, PublicKey, Stamp};
 use serde::Serialize;
@@ -35,6 +35,42 @@ pub fn lock(data: &[u8]) {
         lock.download_size();
         same_again(&lock, |text| Lock::parse(text).ok());
     }
+}
+
+/// A profile's signed lock: what is in the envelope, and the envelope.
+pub fn signed(data: &[u8]) {
+    let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+    let public = PublicKey(key.verifying_key());
+    if let Ok(envelope) = Envelope::parse(data) {
+        assert!(envelope.open::<ProfileLock>(&public).is_err(), "nobody signed this");
+    }
+    let Ok(lock) = serde_json::from_slice::<ProfileLock>(data) else { return };
+    same_again(&lock, |text| serde_json::from_slice(text).ok());
+    let envelope = Envelope::sign(&lock, &key);
+    assert_eq!(envelope.open::<ProfileLock>(&public).ok().as_ref(), Some(&lock));
+    if lock.check().is_err() {
+        return;
+    }
+    for selection in &lock.selections {
+        let archive = &lock.archives[selection.archive].0;
+        let Ok(chosen) = lock.select(&lock.profile, archive, &selection.request) else {
+            // Where mirrors count, nobody's archives are these.
+            assert!(
+                !archive.mirrors.is_empty() || !archive.security_mirrors.is_empty(),
+                "no answer: {selection:?}"
+            );
+            continue;
+        };
+        for package in &chosen.packages {
+            assert!(!package.file.contains('/') && package.size.0 > 0, "{package:?}");
+        }
+        let now = jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_hours(24 * 365 * 60);
+        for days in [None, Some(0), Some(u32::MAX)] {
+            assert!(!format!("{:?}", lock.age(&chosen, now, days)).is_empty());
+        }
+    }
+    assert_eq!(lock.behind(&lock), None);
+    assert!(lock.of_site(&lock.site).is_ok());
 }
 
 /// Every other one: an input is tried as each.

@@ -8,6 +8,7 @@
 //! seeds, which any machine runs in a minute. `seeds/TARGET/` holds small samples of what is really met, and every
 //! input that once broke something.
 
+pub mod answers;
 pub mod documents;
 pub mod machine;
 pub mod media;
@@ -41,7 +42,17 @@ pub const TARGETS: &[Target] = &[
     Target { name: "control", what: "a package's control paragraph", run: packages::control },
     Target { name: "database", what: "what dpkg and packages write for each other", run: packages::database },
     Target { name: "apt", what: "what apt prints: addresses, complaints, progress", run: packages::apt },
+    Target {
+        name: "answers",
+        what: "what a server answers that is asked for a package",
+        run: answers::answers,
+    },
     Target { name: "lock", what: "a lock", run: documents::lock },
+    Target {
+        name: "signed",
+        what: "a profile's signed lock, and the envelope around it",
+        run: documents::signed,
+    },
     Target { name: "documents", what: "every other JSON document", run: documents::documents },
     Target { name: "profile", what: "profiles and classes, resolved for a machine", run: profiles::profile },
     Target { name: "inventory", what: "an inventory, judged and planned for", run: machine::inventory },

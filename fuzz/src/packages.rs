@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use akene_archive::{AptRoot, AptSettings, Deb, Engine};
 use akene_exec::Cmd;
@@ -167,7 +168,6 @@ fn one_package(status: &str, good: bool) {
     let paragraphs: Vec<&str> = status.split("\n\n").filter(|p| !p.trim().is_empty()).collect();
     assert!(paragraphs.len() <= 1, "{status:?}");
     let [paragraph] = paragraphs[..] else { return };
-    assert!(paragraph.to_ascii_lowercase().starts_with("package"), "{status:?}");
     assert!(good, "it is in the database, although it was refused: {status:?}");
     let is = |line: &str, name: &str| {
         // dpkg takes blanks before the colon, and does not care for case.
@@ -266,7 +266,8 @@ fn apt_root() -> (tempfile::TempDir, AptRoot) {
     fs::write(&keyring, "").unwrap();
     let settings = AptSettings { archive: &archive.unwrap(), keyring: &keyring, proxy: None };
     let root = AptRoot::create(&dir.path().join("apt"), &settings).unwrap();
-    (dir, root)
+    // A mirror in the middle of an update is not waited for.
+    (dir, root.patience(Duration::from_millis(1)))
 }
 
 /// What apt prints, when it ends well and when it does not.

@@ -26,6 +26,14 @@ pub enum Answer {
     Broken(String),
     /// Half of these bytes, and then nothing more for a minute.
     Half(Vec<u8>),
+    /// The head says more than these bytes, or less: that much.
+    Claims(Vec<u8>, i64),
+    /// At most so many of these bytes, and the connection is reset.
+    Cut(Vec<u8>, usize),
+    /// One byte of these a second.
+    Drip(Vec<u8>),
+    /// 302 to another address.
+    Elsewhere(String),
 }
 
 /// Finds the answer for a path, which begins with `/`.
@@ -42,6 +50,18 @@ pub enum Fault {
     Flipped,
     /// Half of the real bytes, and then nothing more for a minute.
     Stalls,
+    /// The first half of the real bytes, as if that were all.
+    Truncated,
+    /// The real bytes, with a `Content-Length` that is so much larger or smaller.
+    Claims(i64),
+    /// At most so many bytes of the real answer at a time, then the connection is reset.
+    Cuts(usize),
+    /// One byte a second.
+    Drips,
+    /// Redirects to itself.
+    Loops,
+    /// The real answer, after this time.
+    Late(std::time::Duration),
 }
 
 struct Shared {
@@ -61,6 +81,14 @@ impl Server {
     /// Listens on a free port of the loopback interface.
     pub fn start(handler: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("opening a port on loopback")?;
+        Self::on(listener, handler)
+    }
+
+    /// Answers who connects to this listener, which may be in another network namespace.
+    pub fn on(
+        listener: TcpListener,
+        handler: impl Fn(&str) -> Answer + Send + Sync + 'static,
+    ) -> Result<Self> {
         let address = listener.local_addr().context("reading the port's number")?;
         let shared = Arc::new(Shared {
             handler: Box::new(handler),
@@ -87,7 +115,7 @@ impl Server {
         self.address.port()
     }
 
-    /// `http://127.0.0.1:PORT`, without a slash at its end.
+    /// `http://ADDRESS:PORT`, without a slash at its end.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -111,8 +139,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::SeqCst);
-        // Wakes the listener up so that it sees the flag; it may be gone already.
-        TcpStream::connect(self.address).ok();
+        // Wakes the listener up so that it sees the flag; it may be gone already, or in another network.
+        TcpStream::connect_timeout(&self.address, std::time::Duration::from_millis(200)).ok();
     }
 }
 
@@ -162,7 +190,12 @@ fn answer(shared: &Shared, path: &str) -> Answer {
         None => (shared.handler)(path),
         Some(Fault::Missing) => Answer::Missing,
         Some(Fault::Bytes(bytes)) => Answer::Bytes(bytes),
-        Some(fault @ (Fault::Flipped | Fault::Stalls)) => {
+        Some(Fault::Late(pause)) => {
+            thread::sleep(pause);
+            (shared.handler)(path)
+        }
+        Some(Fault::Loops) => Answer::Elsewhere(path.to_owned()),
+        Some(fault) => {
             let mut bytes = match (shared.handler)(path) {
                 Answer::File(file) => match std::fs::read(&file) {
                     Ok(bytes) => bytes,
@@ -171,11 +204,17 @@ fn answer(shared: &Shared, path: &str) -> Answer {
                 Answer::Bytes(bytes) => bytes,
                 other => return other,
             };
-            if matches!(fault, Fault::Stalls) {
-                return Answer::Half(bytes);
-            }
-            if let Some(last) = bytes.last_mut() {
-                *last ^= 1;
+            match fault {
+                Fault::Stalls => return Answer::Half(bytes),
+                Fault::Truncated => bytes.truncate(bytes.len() / 2),
+                Fault::Claims(more) => return Answer::Claims(bytes, more),
+                Fault::Cuts(most) => return Answer::Cut(bytes, most),
+                Fault::Drips => return Answer::Drip(bytes),
+                _ => {
+                    if let Some(last) = bytes.last_mut() {
+                        *last ^= 1;
+                    }
+                }
             }
             Answer::Bytes(bytes)
         }
@@ -183,6 +222,22 @@ fn answer(shared: &Shared, path: &str) -> Answer {
 }
 
 fn send(mut stream: &TcpStream, answer: Answer, range: Option<(u64, Option<u64>)>, head: bool) -> Result<()> {
+    let (mut claims, mut most, mut drips) = (0, usize::MAX, false);
+    let answer = match answer {
+        Answer::Claims(bytes, more) => {
+            claims = more;
+            Answer::Bytes(bytes)
+        }
+        Answer::Cut(bytes, at_most) => {
+            most = at_most;
+            Answer::Bytes(bytes)
+        }
+        Answer::Drip(bytes) => {
+            drips = true;
+            Answer::Bytes(bytes)
+        }
+        other => other,
+    };
     let (mut body, size): (Box<dyn ReadSeek>, u64) = match answer {
         Answer::File(path) => {
             let file = std::fs::File::open(&path).with_context(|| format!("opening {}", path.display()))?;
@@ -203,6 +258,11 @@ fn send(mut stream: &TcpStream, answer: Answer, range: Option<(u64, Option<u64>)
             thread::sleep(std::time::Duration::from_secs(60));
             anyhow::bail!("nothing more comes")
         }
+        Answer::Elsewhere(to) => {
+            let head = format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n");
+            return Ok(stream.write_all(head.as_bytes())?);
+        }
+        Answer::Claims(..) | Answer::Cut(..) | Answer::Drip(_) => anyhow::bail!("these were taken apart"),
     };
     let (status, from, to) = match range {
         Some((from, _)) if from >= size => {
@@ -211,15 +271,27 @@ fn send(mut stream: &TcpStream, answer: Answer, range: Option<(u64, Option<u64>)
         Some((from, to)) => ("206 Partial Content", from, to.map_or(size, |to| (to + 1).min(size))),
         None => ("200 OK", 0, size),
     };
-    let mut header =
-        format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nAccept-Ranges: bytes\r\n", to - from);
+    let mut header = format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nAccept-Ranges: bytes\r\n",
+        (to - from).saturating_add_signed(claims)
+    );
     if range.is_some() {
         header.push_str(&format!("Content-Range: bytes {from}-{}/{size}\r\n", to - 1));
     }
     stream.write_all(format!("{header}\r\n").as_bytes())?;
     if !head {
         body.seek(SeekFrom::Start(from))?;
-        std::io::copy(&mut body.take(to - from), &mut stream)?;
+        let mut body = body.take((to - from).min(most as u64));
+        if drips {
+            let mut byte = [0];
+            while body.read(&mut byte)? == 1 {
+                stream.write_all(&byte)?;
+                thread::sleep(std::time::Duration::from_secs(1));
+            }
+            return Ok(());
+        }
+        std::io::copy(&mut body, &mut stream)?;
+        anyhow::ensure!(to - from <= most as u64 && claims == 0, "the line is cut");
     }
     Ok(())
 }

@@ -51,8 +51,26 @@ pub enum Orders<'a> {
 
 /// Installs into `image` and waits for the end.
 pub fn install(image: &Path, orders: &Orders<'_>, dir: &Path, more: &[&str]) -> Result<Outcome> {
+    install_by(&[], image, orders, dir, more, |_| Ok(false))
+}
+
+/// The same by a program that starts others (`before`), and killed as soon as `killed`, which is asked all the time
+/// with the process's number, says so.
+pub fn install_by(
+    before: &[String],
+    image: &Path,
+    orders: &Orders<'_>,
+    dir: &Path,
+    more: &[&str],
+    mut killed: impl FnMut(u32) -> Result<bool>,
+) -> Result<Outcome> {
     let (output, log) = (dir.join("agent.output"), dir.join("agent.log"));
-    let mut cmd = Cmd::new(program("akene-agent")?)
+    let agent = program("akene-agent")?;
+    let mut cmd = match before.split_first() {
+        Some((first, rest)) => Cmd::new(first).args(rest).arg(agent),
+        None => Cmd::new(agent),
+    };
+    cmd = cmd
         .args(["install", "--yes", "--json", "--console", "ttyS0,115200", "--target-image"])
         .arg(image)
         .arg("--log")
@@ -70,7 +88,19 @@ pub fn install(image: &Path, orders: &Orders<'_>, dir: &Path, more: &[&str]) -> 
     let started = Instant::now();
     let file = std::fs::File::create(&output).context("making the agent's output file")?;
     let mut running = cmd.args(more).spawn(Streams::Log(file))?;
-    let Some(status) = running.wait(Duration::from_secs(1200))? else { bail!("the agent does not end") };
+    let good = loop {
+        if let Some(status) = running.wait(Duration::from_millis(20))? {
+            break status.success();
+        }
+        if killed(running.id())? {
+            // It is killed at once, with all it started.
+            drop(running);
+            break false;
+        }
+        if started.elapsed() > Duration::from_secs(1200) {
+            bail!("the agent does not end");
+        }
+    };
     let took = started.elapsed();
     let (mut events, mut text) = (Vec::new(), String::new());
     for line in std::fs::read_to_string(&output).context("reading the agent's output")?.lines() {
@@ -80,7 +110,7 @@ pub fn install(image: &Path, orders: &Orders<'_>, dir: &Path, more: &[&str]) -> 
         }
     }
     let log = std::fs::read_to_string(&log).unwrap_or_default();
-    Ok(Outcome { good: status.success(), events, text, log, took })
+    Ok(Outcome { good, events, text, log, took })
 }
 
 /// Whether installing into an image is possible here; says aloud why not.

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use akene_exec::{Cmd, Runner, Streams, SystemRunner};
 use akene_tests::checks::{self, Expected};
 use akene_tests::disks::{can_run, run};
+use akene_tests::faults::fill;
 use akene_tests::image::Image;
 use akene_tests::mirror::Mirror;
-use akene_tests::native::{Orders, Outcome, install, possible};
+use akene_tests::native::{Orders, Outcome, install, install_by, possible};
 use akene_tests::site::{SSH_KEY, USER, program, small_server};
 use sha2::{Digest, Sha256};
 
@@ -100,6 +101,31 @@ fn with_little_room(disk: &Path, small: &Path, mirror: &Mirror, profile: &str, b
     assert_eq!(outcome.events_of("failed")[0]["disks-changed"], false);
     assert_eq!(sums(disk), whole, "the old system was changed");
     assert!(outcome.log.contains("which stays"), "{}", outcome.log);
+    mirror.server.take_served();
+
+    // The partition that stays is full before it is there.
+    mirror.server.fault(".deb", akene_tests::http::Fault::Late(Duration::from_secs(5)));
+    let mut full = false;
+    let more_words = ["--consent", "wipe"];
+    let outcome = install_by(&[], disk, &Orders::Profile(&more), small, &more_words, |process| {
+        if !full && !debs(mirror).is_empty() {
+            let mounts = fs::read_to_string(format!("/proc/{process}/mountinfo")).unwrap_or_default();
+            let visit =
+                mounts.lines().filter_map(|l| l.split(' ').nth(4)).find(|p| p.contains("akene-visit-"));
+            fill(process, visit.expect("what the packages are fetched to is mounted"));
+            full = true;
+        }
+        Ok(false)
+    })
+    .unwrap();
+    assert!(full && !outcome.good, "{}", outcome.story());
+    assert_eq!(outcome.issues()[0]["code"], "no-space", "{}", outcome.story());
+    assert_eq!(outcome.events_of("failed")[0]["disks-changed"], false);
+    assert_eq!(sums(disk), whole, "the old system was changed");
+    let start = Image::open(disk).unwrap().labelled("AKENE_BOOT").unwrap().start;
+    for file in ["filler", "rest"] {
+        run("debugfs", &["-w", "-R", &format!("rm {file}"), &format!("{}?offset={start}", disk.display())]);
+    }
     mirror.server.take_served();
 
     // The power goes while it comes.

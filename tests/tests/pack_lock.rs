@@ -25,6 +25,17 @@ fn blank(dir: &Path) -> std::path::PathBuf {
     akene_tests::vm::blank_disk(&dir.join("refused.img"), 8 << 30).unwrap()
 }
 
+/// The same packages, by releases that were made and ran out earlier.
+fn made_earlier(lock: &ProfileLock, days: i64) -> ProfileLock {
+    let mut lock = lock.clone();
+    let by = jiff::SignedDuration::from_hours(days * 24);
+    for release in &mut lock.releases {
+        release.date = release.date.map(|date| date - by);
+        release.valid_until = release.date.map(|date| date + jiff::SignedDuration::from_hours(1));
+    }
+    lock
+}
+
 fn tells(outcome: &Outcome, code: &str) {
     let codes: Vec<_> = outcome.issues().iter().map(|i| i["code"].as_str().unwrap().to_owned()).collect();
     assert!(!outcome.good && codes == [code], "expected {code}, found {codes:?}: {}", outcome.story());
@@ -108,7 +119,15 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     let of_kiosk = ours.write_lock(&ProfileLock { profile: "kiosk".into(), ..signed.clone() }).unwrap();
     std::fs::rename(of_kiosk, &file).unwrap();
     tells(&run(&refused, &[]), "lock-of-another-profile");
+    let of_elsewhere = ours.write_lock(&ProfileLock { site: "elsewhere".into(), ..signed.clone() }).unwrap();
+    assert_eq!(of_elsewhere, file);
+    tells(&run(&refused, &[]), "lock-of-another-site");
+    // An old one is used, and it is said; one older than the profile permits is not.
+    ours.write_lock(&made_earlier(&signed, 100)).unwrap();
+    site.write_profile(&required.replace("[apt]\n", "[apt]\nlock-days = 99\n")).unwrap();
+    tells(&run(&refused, &[]), "lock-too-old");
     std::fs::remove_file(&file).unwrap();
+    site.write_profile(&required).unwrap();
     tells(&run(&refused, &[]), "lock-missing");
     std::fs::write(&file, &text).unwrap();
     site.write_profile(&required.replace("[\"main\"]", "[\"main\", \"contrib\"]")).unwrap();
@@ -139,6 +158,24 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     assert!(outcome.log.contains("packages by the signed lock"), "{}", outcome.log);
     let asked: Vec<String> = mirror.server.take_served();
     assert!(!asked.iter().any(|path| path.contains("/dists/")), "an index was asked for: {asked:?}");
+
+    // Somebody gives out the lock of last week: the computer knows of the newer one it was installed from.
+    let before = akene_tests::image::digest(&image).unwrap();
+    let older = made_earlier(&signed, 7);
+    ours.write_lock(&older).unwrap();
+    let allow = || site.machines().unwrap().iter().for_each(|machine| site.allow_wipe(machine).unwrap());
+    allow();
+    tells(&run(&image, &[]), "lock-downgrade");
+    assert_eq!(akene_tests::image::digest(&image).unwrap(), before, "the disk was changed");
+    // On purpose: the packages are asked for, and this one is in no archive.
+    mirror.server.fault(&less.path.rsplit('/').next().unwrap().replace("%7e", "~"), Fault::Missing);
+    site.write_profile(&required.replace("[apt]\n", "[apt]\nlock-older = true\n")).unwrap();
+    allow();
+    let outcome = run(&image, &[]);
+    tells(&outcome, "lock-outdated");
+    assert!(outcome.log.contains("the profile permits it"), "{}", outcome.log);
+    assert!(outcome.log.contains("[lock-expired]") || outcome.log.contains("[lock-old]"), "{}", outcome.log);
+    assert_eq!(akene_tests::image::digest(&image).unwrap(), before, "the disk was changed");
 
     // Exactly the locked packages, as dpkg of this host reads them.
     let mut image = Image::open(&image).unwrap();

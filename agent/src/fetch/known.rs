@@ -1,21 +1,31 @@
-//! What a boot partition of ours says of this machine: the identity it was given before.
+//! What a boot partition of ours says of this machine: the identity it was given before, the signed lock it was
+//! installed from.
 //!
 //! Nothing is written there: the filesystem is mounted read-only and its journal left alone.
 //!
 //! Beside the identity may lie the order for which the installed system restarted the machine: [`order`].
 
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use akene_protocol::api::Identity;
 use akene_protocol::inventory::{Disk, Inventory, LooksLike};
+use akene_protocol::lock::ProfileLock;
 use akene_protocol::{Envelope, MachineId, Order, OrderId, PublicKey};
 use anyhow::{Context, Result};
+use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount, umount};
 
+use super::lock::{LARGEST_LOCK, read_lock};
 use crate::report::Reporter;
 
 /// Where the identity lies on a boot partition.
 pub const PATH: &str = "akene/identity.json";
+
+/// Where the signed lock lies that the machine was installed from, if it was.
+pub const SIGNED_LOCK: &str = "akene/signed-lock.json";
 
 /// The identity found on the disks. A damaged or unreadable one is reported and counts as none; two machines'
 /// disks in one case give the first.
@@ -80,6 +90,25 @@ pub fn look<T>(node: &Path, see: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let seen = see(dir.path());
     umount(dir.path()).with_context(|| format!("unmounting {}", node.display()))?;
     seen
+}
+
+/// The signed lock on a boot partition, as it was installed from; `None` where it was installed without one.
+///
+/// # Errors
+/// It cannot be read, or was not signed with this key.
+pub fn signed_lock(node: &Path, key: &PublicKey) -> Result<Option<ProfileLock>> {
+    look(node, |dir| {
+        let reading = || format!("reading {SIGNED_LOCK}");
+        let mut text = Vec::new();
+        let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+        match OpenOptions::new().read(true).custom_flags(flags).open(dir.join(SIGNED_LOCK)) {
+            // It was written with indentation, and is somewhat larger than it was sent.
+            Ok(file) => file.take(2 * LARGEST_LOCK as u64).read_to_end(&mut text).with_context(reading)?,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e).with_context(reading),
+        };
+        Ok(Some(read_lock(&text, key, SIGNED_LOCK)?.lock))
+    })
 }
 
 /// Reads the identity on a boot partition mounted at `dir`.

@@ -22,6 +22,8 @@ pub struct SignedLock {
     pub lock: ProfileLock,
     /// As it was signed: it is kept on the machine.
     pub envelope: Envelope,
+    /// The key it was verified with.
+    pub key: PublicKey,
 }
 
 /// Verifies and reads a signed lock. `place` is where it was found.
@@ -32,7 +34,7 @@ pub fn read_lock(text: &[u8], key: &PublicKey, place: &str) -> Result<SignedLock
     let envelope = Envelope::parse(text).map_err(|e| refused(&e, "signed lock", place))?;
     let lock: ProfileLock = open(&envelope, key, "signed lock", place)?;
     lock.check()?;
-    Ok(SignedLock { lock, envelope })
+    Ok(SignedLock { lock, envelope, key: *key })
 }
 
 impl Site<'_> {

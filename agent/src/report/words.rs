@@ -260,6 +260,71 @@ const FRENCH: &[(&str, &str, &str)] = &[
         "attendez ; si rien ne change, appelez l'administrateur",
     ),
     (
+        "no-room-to-stage",
+        "il n'y a pas assez de place pour télécharger avant d'effacer l'ancien système",
+        "ajoutez de la mémoire, ou appelez l'administrateur, qui peut autoriser à l'effacer d'abord",
+    ),
+    (
+        "no-space",
+        "il n'y a plus de place pour les fichiers téléchargés",
+        "ajoutez de la mémoire, mettez un plus grand disque, ou appelez l'administrateur",
+    ),
+    (
+        "no-room",
+        "le système demandé ne tient pas sur les disques de cet ordinateur",
+        "mettez un plus grand disque, ou appelez l'administrateur",
+    ),
+    (
+        "disks-too-small",
+        "les disques sont trop petits",
+        "mettez un plus grand disque, ou appelez l'administrateur",
+    ),
+    (
+        "disk-gone",
+        "un disque de cet ordinateur a disparu entre-temps",
+        "vérifiez les câbles du disque, puis redémarrez",
+    ),
+    (
+        "disk-changed",
+        "un disque de cet ordinateur a changé entre-temps",
+        "redémarrez ; si rien ne change, appelez l'administrateur",
+    ),
+    (
+        "disk-unreadable",
+        "un disque de cet ordinateur ne peut plus être lu",
+        "sauvez ce qui doit l'être ; il faut remplacer ce disque",
+    ),
+    (
+        "disk-failing",
+        "un disque de cet ordinateur est en train de tomber en panne",
+        "sauvez ce qui doit l'être ; il faut remplacer ce disque",
+    ),
+    (
+        "kept-damaged",
+        "une partition à garder est abîmée",
+        "démarrez l'ancien système, sauvez les fichiers, puis appelez l'administrateur",
+    ),
+    (
+        "raid-controller",
+        "le contrôleur de disques cache les disques (mode RAID)",
+        "dans le BIOS, mettez le contrôleur de disques en mode AHCI, puis redémarrez",
+    ),
+    (
+        "release-future",
+        "les listes de paquets sont datées dans le futur, ou l'horloge de l'ordinateur est fausse",
+        "vérifiez la date sur l'écran de démarrage (BIOS), ou appelez l'administrateur",
+    ),
+    (
+        "lock-too-old",
+        "la liste signée des paquets est trop ancienne, ou l'horloge de l'ordinateur est fausse",
+        "vérifiez la date sur l'écran de démarrage (BIOS), ou appelez l'administrateur",
+    ),
+    (
+        "lock-downgrade",
+        "la liste signée des paquets est plus ancienne que celle de la dernière installation",
+        "appelez l'administrateur",
+    ),
+    (
         "release-expired",
         "les listes de paquets sont trop anciennes, ou l'horloge de l'ordinateur est fausse",
         "vérifiez la date sur l'écran de démarrage (BIOS), ou appelez l'administrateur",

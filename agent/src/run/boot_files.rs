@@ -74,7 +74,7 @@ pub fn write_record(boot: &Path, record: &Record<'_>) -> Result<()> {
 
 /// Keeps the signed lock the machine was installed from, or takes an earlier installation's away.
 pub fn write_signed_lock(boot: &Path, envelope: Option<&Envelope>) -> Result<()> {
-    let path = boot.join("akene/signed-lock.json");
+    let path = boot.join(known::SIGNED_LOCK);
     match envelope {
         Some(envelope) => {
             let text = json(envelope, "the signed lock")?;

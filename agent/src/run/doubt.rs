@@ -20,18 +20,20 @@ pub struct ClockState {
 }
 
 /// Refusals that hang on what time it is.
-const DATED: [&str; 3] = ["release-expired", "release-future", "archive-key-expired"];
+const DATED: [&str; 6] =
+    ["release-expired", "release-future", "archive-key-expired", "lock-expired", "lock-old", "lock-too-old"];
 
 /// The same error, with the clock in it where it matters. `None`: the clock is not ours to mend, and nothing is known.
 pub fn with_clock(error: anyhow::Error, clock: Option<&ClockState>, now: Timestamp) -> anyhow::Error {
-    let Some(clock) = clock else { return error };
     match error.downcast::<Issues>() {
         Ok(issues) => Issues(issues.0.into_iter().map(|issue| judged(issue, clock, now)).collect()).into(),
         Err(error) => error,
     }
 }
 
-fn judged(issue: Issue, clock: &ClockState, now: Timestamp) -> Issue {
+/// The same of one issue.
+pub fn judged(issue: Issue, clock: Option<&ClockState>, now: Timestamp) -> Issue {
+    let Some(clock) = clock else { return issue };
     if !DATED.contains(&issue.code.as_str()) {
         return issue;
     }

@@ -261,6 +261,7 @@ fn prepare<'a>(
         clock: online.clock.clone().map(|mended| ClockState { mended, floor: live.clock_floor() }),
         swap: Default::default(),
         identity: None,
+        boots: vec![],
         signed: None,
     })
 }

@@ -1,13 +1,17 @@
 //! Packages from the profile's signed lock: no index is read and nothing is solved.
 
-use akene_planner::Plan;
-use akene_protocol::lock::{Lock, LockedPackage};
-use akene_protocol::profile::LockUse;
-use akene_protocol::{Issue, Resolved};
-use anyhow::Result;
+use std::path::PathBuf;
 
+use akene_planner::Plan;
+use akene_protocol::lock::{Age, Lock, LockedPackage, ProfileLock};
+use akene_protocol::profile::LockUse;
+use akene_protocol::{Issue, PublicKey, Resolved};
+use anyhow::Result;
+use jiff::Timestamp;
+
+use super::doubt::judged;
 use super::machine::{Authority, Machine};
-use crate::fetch::{SignedLock, Site, medium};
+use crate::fetch::{SignedLock, Site, known, medium};
 use crate::target;
 
 impl Machine<'_> {
@@ -36,8 +40,7 @@ impl Machine<'_> {
             self.reporter.info("the profile has no signed lock: the packages are chosen here");
             return Ok(None);
         };
-        let request = target::request(resolved, plan, self.firmware);
-        let lock = match signed.lock.select(&resolved.profile, &resolved.archive, &request) {
+        let lock = match self.lock_of_this_machine(&signed, resolved, plan)? {
             Ok(lock) => lock,
             Err(issue) if required => return Err(issue.into()),
             Err(issue) => {
@@ -45,19 +48,59 @@ impl Machine<'_> {
                 return Ok(None);
             }
         };
-        // An archive deletes what newer versions have replaced. Better to know before a disk is changed.
-        match outdated(&resolved.profile, &self.fetcher()?.gone(&lock.packages)) {
-            None => {}
-            Some(issue) if required => return Err(issue.into()),
-            Some(issue) => {
-                self.reporter.warn(format!("{issue}; the packages are chosen here"));
-                return Ok(None);
-            }
-        }
         let date = signed.lock.date().map_or_else(String::new, |date| format!(" of {date}"));
         self.reporter.info(format!("packages by the signed lock{date}: no index is read"));
         self.signed = Some(Box::new(signed));
         Ok(Some(lock))
+    }
+
+    /// The packages of this machine, or why the lock is not used for it.
+    fn lock_of_this_machine(
+        &self,
+        signed: &SignedLock,
+        resolved: &Resolved,
+        plan: &Plan,
+    ) -> Result<Result<Lock, Issue>> {
+        let request = target::request(resolved, plan, self.firmware);
+        let selected = signed
+            .lock
+            .of_site(&resolved.site)
+            .and_then(|()| signed.lock.select(&resolved.profile, &resolved.archive, &request));
+        let lock = match selected {
+            Ok(lock) => lock,
+            Err(issue) => return Ok(Err(issue)),
+        };
+        let now = Timestamp::now();
+        let dated = |issue| judged(issue, self.clock.as_ref(), now);
+        match signed.lock.age(&lock, now, resolved.lock_days) {
+            Age::Good => {}
+            Age::Old(issue) => self.reporter.warn(dated(issue).to_string()),
+            Age::TooOld(issue) => return Ok(Err(dated(issue))),
+        }
+        match self.former_locks(&signed.key).iter().find_map(|former| signed.lock.behind(former)) {
+            Some(issue) if resolved.lock_older => {
+                self.reporter.info(format!("{}; the profile permits it", issue.message));
+            }
+            Some(issue) => return Ok(Err(issue)),
+            None => {}
+        }
+        // An archive deletes what newer versions have replaced. Better to know before a disk is changed.
+        match outdated(&resolved.profile, &self.fetcher()?.gone(&lock.packages)) {
+            Some(issue) => Ok(Err(issue)),
+            None => Ok(Ok(lock)),
+        }
+    }
+
+    /// The signed locks that this machine's disks were installed from. What cannot be read says nothing.
+    fn former_locks(&self, key: &PublicKey) -> Vec<ProfileLock> {
+        let read = |node: &PathBuf| match known::signed_lock(node, key) {
+            Ok(lock) => lock,
+            Err(error) => {
+                self.reporter.debug(format!("the signed lock on {} is of no use: {error:#}", node.display()));
+                None
+            }
+        };
+        self.boots.iter().filter_map(read).collect()
     }
 
     fn signed_lock(&self, profile: &str) -> Result<Option<SignedLock>> {

@@ -123,6 +123,8 @@ pub struct Machine<'a> {
     pub clock: Option<ClockState>,
     /// What of the new disk is swapped to.
     pub swap: TargetSwap,
+    /// The boot partitions of earlier installations, known after probing.
+    pub boots: Vec<PathBuf>,
     /// Who the machine is, known after asking.
     pub identity: Option<Identity>,
     /// The signed lock the packages were taken from.
@@ -228,6 +230,7 @@ impl Effects for Machine<'_> {
             inventory.firmware.kind = kind;
         }
         self.firmware = inventory.firmware.kind;
+        self.boots = known::boot_partitions(&inventory).map(|(_, node)| node).collect();
         Ok(inventory)
     }
 

@@ -163,6 +163,7 @@ pub fn run(request: &Request, runner: &dyn Runner) -> Result<Outcome> {
         clock: None,
         swap: Default::default(),
         identity: None,
+        boots: vec![],
         signed: None,
     };
     let options = Options { plan_only: !request.yes, patience: request.patience };

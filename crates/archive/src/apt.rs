@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use akene_exec::{Cmd, Runner};
@@ -13,6 +14,7 @@ use akene_protocol::profile::Distribution;
 use akene_protocol::resolve::Archive;
 use anyhow::{Context, Result, bail};
 
+use crate::crawl::Crawl;
 use crate::error::Apt;
 use crate::fetch::Progress;
 use crate::refusal::Known;
@@ -21,6 +23,9 @@ use crate::sources::source_files;
 
 /// Longest time for all indexes of a profile; a slow line brings the 20 MB of a release in that time.
 const UPDATE_LIMIT: Duration = Duration::from_secs(3600);
+
+/// How long a mirror may bring next to nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a mirror that does not fit together is left alone before it is asked once more.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -53,6 +58,7 @@ pub struct AptRoot {
     dir: PathBuf,
     archive: Archive,
     keyring: PathBuf,
+    patience: Duration,
     /// Index of the mirror in use: main archive, security archive.
     mirrors: RefCell<(usize, usize)>,
     /// Which names are known to be those of packages.
@@ -144,12 +150,19 @@ Acquire::https::Timeout "20";
             dir,
             archive,
             keyring: settings.keyring.to_owned(),
+            patience: PATIENCE,
             mirrors: RefCell::new((0, 0)),
             known: RefCell::default(),
             common: RefCell::default(),
         };
         root.write_sources()?;
         Ok(root)
+    }
+
+    /// How long a mirror may bring next to nothing before it is given up; the default is a minute.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// The tree's own directory.
@@ -229,7 +242,7 @@ Acquire::https::Timeout "20";
                 Err(issues) => issues,
             };
             if std::mem::take(&mut patience) && issues.iter().all(|i| i.code == "mirror-updating") {
-                std::thread::sleep(SETTLE);
+                std::thread::sleep(SETTLE.min(self.patience));
                 continue;
             }
             patience = true;
@@ -266,13 +279,17 @@ Acquire::https::Timeout "20";
         runner: &dyn Runner,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Result<Vec<Issue>, Vec<Issue>>> {
+        let crawl = Arc::new(Crawl::new(&self.lists(), self.patience));
+        let watch = crawl.clone();
         let cmd = self
             .command("apt-get")
+            .end_when(move || watch.is_hopeless())
             // Without this a release that cannot be fetched is only a warning, and old indexes are used.
             .args(["update", "--error-on=any", "-o", "APT::Status-Fd=1"])
             .timeout(UPDATE_LIMIT);
         let ran = runner.run_lines(&cmd, &mut |line| {
             if let Some(done) = download_status(line) {
+                crawl.heard();
                 progress(Progress { done, total: 10_000, what: "package lists".to_owned() });
             }
         });
@@ -288,6 +305,7 @@ Acquire::https::Timeout "20";
                 let (refused, noted) = known.wrong_names(&said);
                 Ok(if refused.is_empty() { Ok(noted) } else { Err(refused) })
             }
+            Err(_) if crawl.is_hopeless() => Ok(Err(known.crawling(&crawl.unfinished(), self.patience))),
             Err(failure) => Ok(Err(known.issues(&Apt::from_failure(failure)?))),
         }
     }

@@ -18,12 +18,14 @@
 
 mod apt;
 pub mod cpio;
+mod crawl;
 mod deb;
 mod engine;
 mod error;
 mod explain;
 mod extract;
 mod fetch;
+pub mod fuzz;
 mod host;
 pub mod initrd;
 mod local;

@@ -17,6 +17,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use akene_protocol::Issue;
 use akene_protocol::openpgp::Keys;
@@ -73,6 +74,27 @@ impl Known<'_> {
             ));
         }
         issues
+    }
+
+    /// Archives that send next to nothing: those whose files are not there whole, or else all that could be meant.
+    pub fn crawling(&self, unfinished: &[String], patience: Duration) -> Vec<Issue> {
+        let sources = self.archive.sources.values().map(|source| source.uri.as_str());
+        let mut all: Vec<&str> = [self.mirrors.0, self.mirrors.1].into_iter().chain(sources).collect();
+        all.retain(|uri| !uri.is_empty());
+        all.sort_unstable();
+        all.dedup();
+        let begun = |uri: &&&str| {
+            let name = plain_name(uri.split_once("://").map_or(uri, |(_, rest)| rest));
+            unfinished.iter().any(|file| plain_name(file).starts_with(&name))
+        };
+        let guilty: Vec<&str> = all.iter().filter(begun).copied().collect();
+        let guilty = if guilty.is_empty() { all } else { guilty };
+        let issue = |uri: &str| {
+            let who = self.party(uri).who;
+            let message = format!("{who}: next to nothing came in {} s", patience.as_secs());
+            Issue::new("archive-unreachable", uri, message, "use another mirror, or look after the line")
+        };
+        guilty.into_iter().map(issue).collect()
     }
 
     /// Releases that apt takes, though they call themselves something else than what was asked for: refused where

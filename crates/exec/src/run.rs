@@ -6,8 +6,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,9 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How long a killed command is waited for.
 const LAST_WAIT: Duration = Duration::from_secs(10);
 
+/// How often a command's watch is asked.
+const ASK: Duration = Duration::from_secs(1);
+
 /// The time limit of a command that sets none.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -40,6 +43,17 @@ pub struct Cmd {
     chroot: Option<ChrootMounts>,
     dir: Option<PathBuf>,
     clear_env: bool,
+    watch: Option<Watch>,
+}
+
+/// Asked now and then whether a command is worth waiting for.
+#[derive(Clone)]
+struct Watch(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watch")
+    }
 }
 
 impl Cmd {
@@ -55,6 +69,7 @@ impl Cmd {
             chroot: None,
             dir: None,
             clear_env: false,
+            watch: None,
         }
     }
 
@@ -91,6 +106,13 @@ impl Cmd {
     /// Changes the time limit; the default is ten minutes.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = limit;
+        self
+    }
+
+    /// Ends the command when this says so, before its time limit: a program that goes on for hours without getting
+    /// anywhere. It is asked about every second.
+    pub fn end_when(mut self, hopeless: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.watch = Some(Watch(Arc::new(hopeless)));
         self
     }
 
@@ -257,11 +279,12 @@ impl Runner for SystemRunner {
 
         let deadline = Instant::now() + cmd.timeout;
         let mut output = Output::default();
+        let mut limit = Limit { deadline, watch: cmd.watch.as_ref(), asked: Instant::now(), hopeless: false };
         let in_time =
-            collect(&lines, deadline, &mut child, |bytes| {
+            collect(&lines, &mut limit, &mut child, |bytes| {
                 output.stdout.extend_from_slice(bytes);
                 line(String::from_utf8_lossy(bytes).trim_end_matches(['\n', '\r']));
-            }) && collect(&errors, deadline, &mut child, |bytes| output.stderr.extend_from_slice(bytes));
+            }) && collect(&errors, &mut limit, &mut child, |bytes| output.stderr.extend_from_slice(bytes));
         let status = if in_time { wait_until(&mut child, deadline) } else { None };
         let Some(status) = status else {
             end_group(&mut child);
@@ -269,14 +292,35 @@ impl Runner for SystemRunner {
             while let Ok(bytes) = errors.try_recv() {
                 output.stderr.extend_from_slice(&bytes);
             }
-            return Err(
-                fail(format!("still running after {} s", cmd.timeout.as_secs()), None, &output).into()
-            );
+            let how = match limit.hopeless {
+                true => "was ended, because it got nowhere".to_owned(),
+                false => format!("still running after {} s", cmd.timeout.as_secs()),
+            };
+            return Err(fail(how, None, &output).into());
         };
         if !status.success() {
             return Err(fail(status.to_string(), status.code(), &output).into());
         }
         Ok(output)
+    }
+}
+
+/// How long a command is waited for.
+struct Limit<'a> {
+    deadline: Instant,
+    watch: Option<&'a Watch>,
+    asked: Instant,
+    hopeless: bool,
+}
+
+impl Limit<'_> {
+    /// Whether its watch gives it up.
+    fn is_hopeless(&mut self) -> bool {
+        if let Some(Watch(hopeless)) = self.watch.filter(|_| self.asked.elapsed() >= ASK) {
+            self.asked = Instant::now();
+            self.hopeless = hopeless();
+        }
+        self.hopeless
     }
 }
 
@@ -301,18 +345,21 @@ fn read_in_background(stream: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
 /// time is up (false).
 fn collect(
     lines: &Receiver<Vec<u8>>,
-    deadline: Instant,
+    limit: &mut Limit<'_>,
     child: &mut Child,
     mut each: impl FnMut(&[u8]),
 ) -> bool {
     let mut ended = false;
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = limit.deadline.saturating_duration_since(Instant::now());
+        if limit.is_hopeless() {
+            return false;
+        }
         match lines.recv_timeout(left.min(GRACE)) {
             Ok(bytes) => each(&bytes),
             Err(RecvTimeoutError::Disconnected) => return true,
             Err(RecvTimeoutError::Timeout) if ended => return true,
-            Err(RecvTimeoutError::Timeout) if Instant::now() >= deadline => return false,
+            Err(RecvTimeoutError::Timeout) if Instant::now() >= limit.deadline => return false,
             Err(RecvTimeoutError::Timeout) => ended = matches!(child.try_wait(), Ok(Some(_))),
         }
     }
@@ -414,6 +461,24 @@ mod tests {
         let error = SystemRunner.run(&cmd).unwrap_err().to_string();
         assert!(error.contains("still running after 0 s") && error.contains("waiting"), "{error}");
         assert!(started.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_command_that_gets_nowhere_is_ended_though_it_talks() {
+        let started = Instant::now();
+        let cmd = sh("while :; do echo still here; sleep 0.1; done").end_when(|| true);
+        let error = SystemRunner.run(&cmd).unwrap_err();
+        assert!(error.to_string().contains("was ended, because it got nowhere"), "{error}");
+        assert_eq!(error.downcast_ref::<ExecError>().unwrap().code, None);
+        assert!(started.elapsed() < Duration::from_secs(20));
+        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let ours = asked.clone();
+        let cmd = sh("sleep 2.5").end_when(move || {
+            ours.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            false
+        });
+        SystemRunner.run(&cmd).unwrap();
+        assert!((1..=3).contains(&asked.load(std::sync::atomic::Ordering::SeqCst)));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! - [`Lock`]: the packages of one machine, pinned by hash: one answer of a signed lock, or what the machine
 //!   found out by itself.
 
+mod age;
 mod request;
 mod signed;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use crate::issue::Issue;
 use crate::resolve::Archive;
 use crate::size::Bytes;
 
+pub use age::Age;
 pub use request::{NO_FSYNC, Planned, Request, is_builtin_locale};
 pub use signed::{ArchiveSettings, PinnedPackage, ProfileLock, SIGNED_VERSION, Selection, differences};
 

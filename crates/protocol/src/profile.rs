@@ -255,6 +255,14 @@ pub struct Apt {
     /// it or not at all; `ignored`, they choose by themselves. Default: `preferred`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lock: Option<LockUse>,
+    /// How many days old a signed lock may be at most, by the newest of its archives' releases. An older one is
+    /// not used, or with `lock = "required"` refused. Default: any age; machines say so when it is old.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock_days: Option<u32>,
+    /// Whether a machine may be installed from an older signed lock than the one it was installed from before: set
+    /// it to go back to an earlier state on purpose. Default: `false`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock_older: Option<bool>,
     /// Packages that are never installed, now or later, whatever recommends them: `snapd`. `-name` takes one out
     /// that another layer added. What cannot do without one of them is refused.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -188,6 +188,7 @@ pub fn run_on(rig: &Rig, tree: &Path) -> Failure {
         clock: None,
         swap: Default::default(),
         identity: None,
+        boots: vec![],
         signed: None,
     };
     let options = run::Options { plan_only: false, patience: rig.request().patience };

@@ -199,6 +199,21 @@ fn one_paragraph(text: &str) -> Result<String> {
             bail!("its control file has the field {own}, which is dpkg's own");
         }
     }
+    // dpkg reads no database with a line that is no field, or a field that stands twice.
+    let mut fields = BTreeSet::new();
+    for line in text.lines() {
+        if !fields.is_empty() && line.starts_with([' ', '\t']) {
+            continue;
+        }
+        let name = line.split_once(':').map_or("", |(name, _)| name.trim_end()).to_ascii_lowercase();
+        if name.is_empty() || name.starts_with('-') || name.contains(char::is_whitespace) {
+            bail!("its control file has the line `{line}`, which is no field");
+        }
+        if fields.contains(&name) {
+            bail!("its control file has the field {name} twice");
+        }
+        fields.insert(name);
+    }
     Ok(text.to_owned())
 }
 
@@ -282,6 +297,11 @@ mod tests {
         assert!(one_paragraph("Package: a\nVersion: 1\n\nPackage: b\n").is_err());
         assert!(one_paragraph("Package: a\nstatus: install ok installed\n").is_err());
         assert!(one_paragraph("Package: a\nStatus : install ok installed\n").is_err());
+        assert!(one_paragraph("Package: a\nVersion: 1\npackage : a\n").is_err());
+        for odd in ["nothing", "two words: x", "-dash: x", ": x", " Package: a"] {
+            assert!(one_paragraph(&format!("{odd}\nPackage: a\nVersion: 1\n")).is_err(), "{odd}");
+        }
+        assert!(one_paragraph("Package: a\nDescription: b\n Package: c\n Package: d\n").is_ok());
         assert_eq!(one_paragraph("Package: a\nVersion: 1\n\n").unwrap(), "Package: a\nVersion: 1");
     }
 

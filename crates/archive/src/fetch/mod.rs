@@ -44,6 +44,9 @@ use job::Outcome;
 use meter::Meter;
 use source::Book;
 
+pub(crate) use source::Address;
+pub(crate) use stream::{Opened, open};
+
 /// How often what was fetched is written out, where it must outlive a power cut.
 const SYNC: Duration = Duration::from_secs(10);
 

@@ -72,7 +72,7 @@ pub(super) struct Offer {
     pub trouble: Option<String>,
 }
 
-pub(super) enum Address {
+pub(crate) enum Address {
     File(PathBuf),
     /// The client is the fetcher's own where none is named.
     Http {

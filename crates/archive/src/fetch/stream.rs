@@ -17,7 +17,7 @@ const MAX_REDIRECTS: usize = 5;
 const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// What came of asking.
-pub(super) enum Opened {
+pub(crate) enum Opened {
     /// It gives.
     Stream {
         reader: Box<dyn Read>,
@@ -37,7 +37,7 @@ pub(super) enum Opened {
 }
 
 /// Opens an address, from byte `have` on if the source can.
-pub(super) fn open(address: &Address, client: &Client, have: u64) -> Opened {
+pub(crate) fn open(address: &Address, client: &Client, have: u64) -> Opened {
     ask(&Method::GET, address, client, have)
 }
 

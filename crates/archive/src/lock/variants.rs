@@ -111,6 +111,8 @@ fn plans(wishes: &StorageWishes) -> Vec<Planned> {
     let root = wishes.volumes.iter().find(|v| v.name == "root").map(|v| v.filesystem);
     let may = |filesystem| wishes.keep_homes || wishes.volumes.iter().any(|v| v.filesystem == filesystem);
     let choices = |filesystem| match (root == Some(filesystem), may(filesystem)) {
+        // An old root around whose people's files the new system is put keeps its filesystem.
+        (true, _) if wishes.keep_homes => vec![false, true],
         (true, _) => vec![true],
         (false, true) => vec![false, true],
         (false, false) => vec![false],
@@ -147,4 +149,39 @@ fn describe(resolved: &Resolved, planned: &Planned, firmware: FirmwareKind) -> S
     words.extend(special.iter().filter(|f| planned.filesystems.contains(f)).map(|f| f.name().to_owned()));
     words.extend(planned.groups.then(|| "a volume group".to_owned()));
     words.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use akene_protocol::profile::parse_layer;
+
+    /// Filesystems beside ext4 and vfat that are foreseen for a root like this.
+    fn foreseen(root: &str, keep_homes: bool) -> BTreeSet<Vec<&'static str>> {
+        let text = format!(
+            "[apt]\ndistribution = \"debian\"\nsuite = \"trixie\"\n[storage]\nkeep-homes = {keep_homes}\n\
+             [storage.volumes.root]\nfilesystem = \"{root}\"\n"
+        );
+        let profile = parse_layer(&text, "desk.toml").unwrap();
+        let bundle =
+            Bundle { site: "s".into(), name: "desk".into(), revision: "0".into(), classes: vec![], profile };
+        let found = variants(&bundle, &[]);
+        assert!(found.unresolved.is_empty(), "{:?}", found.unresolved);
+        let tools = [("xfsprogs", "xfs"), ("btrfs-progs", "btrfs")];
+        let of = |v: &Variant| -> Vec<&'static str> {
+            let has = |package: &str| v.request.packages.iter().any(|p| p == package);
+            tools.iter().filter(|(package, _)| has(package)).map(|(_, name)| *name).collect()
+        };
+        found.list.iter().map(of).collect()
+    }
+
+    #[test]
+    fn an_old_root_that_stays_around_its_homes_may_have_another_filesystem_than_the_profile_wishes() {
+        for root in ["xfs", "btrfs"] {
+            let all = BTreeSet::from([vec![], vec!["xfs"], vec!["btrfs"], vec!["xfs", "btrfs"]]);
+            assert_eq!(foreseen(root, true), all, "{root}");
+            assert_eq!(foreseen(root, false), BTreeSet::from([vec![root]]), "{root}");
+        }
+        assert_eq!(foreseen("ext4", false), BTreeSet::from([vec![]]));
+    }
 }

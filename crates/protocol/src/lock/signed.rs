@@ -126,7 +126,7 @@ impl Selection {
     }
 }
 
-const MAKE_ANEW: &str = "make it anew with `akene-server lock`";
+pub(super) const MAKE_ANEW: &str = "make it anew with `akene-server lock`";
 
 impl ProfileLock {
     /// Whether the document is in order: its version, and that everything it names is there and has a plain

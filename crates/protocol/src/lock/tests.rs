@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use ed25519_dalek::SigningKey;
+use jiff::Timestamp;
 
 use super::*;
 use crate::envelope::{Envelope, EnvelopeError, PublicKey};
@@ -199,4 +200,75 @@ fn equal_wishes_are_equal_requests_and_versions_are_kept() {
     assert!(one.packages.contains(&"zstd=1.5".to_owned()) && !one.optional.contains(&"zstd".to_owned()));
     let uefi = |kind| ask(&resolved(""), Filesystem::Ext4, kind);
     assert_eq!(uefi(FirmwareKind::Uefi32), uefi(FirmwareKind::Uefi64));
+}
+
+/// The packages of `lock` for a machine with a BIOS and XFS: they are of both its releases.
+fn taken(lock: &ProfileLock, resolved: &Resolved) -> Lock {
+    lock.select("desk", &resolved.archive, &ask(resolved, Filesystem::Xfs, FirmwareKind::Bios)).unwrap()
+}
+
+#[test]
+fn an_old_lock_is_told_from_one_that_counts_no_more_and_from_one_the_profile_forbids() {
+    let at = |text: &str| -> Timestamp { text.parse().unwrap() };
+    let resolved = resolved("packages = [\"less\"]");
+    let mut lock = lock(&resolved);
+    lock.releases[0].date = Some(at("2026-05-01T00:00:00Z"));
+    lock.releases[1].date = Some(at("2026-06-01T00:00:00Z"));
+    let judged = |lock: &ProfileLock, now: &str, days: Option<u32>| {
+        let issue = match lock.age(&taken(lock, &resolved), at(now), days) {
+            Age::Good => return "good".to_owned(),
+            Age::Old(issue) => issue,
+            Age::TooOld(issue) => {
+                assert!(issue.message.contains("`apt.lock-days`"), "{issue}");
+                issue
+            }
+        };
+        assert!(issue.next.contains("akene-server lock"), "{issue}");
+        issue.code
+    };
+    // The newest of its releases counts, and a clock that is behind says nothing of it.
+    assert_eq!(judged(&lock, "2026-08-29T00:00:00Z", None), "good");
+    assert_eq!(judged(&lock, "2026-08-31T00:00:00Z", None), "lock-old");
+    assert_eq!(judged(&lock, "1980-01-01T00:00:00Z", Some(1)), "good");
+    // What the archive says of itself, where packages are of it.
+    lock.releases[1].valid_until = Some(at("2026-06-08T00:00:00Z"));
+    assert_eq!(judged(&lock, "2026-06-07T00:00:00Z", None), "good");
+    assert_eq!(judged(&lock, "2026-06-09T00:00:00Z", None), "lock-expired");
+    let mut other = lock.clone();
+    other.packages[1].release = Some(0);
+    assert_eq!(judged(&other, "2026-06-09T00:00:00Z", None), "good");
+    // The profile's word: to the day.
+    assert_eq!(judged(&lock, "2026-06-30T23:00:00Z", Some(30)), "lock-expired");
+    assert_eq!(judged(&lock, "2026-07-01T00:00:01Z", Some(30)), "lock-too-old");
+    let undated = super::tests::lock(&resolved);
+    assert_eq!(judged(&undated, "2026-07-01T00:00:01Z", Some(30)), "lock-too-old");
+    assert_eq!(judged(&undated, "2026-07-01T00:00:01Z", None), "good");
+}
+
+#[test]
+fn a_step_back_is_known_by_the_releases_both_have() {
+    let at = |text: &str| -> Timestamp { text.parse().unwrap() };
+    let dated = |main: &str, security: &str| {
+        let mut lock = lock(&resolved(""));
+        (lock.releases[0].date, lock.releases[1].date) = (Some(at(main)), Some(at(security)));
+        lock
+    };
+    let (may, june) = ("2026-05-01T00:00:00Z", "2026-06-01T00:00:00Z");
+    let former = dated(may, june);
+    assert_eq!(former.behind(&former), None);
+    assert_eq!(dated(june, june).behind(&former), None);
+    let issue = dated(may, may).behind(&former).unwrap();
+    assert_eq!(issue.code, "lock-downgrade");
+    assert!(issue.message.contains("2026-05-01") && issue.message.contains("2026-06-01"), "{issue}");
+    assert!(issue.next.contains("`apt.lock-older = true`"), "{issue}");
+    // Another release of the distribution, another profile: made at other times for good reasons.
+    let mut older = dated(may, may);
+    older.releases[1].suite = "trixie-security".into();
+    assert_eq!(older.behind(&former), None);
+    assert_eq!(ProfileLock { profile: "kiosk".into(), ..dated(may, may) }.behind(&former), None);
+    assert_eq!(former.behind(&lock(&resolved(""))), None, "nothing is known of its age");
+
+    assert_eq!(former.of_site("site"), Ok(()));
+    assert_eq!(former.of_site(""), Ok(()), "a profile given by hand is of no site");
+    assert_eq!(former.of_site("elsewhere").unwrap_err().code, "lock-of-another-site");
 }

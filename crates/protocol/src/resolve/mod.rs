@@ -26,6 +26,9 @@ use crate::size::Bytes;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Resolved {
+    /// Name of the site; empty where a profile was given by hand.
+    #[serde(default)]
+    pub site: String,
     /// Name of the profile.
     pub profile: String,
     /// Revision of the bundle it came from.
@@ -55,6 +58,12 @@ pub struct Resolved {
     /// What a signed lock is to the machine.
     #[serde(default)]
     pub lock: LockUse,
+    /// How many days old that may be at most.
+    #[serde(default)]
+    pub lock_days: Option<u32>,
+    /// Whether it may be older than the one the machine was installed from.
+    #[serde(default)]
+    pub lock_older: bool,
     /// Packages besides kernel, boot loader and what the settings themselves need.
     pub packages: Vec<String>,
     /// Kernel package and arguments; the package is always set.
@@ -273,6 +282,8 @@ impl Merged {
             replace(&mut lower.key, &upper.key);
             replace(&mut lower.install_recommends, &upper.install_recommends);
             replace(&mut lower.lock, &upper.lock);
+            replace(&mut lower.lock_days, &upper.lock_days);
+            replace(&mut lower.lock_older, &upper.lock_older);
             lower.sources.extend(upper.sources.clone());
             lower.preferences.extend(upper.preferences.clone());
             append_names(&mut lower.never, &upper.never);
@@ -400,7 +411,10 @@ impl Merged {
                 }
             })
             .collect();
-        let lock = layer.apt.as_ref().and_then(|apt| apt.lock).unwrap_or_default();
+        let apt = layer.apt.as_ref();
+        let lock = apt.and_then(|apt| apt.lock).unwrap_or_default();
+        let lock_days = apt.and_then(|apt| apt.lock_days);
+        let lock_older = apt.and_then(|apt| apt.lock_older).unwrap_or_default();
         let archive = defaults::archive(layer.apt.unwrap_or_default(), &mut self.issues);
         let archive = Archive { local: layer.local_packages, ..archive };
         for package in layer.packages.iter().filter(|p| archive.never.iter().any(|n| n == package_name(p))) {
@@ -416,6 +430,7 @@ impl Merged {
         kernel.package.get_or_insert_with(|| archive.distribution.default_kernel().to_owned());
         let storage = defaults::storage(layer.storage.unwrap_or_default(), inventory, &mut self.issues);
         let resolved = Resolved {
+            site: bundle.site.clone(),
             profile: bundle.name.clone(),
             revision: bundle.revision.clone(),
             classes: self.classes,
@@ -432,6 +447,8 @@ impl Merged {
             network: layer.network.unwrap_or_default(),
             archive,
             lock,
+            lock_days,
+            lock_older,
             packages: layer.packages,
             kernel,
             boot: layer.boot.unwrap_or_default(),

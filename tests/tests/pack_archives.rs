@@ -1,7 +1,5 @@
 //! Archives beyond the distribution's, and everything that can be wrong with one: real apt, real keys, HTTP.
 
-mod repository;
-
 use std::fs;
 
 use akene_exec::SystemRunner;
@@ -13,7 +11,7 @@ use akene_protocol::{Bytes, Inventory, Issue, Sha256};
 use akene_server::site::init::{Options, init};
 use akene_tests::deb;
 use akene_tests::http::Fault;
-use repository::{BASE, Key, Says, Site, archive, repository};
+use akene_tests::repository::{BASE, Key, Says, Site, archive, repository};
 
 const INDEX: &str = "/dists/stable/main/binary-amd64/Packages";
 
@@ -243,6 +241,35 @@ fn a_mirror_in_the_middle_of_an_update() {
         });
         site.apt(&first).update(&SystemRunner, &mut |_| {}).unwrap();
     });
+}
+
+#[test]
+fn a_mirror_that_crawls_is_left_for_the_next() {
+    let Some(site) = Site::new() else { return };
+    let key = Key::new("ed25519");
+    let crawls = distribution(&site, &key, &[]);
+    site.packages("second", &BASE);
+    site.sign("second", &key, &Says::default(), &[]);
+    let both = archive(&[site.url("main"), site.url("second")], &key.armoured());
+    let update = |archive: &Archive| {
+        let apt = site.apt(archive).patience(std::time::Duration::from_secs(3));
+        let updated = apt.update(&SystemRunner, &mut |_| {});
+        (updated.map_err(|e| e.downcast::<Issues>().unwrap_or_else(|e| panic!("not an issue: {e:#}")).0), apt)
+    };
+    // A byte a second: of the release, which is the first thing there is, and of an index.
+    for what in ["main/dists/stable/InRelease".to_owned(), format!("main{INDEX}")] {
+        site.server.fault(&what, Fault::Drips);
+        let started = std::time::Instant::now();
+        let issues = update(&crawls).0.unwrap_err();
+        assert_eq!(codes(&issues), ["archive-unreachable"]);
+        assert!(issues[0].message.contains("next to nothing came in 3 s"), "{}", issues[0]);
+        assert_eq!(issues[0].path, site.url("main"));
+        let (updated, apt) = update(&both);
+        updated.unwrap();
+        assert_eq!(apt.mirrors().0, site.url("second"));
+        assert!(started.elapsed() < std::time::Duration::from_secs(60));
+        site.server.mend();
+    }
 }
 
 #[test]

@@ -11,8 +11,9 @@ use akene_protocol::openpgp::Keys;
 use akene_protocol::profile::{Apt, Distribution, Pocket, Repository};
 use akene_protocol::resolve::Archive;
 use akene_protocol::{Issue, Sha256};
-use akene_tests::deb;
-use akene_tests::http::{Answer, Server};
+
+use crate::deb;
+use crate::http::{Answer, Server};
 
 /// A key of somebody's.
 pub struct Key {
@@ -20,10 +21,12 @@ pub struct Key {
 }
 
 impl Key {
+    /// One of this kind (`ed25519`, `rsa2048`), which counts for ever.
     pub fn new(kind: &str) -> Self {
         Self::made(kind, "never", &[])
     }
 
+    /// One that counts until this date, with more options for gpg.
     pub fn made(kind: &str, until: &str, more: &[&str]) -> Self {
         let home = tempfile::tempdir().unwrap();
         fs::DirBuilder::new().mode(0o700).create(home.path().join("gpg")).unwrap();
@@ -42,10 +45,12 @@ impl Key {
         SystemRunner.run(&cmd.args(more).args(args).stdin(input)).unwrap_or_else(|e| panic!("{e:#}")).stdout
     }
 
+    /// The public key as text.
     pub fn armoured(&self) -> String {
         String::from_utf8(self.gpg(&[], &["--armor", "--export"], b"")).unwrap()
     }
 
+    /// The public key.
     pub fn binary(&self) -> Vec<u8> {
         self.gpg(&[], &["--export"], b"")
     }
@@ -62,6 +67,7 @@ impl Key {
         line.split(':').nth(9).unwrap().to_owned()
     }
 
+    /// A text with a signature around it.
     pub fn clearsigned(&self, text: &str, more: &[&str]) -> Vec<u8> {
         self.gpg(more, &["--clearsign"], text.as_bytes())
     }
@@ -77,11 +83,17 @@ impl Drop for Key {
 
 /// What a release file says.
 pub struct Says {
+    /// `Suite`.
     pub suite: &'static str,
+    /// `Codename`.
     pub codename: &'static str,
+    /// `Date`, in words of date(1).
     pub date: &'static str,
+    /// `Valid-Until`, in the same.
     pub until: &'static str,
+    /// Which sums of its indexes it gives.
     pub sums: &'static str,
+    /// Whether its indexes lie under their sums too.
     pub by_hash: bool,
 }
 
@@ -100,7 +112,9 @@ impl Default for Says {
 
 /// A directory of archives behind a web server.
 pub struct Site {
+    /// Where the archives lie.
     pub dir: tempfile::TempDir,
+    /// What serves them.
     pub server: Server,
 }
 
@@ -123,10 +137,12 @@ impl Site {
         Some(Site { dir, server })
     }
 
+    /// A file of theirs.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
+    /// The address of one of them.
     pub fn url(&self, name: &str) -> String {
         format!("{}/{name}", self.server.url())
     }
