@@ -157,3 +157,81 @@ fn a_system_that_is_not_ours_is_said_to_be_so() {
     let root = tempfile::tempdir().unwrap();
     assert!(Resident::open(root.path()).unwrap_err().to_string().contains("etc/akene/agent.json"));
 }
+
+/// An order signed by the key with this seed.
+fn order(seed: u8, id: u8, machine: MachineId, seconds: i64) -> akene_protocol::Envelope {
+    use akene_protocol::order::{self, Order, OrderId, Plain, Task};
+    let now = Timestamp::now();
+    let order = Order {
+        version: order::VERSION,
+        id: OrderId([id; 16]),
+        machine,
+        task: Task::Logs(Plain {}),
+        issued: now - jiff::SignedDuration::from_hours(1),
+        expires: now + jiff::SignedDuration::from_secs(seconds),
+    };
+    akene_protocol::Envelope::sign(&order, &ed25519_dalek::SigningKey::from_bytes(&[seed; 32]))
+}
+
+#[test]
+fn only_an_order_of_the_site_for_this_machine_is_taken_and_only_once() {
+    use akene_protocol::order::{OrderId, Progress};
+    let (root, mut resident) = system();
+    let key = PublicKey(ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key());
+    resident.config.site_key = Some(key);
+    let me = MachineId([1; 16]);
+    let good = order(7, 1, me, 60);
+    let mut changed = order(7, 2, me, 60);
+    changed.payload = order(7, 2, me, 600).payload;
+    let mut work = Work::open(&resident, &SystemRunner, None).unwrap();
+    let all = vec![
+        good.clone(),
+        changed,
+        order(8, 3, me, 60),
+        order(7, 4, MachineId([2; 16]), 60),
+        order(7, 5, me, -60),
+    ];
+    work.take(all.clone()).unwrap();
+    assert_eq!(work.book.held().len(), 1);
+    // The server is told of each what it is, but of what nobody can be known to have written.
+    let words = |work: &mut Work<'_>| {
+        let mut words = Vec::new();
+        while let Some((id, word)) = work.book.word() {
+            work.book.told().unwrap();
+            words.push((id.0[0], word));
+        }
+        words
+    };
+    let code = |word: &Progress| match word {
+        Progress::Refused { issue } => issue.code.clone(),
+        other => format!("{other:?}"),
+    };
+    let said: Vec<_> = words(&mut work).iter().map(|(id, word)| (*id, code(word))).collect();
+    let expected = [(1, "Received { waits: \"\" }"), (4, "order-other-machine"), (5, "order-expired")];
+    assert_eq!(said, expected.map(|(id, code)| (id, code.to_owned())));
+
+    // The same again is in hand already; taken back, and shown again, it was used.
+    work.take(vec![good.clone()]).unwrap();
+    assert!(work.book.word().is_none());
+    work.take(vec![]).unwrap();
+    assert!(work.book.held().is_empty());
+    work.take(vec![good.clone()]).unwrap();
+    assert_eq!(code(&words(&mut work)[0].1), "order-used");
+    // Also after a restart, and to a new system whose boot partition stayed.
+    work.book.used(OrderId([1; 16])).unwrap();
+    drop(work);
+    fs::remove_file(root.path().join("var/lib/akene/orders.json")).unwrap();
+    let mut work = Work::open(&resident, &SystemRunner, None).unwrap();
+    work.take(vec![good]).unwrap();
+    assert!(work.book.held().is_empty());
+    assert_eq!(code(&words(&mut work)[0].1), "order-used");
+}
+
+#[test]
+fn a_book_that_is_garbage_is_begun_anew() {
+    let (root, resident) = system();
+    fs::create_dir_all(root.path().join("var/lib/akene")).unwrap();
+    fs::write(root.path().join("var/lib/akene/orders.json"), "{\"held\":[7").unwrap();
+    let work = Work::open(&resident, &SystemRunner, None).unwrap();
+    assert!(work.book.held().is_empty());
+}

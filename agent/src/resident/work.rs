@@ -67,7 +67,7 @@ pub struct Work<'a> {
     resident: &'a Resident,
     runner: &'a dyn Runner,
     inventory: Option<PathBuf>,
-    book: Book,
+    pub(super) book: Book,
     desk: Desk,
     key: Option<PublicKey>,
     prefetch: Option<Prefetch>,
@@ -257,7 +257,7 @@ impl<'a> Work<'a> {
     }
 
     /// Takes in hand what is new, and puts away what was taken back.
-    fn take(&mut self, orders: Vec<Envelope>) -> Result<()> {
+    pub(super) fn take(&mut self, orders: Vec<Envelope>) -> Result<()> {
         let Some(key) = self.key else { return Ok(()) };
         let machine = self.resident.identity.machine;
         let mut seen = Vec::new();
