@@ -198,8 +198,9 @@ impl<'a> Work<'a> {
             if due && quiet_until.is_none_or(|until| now >= until) {
                 match self.talk() {
                     Ok(()) => {
-                        let rest = if self.wait.is_some() { Duration::ZERO } else { jitter(self.interval()) };
-                        ask_at = Instant::now() + rest;
+                        // A server that keeps no question waiting although it says so is not asked without end.
+                        let rest = if self.wait.is_some() { INTERVALS.0 } else { jitter(self.interval()) };
+                        ask_at = (now + rest).max(Instant::now());
                         (quiet_until, pause, self.reached) = (None, FIRST_PAUSE, true);
                     }
                     Err(error) => {

@@ -55,7 +55,8 @@ pub struct Limits {
     /// Package files given out at a time; who comes later takes a mirror or waits. Counts when the server starts.
     /// Default: 32.
     pub pool_streams: u32,
-    /// Seconds after which an installed computer asks for orders again, give or take a tenth. Default: 300.
+    /// Seconds after which an installed computer asks for orders again, give or take some. Counts when the
+    /// server starts. Default: 300.
     pub poll_seconds: u32,
     /// Computers that may wait for an order on an open connection, while somebody watches the fleet; who comes later asks
     /// again. Counts when the server starts. Default: 128.
