@@ -15,7 +15,7 @@ use akene_protocol::{Bytes, Sha256};
 use anyhow::{Context, Result, ensure};
 
 use crate::disks::has;
-use crate::reference::{Local, Set, mmdebstrap};
+use crate::reference::{Local, Set, mmdebstrap, pool_name};
 
 /// Longest time of one run.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -136,7 +136,7 @@ impl<'a> Bench<'a> {
                 architecture: part(),
                 size: Bytes(bytes.len() as u64),
                 sha256: Sha256::of(&bytes),
-                urls: vec![format!("{}/pool/{}", self.local.server.url(), file.replace('%', "%25"))],
+                urls: vec![format!("{}/pool/{}", self.local.server.url(), pool_name(&file))],
                 file,
                 base,
                 helper: false,

@@ -128,9 +128,9 @@ impl Set {
         akene_lay::Debs { base: &self.base, rest: &self.rest, pool }
     }
 
-    /// All files in one directory.
+    /// All files in one directory, with the names that apt gives them, once they are [served](Self::serve).
     pub fn pool(&self) -> PathBuf {
-        self.dir.join("local/pool")
+        self.dir.join("debs")
     }
 
     /// Adds package files that no archive has.
@@ -144,13 +144,16 @@ impl Set {
     /// Its index cannot be made.
     pub fn serve(&self) -> Result<Local> {
         let root = self.dir.join("local");
-        let pool = root.join("pool");
-        std::fs::create_dir_all(&pool).with_context(|| format!("making {}", pool.display()))?;
+        let (pool, all) = (root.join("pool"), self.pool());
+        for dir in [&pool, &all] {
+            std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+        }
         for deb in self.base.iter().chain(&self.rest) {
-            let name = deb.file_name().context("a package file has a name")?;
-            let to = pool.join(name);
-            if !to.exists() {
-                std::fs::hard_link(deb, &to).or_else(|_| std::fs::copy(deb, &to).map(drop))?;
+            let name = deb.file_name().and_then(|n| n.to_str()).context("a package file has a name")?;
+            for to in [pool.join(pool_name(name)), all.join(name)] {
+                if !to.exists() {
+                    std::fs::hard_link(deb, &to).or_else(|_| std::fs::copy(deb, &to).map(drop))?;
+                }
             }
         }
         let binary = root.join("dists").join(&self.suite).join("main/binary-amd64");
@@ -183,6 +186,16 @@ impl Set {
         })?;
         Ok(Local { server, suite: self.suite.clone() })
     }
+}
+
+/// The name of a package file in an archive's pool, from that in apt's cache: versions have no epoch there, and not
+/// every client of an archive would ask for one with the right escapes.
+pub fn pool_name(cached: &str) -> String {
+    let mut parts: Vec<&str> = cached.split('_').collect();
+    if let Some(version) = parts.get_mut(1) {
+        *version = version.split_once("%3a").map_or(*version, |(_, rest)| rest);
+    }
+    parts.join("_")
 }
 
 /// The archive of one set.
@@ -235,4 +248,15 @@ pub fn make(set: &Set, local: &Local, recommends: bool, before: &[(&str, &str)],
         std::fs::remove_file(&arch).with_context(|| format!("removing {}", arch.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_has_no_epochs() {
+        assert_eq!(pool_name("zlib1g_1%3a1.3-1_amd64.deb"), "zlib1g_1.3-1_amd64.deb");
+        assert_eq!(pool_name("apt_3.0.4_amd64.deb"), "apt_3.0.4_amd64.deb");
+    }
 }

@@ -10,6 +10,8 @@ use akene_tests::reference::{self, Archive, Set};
 use akene_tests::roots::{Comparison, compare};
 use akene_tests::standin::{self, Standin};
 use akene_tests::{crafted, sets};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 /// The mirror, where all of this can be tested. Says so where not.
 fn mirror() -> Option<Mirror> {
@@ -143,6 +145,47 @@ fn packages_that_hand_made_installers_get_wrong() {
     set.add(crafted::build(&made).unwrap());
     let comparison = both(&set, dir.path(), false, crafted::BEFORE);
     assert_eq!(comparison.differences, [], "{comparison}");
+}
+
+/// The same lock is the same system, also in what no other maker's root could tell: numbers of users.
+#[test]
+fn one_processor_makes_what_several_make() {
+    let Some(mirror) = mirror() else { return };
+    let dir = tempfile::tempdir_in(cache_dir().unwrap()).unwrap();
+    let archive = Archive::debian(&mirror, "trixie");
+    let requested = if full() { sets::SERVER } else { crafted::NEEDS };
+    let mut set = reference::choose(dir.path(), &archive, requested, false).unwrap();
+    let made = dir.path().join("crafted");
+    std::fs::create_dir(&made).unwrap();
+    set.add(crafted::build(&made).unwrap());
+    let _local = set.serve().unwrap();
+    let since = SystemTime::now() - Duration::from_secs(2);
+    let pool = set.pool();
+    let make = |name: &str| {
+        let (root, tools) = (dir.path().join(name), dir.path().join(format!("{name}-tools")));
+        std::fs::create_dir(&root).unwrap();
+        std::fs::create_dir(&tools).unwrap();
+        akene_lay::make(&set.debs(&pool), &root, &tools).unwrap_or_else(|e| panic!("{e:#}"));
+        root
+    };
+    let alone = std::thread::scope(|scope| {
+        let alone = scope.spawn(|| {
+            let (this, mut first) = (Pid::from_raw(0), CpuSet::new());
+            first.set(0).unwrap();
+            sched_setaffinity(this, &first).unwrap();
+            assert_eq!(std::thread::available_parallelism().unwrap().get(), 1);
+            make("alone")
+        });
+        alone.join().unwrap()
+    });
+    assert!(std::thread::available_parallelism().unwrap().get() > 1, "this machine has one processor");
+    let several = make("several");
+    let comparison = compare(&alone, &several, since).unwrap();
+    assert_eq!(comparison.differences, [], "{comparison}");
+    for file in ["etc/passwd", "etc/group", "var/lib/dpkg/status", "var/lib/dpkg/triggers/File"] {
+        let read = |root: &Path| std::fs::read_to_string(root.join(file)).unwrap();
+        assert_eq!(read(&alone), read(&several), "{file}");
+    }
 }
 
 /// Otherwise a difference would say nothing.

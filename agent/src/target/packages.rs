@@ -49,23 +49,26 @@ pub(super) fn install(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
     }
     let mut root = Root::open(&job.layout.root)?;
     prepare_root(job, &mut root)?;
-    let mut engine = Engine::new(&job.layout.root, job.runner, |program| tools.inside(job, program))?;
     let files =
         |of: &[&LockedPackage]| -> Vec<PathBuf> { of.iter().map(|p| job.debs.join(&p.file)).collect() };
+    let inside = |program: &str| tools.inside(job, program);
+    let mut engine = Engine::new(&job.layout.root, job.runner, inside, &files(&base), &files(&rest))?;
 
     let mut meter = Meter { seen: 0, total: base.len() as u64 * 2, from: 0, to: BASE_DONE };
-    let laid = engine.base(&files(&base), &mut |said| meter.hear(said, watch));
+    let laid = engine.base(&mut |said| meter.hear(said, watch));
     laid.context("installing the base system")?;
     write_sources(job, &mut root, true)?;
     system::write_fstab(job, &mut root)?;
     preseed(job, &tools)?;
     meter = Meter { seen: 0, total: rest.len() as u64, from: BASE_DONE, to: UNPACKED };
-    let laid = engine.unpack(&files(&rest), &mut |said| meter.hear(said, watch));
+    let laid = engine.unpack(&mut |said| meter.hear(said, watch));
     laid.context("unpacking the packages")?;
     // What the boot loader is made from is there: from now on the disk finds the installer by itself.
     bootloader::put_on_disk(job, &mut root, watch).context("making the disk startable")?;
     meter = Meter { seen: 0, total: rest.len() as u64, from: UNPACKED, to: WHOLE };
-    engine.configure(&mut |said| meter.hear(said, watch)).context("setting the packages up")?;
+    let bare = |program: &str| job.inside(program).timeout(LIMIT);
+    let set_up = || engine.configure(&mut |said| meter.hear(said, watch));
+    put_off(job).beside(job.runner, &bare, set_up).context("setting the packages up")?;
     mark_automatic(job, &mut root)?;
     watch.progress(Progress { done: WHOLE, total: WHOLE, what: "packages".into() });
     Ok(())

@@ -93,6 +93,11 @@ impl Deb {
     }
 }
 
+/// A part of a package that is compressed in a way we do not know; dpkg may.
+#[derive(Debug, thiserror::Error)]
+#[error("its part `{0}` is compressed in a way we do not know")]
+pub(crate) struct UnknownCompression(String);
+
 /// Reads the header lines of an `ar` up to the member whose name begins with `name`.
 pub(crate) fn ar_member<R: Read + Seek>(mut file: R, name: &str) -> Result<(Take<R>, String)> {
     let mut magic = [0; 8];
@@ -137,7 +142,7 @@ fn decompress<R: Read + 'static>(member: R, name: &str, memory: u64) -> Result<B
         }
         Some("gz") => Box::new(flate2::bufread::MultiGzDecoder::new(member)),
         Some("tar") => Box::new(member),
-        _ => bail!("its part `{name}` is compressed in a way we do not know"),
+        _ => return Err(UnknownCompression(name.to_owned()).into()),
     })
 }
 

@@ -84,7 +84,8 @@ impl Unpacker {
                 finish_file(&file, &parent, name, mode, seconds)?;
             }
             EntryType::Symlink => {
-                write_symlink(&parent, name, entry)?;
+                let target = entry.link_name().context("reading the link")?.context("reading the link")?;
+                write_symlink(&parent, name, &target)?;
                 self.own(&parent, name, owner)?;
                 set_time(&parent, name, seconds)?;
             }
@@ -127,15 +128,14 @@ pub(crate) fn finish_file(
     set_time(parent, name, seconds)
 }
 
-/// Makes the symbolic link of an entry, in place of whatever file or link is there. One that is there
+/// Makes a symbolic link, in place of whatever file or link is there. One that is there
 /// already stays: paths that others are following at this moment may lead through it.
-pub(crate) fn write_symlink<R: Read>(parent: &OwnedFd, name: &OsStr, entry: &Entry<'_, R>) -> Result<()> {
-    let target = entry.link_name().context("reading the link")?.context("reading the link")?;
+pub(crate) fn write_symlink(parent: &OwnedFd, name: &OsStr, target: &Path) -> Result<()> {
     if nix::fcntl::readlinkat(parent, name).is_ok_and(|there| there == target.as_os_str()) {
         return Ok(());
     }
     make_room(parent, name)?;
-    symlinkat(target.as_os_str(), parent, name).context("making the link")
+    symlinkat(target, parent, name).context("making the link")
 }
 
 /// Where a hard link leads.

@@ -55,8 +55,8 @@ fn lay(debs: &Debs<'_>, root: &Path, tools: &Path, log: &mut dyn FnMut(&str)) ->
         }
         cmd
     };
-    let mut engine = Engine::new(root, &SystemRunner, inside)?;
     let (mut laps, mut since) = (Vec::new(), Instant::now());
+    let mut engine = Engine::new(root, &SystemRunner, inside, debs.base, debs.rest)?;
     let mut lap = |what: &'static str| {
         laps.push((what, since.elapsed()));
         since = Instant::now();
@@ -66,18 +66,19 @@ fn lay(debs: &Debs<'_>, root: &Path, tools: &Path, log: &mut dyn FnMut(&str)) ->
             log(line);
         }
     };
-    engine.base(debs.base, &mut said).context("laying the base")?;
+    engine.base(&mut said).context("laying the base")?;
     lap("base");
-    engine.unpack(debs.rest, &mut said).context("laying the rest")?;
+    engine.unpack(&mut said).context("laying the rest")?;
     lap("unpack");
-    engine.configure(&mut said).context("setting the packages up")?;
-    lap("configure");
-    drop(engine);
     let bare = |program: &str| {
         let cmd = Cmd::new(program).chroot(ChrootMounts::new(root)).env("LC_ALL", "C.UTF-8");
         cmd.timeout(Duration::from_secs(1800))
     };
-    Later::new(tools).run(&SystemRunner, &bare, log, |_| {
+    let later = Later::new(tools);
+    later.beside(&SystemRunner, &bare, || engine.configure(&mut said)).context("setting the packages up")?;
+    lap("configure");
+    drop(engine);
+    later.run(&SystemRunner, &bare, log, |_| {
         if !root.join("usr/sbin/update-initramfs").exists() {
             return Ok(());
         }

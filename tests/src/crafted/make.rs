@@ -18,6 +18,8 @@ pub(super) enum Packing {
     Xz,
     /// zstd.
     Zstd,
+    /// The data the way lzma was before xz: dpkg reads it, and hardly anybody else.
+    Lzma,
 }
 
 /// What an entry of a package is.
@@ -73,6 +75,8 @@ pub(super) struct Package<'a> {
     pub(super) packing: Packing,
     /// Ships its checksums. dpkg makes them where not.
     pub(super) sums: bool,
+    /// Its scripts are executable. dpkg makes them so where not.
+    pub(super) executable: bool,
 }
 
 pub(super) fn package<'a>(name: &'a str, fields: &'a str) -> Package<'a> {
@@ -84,6 +88,7 @@ pub(super) fn package<'a>(name: &'a str, fields: &'a str) -> Package<'a> {
         entries: Vec::new(),
         packing: Packing::Xz,
         sums: true,
+        executable: true,
     }
 }
 
@@ -123,7 +128,7 @@ impl<'a> Package<'a> {
             add(&mut members, &file("md5sums", &sums))?;
         }
         for (name, text) in &self.control {
-            let mode = if text.starts_with("#!") { 0o755 } else { 0o644 };
+            let mode = if self.executable && text.starts_with("#!") { 0o755 } else { 0o644 };
             add(&mut members, &Entry { mode, ..file(name, text) })?;
         }
         let control = members.into_inner().context("ending the control archive")?;
@@ -147,8 +152,11 @@ impl<'a> Package<'a> {
             Packing::Gzip => (".gz", gzip(&control)?, gzip(&data)?),
             Packing::Xz => (".xz", xz(&control)?, xz(&data)?),
             Packing::Zstd => (".zst", zstd(&control)?, zstd(&data)?),
+            Packing::Lzma => (".lzma", control, lzma(&data)?),
         };
-        let (control_name, data_name) = (format!("control.tar{suffix}"), format!("data.tar{suffix}"));
+        // dpkg takes old forms for the files alone.
+        let of_control = if self.packing == Packing::Lzma { "" } else { suffix };
+        let (control_name, data_name) = (format!("control.tar{of_control}"), format!("data.tar{suffix}"));
         let bytes = archive(&[("debian-binary", b"2.0\n"), (&control_name, &control), (&data_name, &data)]);
         let to = dir.join(format!("{name}_1%3a2.0-1_{architecture}.deb"));
         std::fs::write(&to, bytes).with_context(|| format!("writing {}", to.display()))?;
@@ -236,6 +244,14 @@ fn xz(plain: &[u8]) -> Result<Vec<u8>> {
     let mut out = liblzma::write::XzEncoder::new(Vec::new(), 1);
     out.write_all(plain).context("compressing with xz")?;
     out.finish().context("compressing with xz")
+}
+
+fn lzma(plain: &[u8]) -> Result<Vec<u8>> {
+    let options = liblzma::stream::LzmaOptions::new_preset(1).context("choosing how to compress")?;
+    let stream = liblzma::stream::Stream::new_lzma_encoder(&options).context("starting to compress")?;
+    let mut out = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+    out.write_all(plain).context("compressing with lzma")?;
+    out.finish().context("compressing with lzma")
 }
 
 fn zstd(plain: &[u8]) -> Result<Vec<u8>> {

@@ -261,6 +261,9 @@ fn paths() -> Vec<Package<'static>> {
         package("crafted-new", "Replaces: crafted-old (<< 1:3)\n")
             .entry(file("/usr/share/crafted/shared", "of the new one\n")),
         package("crafted-empty", ""),
+        Package { executable: false, ..package("crafted-loose", "") }
+            .control("preinst", "#!/bin/sh\nset -e\nmkdir -p /etc/crafted\necho \"$1\" >/etc/crafted/loose.told\n")
+            .entry(file("/usr/share/crafted/loose", "l\n")),
         package("crafted-only-root", "").entry(Entry { what: What::Directory, mode: 0o755, ..file(".", "") }),
         Package { architecture: "amd64", ..package("crafted-same", "Multi-Arch: same\n") }
             .control("conffiles", "/etc/crafted/same-arch.conf\n")
@@ -279,5 +282,9 @@ fn packings() -> Vec<Package<'static>> {
         of("crafted-plain", Packing::None, "/usr/share/crafted/plain"),
         of("crafted-gzip", Packing::Gzip, "/usr/share/crafted/gzip"),
         of("crafted-zstd", Packing::Zstd, "/usr/share/crafted/zstd"),
+        of("crafted-lzma", Packing::Lzma, "/usr/share/crafted/lzma").control(
+            "preinst",
+            "#!/bin/sh\nset -e\nmkdir -p /etc/crafted\necho \"$1\" >/etc/crafted/lzma.told\n",
+        ),
     ]
 }

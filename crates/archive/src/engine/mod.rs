@@ -1,12 +1,14 @@
 //! Packages into a root: what `dpkg --unpack` does, natively and in parallel; what `dpkg --configure` does, by the
 //! new root's own dpkg.
 //!
+//! Behind all that follows, and from the first moment on, the files of packages are decompressed and written to where
+//! nobody sees them, with all processors ([`stage`]).
+//!
 //! 1. [`Engine::base`] fills an empty root. Nothing can run there yet, so the files come first, then the `preinst`
 //!    scripts, then dpkg configures.
 //! 2. [`Engine::unpack`] lays further packages. A `preinst` runs before the package's files, when what it
 //!    pre-depends on is configured ([`order`]); diversions it makes are obeyed. Then the files of all packages
-//!    come at once with all processors ([`unpack`]), and dpkg's database says of each of them *unpacked*
-//!    ([`database`]).
+//!    are given their names ([`unpack`]), and dpkg's database says of each of them *unpacked* ([`database`]).
 //! 3. [`Engine::configure`] has dpkg configure everything: conffiles, `postinst`, triggers.
 //!
 //! Between these calls the root is in a state dpkg knows, so that anything can be done in it. A package that dpkg
@@ -17,6 +19,7 @@ mod database;
 mod later;
 mod order;
 mod package;
+mod stage;
 mod unpack;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,7 +38,8 @@ use database::{Database, Ownership};
 pub use later::Later;
 use order::{Needs, State, Step};
 use package::{Package, Trigger};
-use unpack::{Accounts, Claims, Ground, Outcome, Unpacked};
+use stage::{Content, Job, Stage};
+use unpack::{Accounts, Claims, Ground, Layer, Outcome, Unpacked};
 
 /// Where dpkg finds the packages that are handed over to it, in the new root.
 const HANDED_OVER: &str = "/var/cache/apt/archives";
@@ -61,6 +65,10 @@ pub struct Engine<'a> {
     claims: Claims,
     packages: Vec<Package>,
     states: Vec<State>,
+    /// How many of them are the base.
+    base: usize,
+    /// Where their files come from; gone when all are laid.
+    stage: Option<Stage>,
     /// Version of the new root's dpkg, which scripts are told.
     dpkg: String,
 }
@@ -69,28 +77,41 @@ impl<'a> Engine<'a> {
     /// For the root at `root`, whose `/usr` is merged. `inside` makes a command that runs in it with everything
     /// around it that scripts need; the `.deb`s must be seen there as `/var/cache/apt/archives`.
     ///
+    /// `base` are the packages without which nothing runs, `rest` all others. They have been verified; they come in
+    /// the solver's order. Their files are being written from now on.
+    ///
     /// # Errors
-    /// The database cannot be made.
-    pub fn new(root: &Path, runner: &'a dyn Runner, inside: impl Fn(&str) -> Cmd + 'a) -> Result<Self> {
+    /// The database cannot be made, a package cannot be read.
+    pub fn new(
+        root: &Path,
+        runner: &'a dyn Runner,
+        inside: impl Fn(&str) -> Cmd + 'a,
+        base: &[PathBuf],
+        rest: &[PathBuf],
+    ) -> Result<Self> {
+        let database = Database::open(root)?;
+        let packages = read(&[base, rest].concat())?;
+        let stage = Stage::start(root, jobs(&packages, base.len()))?;
         Ok(Engine {
             root: root.to_owned(),
             runner,
             inside: Box::new(inside),
-            database: Database::open(root)?,
+            database,
             claims: Claims::default(),
-            packages: Vec::new(),
-            states: Vec::new(),
+            states: vec![State::Waiting; packages.len()],
+            packages,
+            base: base.len(),
+            stage: Some(stage),
             dpkg: String::new(),
         })
     }
 
-    /// Lays and configures the packages without which nothing runs, into an empty root. All of them have been
-    /// verified; they come in the solver's order.
+    /// Lays and configures the packages without which nothing runs, into an empty root.
     ///
     /// # Errors
     /// A package that cannot be read or written; [`Issues`] `package-failed` with what dpkg says.
-    pub fn base(&mut self, debs: &[PathBuf], said: &mut dyn FnMut(Said<'_>)) -> Result<()> {
-        let mut places = self.read(debs)?;
+    pub fn base(&mut self, said: &mut dyn FnMut(Said<'_>)) -> Result<()> {
+        let mut places: Vec<usize> = (0..self.base).collect();
         // It knows modes of directories that others bring too, and the links of a merged /usr: first, and alone.
         places.sort_by_key(|p| self.packages[*p].name != "base-files");
         let mut laid = BTreeMap::new();
@@ -110,7 +131,10 @@ impl<'a> Engine<'a> {
             unpacked.paths.iter().any(at)
         };
         let again: Vec<usize> = laid.iter().filter(|(_, u)| moved(u)).map(|(p, _)| *p).collect();
-        again.iter().for_each(|p| drop(self.claims.forget(*p)));
+        for place in &again {
+            self.claims.forget(*place);
+            self.stage.as_mut().context("laying the base twice")?.again(*place)?;
+        }
         laid.extend(self.lay(&again, &Ownership::new(), &mut |_| {})?);
         self.register(&places, &laid)?;
         if laid.len() != places.len() {
@@ -119,17 +143,15 @@ impl<'a> Engine<'a> {
         self.dpkg_configure(&places, &["--force-depends"], said)
     }
 
-    /// Lays packages beside those that are there. All of them have been verified; they come in the solver's
-    /// order.
+    /// Lays all others.
     ///
     /// # Errors
     /// As for [`base`](Self::base).
-    pub fn unpack(&mut self, debs: &[PathBuf], said: &mut dyn FnMut(Said<'_>)) -> Result<()> {
-        self.read(debs)?;
+    pub fn unpack(&mut self, said: &mut dyn FnMut(Said<'_>)) -> Result<()> {
         let needs: Vec<Needs> = self.packages.iter().map(needs_of).collect();
         loop {
             match order::next(&needs, &self.states) {
-                Step::Done => return Ok(()),
+                Step::Done => return self.stage.take().map_or(Ok(()), Stage::end),
                 Step::Lay(places) => {
                     // As they are before the scripts run; diversions count as they are after. dpkg does it so.
                     let ownership = self.database.ownership()?;
@@ -162,40 +184,6 @@ impl<'a> Engine<'a> {
         self.run(self.command("dpkg").args(OPTIONS).args(["--configure", "--pending"]), said)
     }
 
-    /// Reads control parts with all processors. Gives the places of the new packages.
-    fn read(&mut self, debs: &[PathBuf]) -> Result<Vec<usize>> {
-        let next = AtomicUsize::new(0);
-        let read: Mutex<Vec<(usize, Result<Package>)>> = Mutex::new(Vec::with_capacity(debs.len()));
-        thread::scope(|scope| {
-            for _ in 0..thread::available_parallelism().map_or(1, |n| n.get()).min(debs.len()) {
-                scope.spawn(|| {
-                    while let Some((at, deb)) =
-                        Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, debs.get(at)?)))
-                    {
-                        let package = Package::read(deb);
-                        read.lock().unwrap_or_else(PoisonError::into_inner).push((at, package));
-                    }
-                });
-            }
-        });
-        let mut read = read.into_inner().unwrap_or_else(PoisonError::into_inner);
-        read.sort_by_key(|(at, _)| *at);
-        let from = self.packages.len();
-        for (_, package) in read {
-            let package = package?;
-            if let Some(same) = self.packages.iter().find(|p| p.name == package.name) {
-                bail!(
-                    "laying {}: there is {} already, and several versions or architectures of a package are not laid together",
-                    package.deb.path().display(),
-                    same.deb.path().display()
-                );
-            }
-            self.packages.push(package);
-            self.states.push(State::Waiting);
-        }
-        Ok((from..self.packages.len()).collect())
-    }
-
     /// Lays the files of packages. Those that need dpkg are missing in the result.
     fn lay(
         &mut self,
@@ -204,22 +192,27 @@ impl<'a> Engine<'a> {
         said: &mut dyn FnMut(Said<'_>),
     ) -> Result<BTreeMap<usize, Unpacked>> {
         let root = Root::open(&self.root)?;
-        let these: Vec<&Package> = places.iter().map(|p| &self.packages[*p]).collect();
         let (diversions, accounts) = (self.database.diversions()?, Accounts::read(&root)?);
         let watched: BTreeSet<PathBuf> =
             self.interests().filter(|name| name.starts_with('/')).map(PathBuf::from).collect();
-        let ground = Ground {
-            root: &self.root,
-            diversions: &diversions,
-            ownership,
-            watched: &watched,
-            accounts: &accounts,
-        };
-        let pairs: Vec<(usize, &Package)> = places.iter().copied().zip(these).collect();
-        let outcomes =
-            unpack::unpack(&ground, &pairs, &mut self.claims, &mut |name| said(Said::Unpacked(name)))?;
+        let ground = Ground { diversions: &diversions, ownership, watched: &watched, accounts: &accounts };
+        let mut layer = Layer::new(&ground, &mut self.claims, root);
+        let stage = self.stage.as_mut().context("laying packages after the last")?;
         let (mut laid, mut left, mut all_torn) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
-        for ((place, package), outcome) in pairs.into_iter().zip(outcomes) {
+        for place in places {
+            let package = &self.packages[*place];
+            if let Some(why) = &package.foreign {
+                said(Said::Line(&format!("{} is left to dpkg: {why}", package.name)));
+            }
+        }
+        for place in stage.in_turn(places) {
+            let package = &self.packages[place];
+            let outcome = match stage.take(place)? {
+                Content::Waiting(items) => layer.package(place, package, &items, &stage.waiting(place)?)?,
+                Content::Foreign(why) => Outcome::HandOver { why, torn: None },
+            };
+            stage.clear(place)?;
+            said(Said::Unpacked(&package.name));
             match outcome {
                 Outcome::Whole(unpacked) => {
                     laid.insert(place, unpacked);
@@ -359,6 +352,54 @@ impl<'a> Engine<'a> {
     fn run(&self, cmd: Cmd, said: &mut dyn FnMut(Said<'_>)) -> Result<()> {
         self.runner.run_lines(&cmd, &mut |line| said(Said::Line(line))).map(drop).map_err(blame)
     }
+}
+
+/// Reads control parts with all processors.
+fn read(debs: &[PathBuf]) -> Result<Vec<Package>> {
+    let next = AtomicUsize::new(0);
+    let read: Mutex<Vec<(usize, Result<Package>)>> = Mutex::new(Vec::with_capacity(debs.len()));
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, |n| n.get()).min(debs.len()) {
+            scope.spawn(|| {
+                while let Some((at, deb)) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, debs.get(at)?)))
+                {
+                    let package = Package::read(deb);
+                    read.lock().unwrap_or_else(PoisonError::into_inner).push((at, package));
+                }
+            });
+        }
+    });
+    let mut read = read.into_inner().unwrap_or_else(PoisonError::into_inner);
+    read.sort_by_key(|(at, _)| *at);
+    let mut packages: Vec<Package> = Vec::with_capacity(read.len());
+    let mut names: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for (_, package) in read {
+        let package = package?;
+        let path = package.deb.path().to_owned();
+        if let Some(same) = names.insert(package.name.clone(), path) {
+            bail!(
+                "laying {}: there is {} already, and several versions or architectures of a package are not laid together",
+                package.deb.path().display(),
+                same.display()
+            );
+        }
+        packages.push(package);
+    }
+    Ok(packages)
+}
+
+/// In which order files are written: the base first, because nothing goes on without it; then the largest
+/// packages, so that none of them is left alone at the end. A matter of the lock alone.
+fn jobs(packages: &[Package], base: usize) -> Vec<Job> {
+    let size = |place: usize| std::fs::metadata(packages[place].deb.path()).map_or(0, |m| m.len());
+    let mut order: Vec<usize> = (0..packages.len()).collect();
+    order.sort_by_cached_key(|place| (*place >= base, std::cmp::Reverse(size(*place)), *place));
+    let job = |place: usize| {
+        let package = &packages[place];
+        Job { place, deb: package.deb.clone(), sums: package.member("md5sums").is_none() }
+    };
+    order.into_iter().filter(|place| packages[*place].foreign.is_none()).map(job).collect()
 }
 
 fn needs_of(package: &Package) -> Needs {

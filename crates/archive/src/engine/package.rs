@@ -40,6 +40,8 @@ pub(super) struct Package {
     pub conffiles: Vec<Conffile>,
     /// What it wants to be told of, and what it tells others.
     pub triggers: Vec<Trigger>,
+    /// Why only dpkg can read it. Then nothing is known of it but its name.
+    pub foreign: Option<String>,
 }
 
 /// A file of the control part.
@@ -71,11 +73,41 @@ pub(super) enum Trigger {
 }
 
 impl Package {
-    /// Reads the control part.
+    /// Reads the control part. One that we do not understand dpkg may: it has come unharmed from where it is from.
+    ///
+    /// # Errors
+    /// There is no such file, or its name is none of a package.
     pub fn read(path: &Path) -> Result<Self> {
+        std::fs::metadata(path).with_context(|| format!("looking at the package {}", path.display()))?;
         let deb = Deb::new(path);
-        let package = Self::parse(deb).with_context(|| format!("reading the package {}", path.display()))?;
-        Ok(package)
+        Self::parse(deb.clone()).or_else(|error| {
+            let why = format!("{error:#}");
+            Self::unread(deb, &why).with_context(|| format!("reading the package {}: {why}", path.display()))
+        })
+    }
+
+    /// What the name of the file says: `NAME_VERSION_ARCHITECTURE.deb`.
+    fn unread(deb: Deb, why: &str) -> Result<Self> {
+        let file = deb.path().file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let parts: Vec<&str> = file.trim_end_matches(".deb").split('_').collect();
+        let [name, _, architecture] = parts[..] else { bail!("`{file}` is not the name of a package") };
+        if !is_name(name) || !is_name(architecture) {
+            bail!("`{file}` is not the name of a package");
+        }
+        Ok(Package {
+            name: name.to_owned(),
+            architecture: architecture.to_owned(),
+            multi_arch_same: false,
+            provides: BTreeSet::from([name.to_owned()]),
+            pre_depends: BTreeSet::new(),
+            depends: BTreeSet::new(),
+            paragraph: String::new(),
+            members: Vec::new(),
+            conffiles: Vec::new(),
+            triggers: Vec::new(),
+            foreign: Some(why.to_owned()),
+            deb,
+        })
     }
 
     fn parse(deb: Deb) -> Result<Self> {
@@ -131,6 +163,7 @@ impl Package {
             members,
             conffiles,
             triggers,
+            foreign: None,
         })
     }
 
@@ -275,6 +308,21 @@ fn triggers(text: &str) -> Result<Vec<Trigger>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_we_cannot_read_is_for_dpkg() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "!<arch>\n").unwrap();
+            path
+        };
+        let package = Package::read(&write("odd-driver_1%3a2-3_amd64.deb")).unwrap();
+        assert_eq!((package.name.as_str(), package.architecture.as_str()), ("odd-driver", "amd64"));
+        assert!(package.foreign.unwrap().contains("control.tar"));
+        assert!(Package::read(&write("odd.deb")).is_err());
+        assert!(Package::read(&dir.path().join("missing_1_all.deb")).is_err());
+    }
 
     #[test]
     fn relations_name_everything_they_could_mean() {

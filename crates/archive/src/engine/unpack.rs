@@ -1,6 +1,6 @@
-//! The files of many packages at once, with all processors.
+//! Files that wait are given their names.
 //!
-//! The result is what dpkg leaves, whatever the order the workers come in:
+//! The result is what dpkg leaves, whatever machine it is done on:
 //! - a path belongs to one package. The second to claim it is *handed over* to dpkg, which knows `Replaces` and
 //!   otherwise says what is wrong;
 //! - a directory that several packages bring has the owner and mode of the first of them in the solver's order,
@@ -11,32 +11,22 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
-use std::io::{Cursor, Read};
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread;
 
-use anyhow::{Context, Result, bail};
-use md5::{Digest, Md5};
+use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
-use nix::unistd::{Gid, Uid, fchownat};
-use tar::{Archive, Entry, EntryType};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
 
 use super::database::{Diversions, Ownership};
 use super::package::Package;
-use crate::extract::{finish_file, link_target, set_time, write_file, write_link, write_symlink};
-use crate::root::{Root, inside};
-
-/// What a decoder gets at first: enough for xz at the level dpkg uses, and for zstd. Each worker has one.
-const DECODER_MEMORY: u64 = 16 << 20;
-/// What a decoder gets that needs more, one at a time.
-const LARGE_DECODER: u64 = 128 << 20;
-/// More workers than this only wait for the disk.
-const MOST_WORKERS: usize = 8;
+use super::stage::{Item, What};
+use crate::extract::{finish_file, set_time, write_file, write_link, write_symlink};
+use crate::root::Root;
 
 /// What a package brought.
 #[derive(Debug, Default)]
@@ -120,8 +110,6 @@ impl Accounts {
 
 /// Conditions that are the same for all packages of one go.
 pub(super) struct Ground<'a> {
-    /// The new root.
-    pub root: &'a Path,
     /// Diversions.
     pub diversions: &'a Diversions,
     /// Owners and modes that were chosen instead of the packages' own.
@@ -132,108 +120,18 @@ pub(super) struct Ground<'a> {
     pub accounts: &'a Accounts,
 }
 
-/// Unpacks packages, each with its place in the solver's order, and tells of each that is done. The outcomes are
-/// in the order of the packages.
-pub(super) fn unpack(
-    ground: &Ground<'_>,
-    packages: &[(usize, &Package)],
-    claims: &mut Claims,
-    told: &mut dyn FnMut(&str),
-) -> Result<Vec<Outcome>> {
-    // The largest first, so that none of them is left alone at the end.
-    let mut order: Vec<usize> = (0..packages.len()).collect();
-    let size = |at: usize| std::fs::metadata(packages[at].1.deb.path()).map_or(0, |m| m.len());
-    order.sort_by_cached_key(|at| std::cmp::Reverse(size(*at)));
-    let next = AtomicUsize::new(0);
-    let shared = Shared { ground, claims: Mutex::new(std::mem::take(claims)), large: Mutex::new(()) };
-    let workers = thread::available_parallelism().map_or(1, |n| n.get()).min(MOST_WORKERS);
-    let (sender, results) = mpsc::channel();
-    let mut outcomes: Vec<Option<Outcome>> = packages.iter().map(|_| None).collect();
-    let ended = thread::scope(|scope| {
-        for _ in 0..workers.min(order.len()) {
-            let (sender, shared, order, next) = (sender.clone(), &shared, &order, &next);
-            scope.spawn(move || {
-                while let Some(at) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let (place, package) = packages[*at];
-                    let result = shared.package(place, package);
-                    if result.is_err() {
-                        next.store(order.len(), Ordering::Relaxed);
-                    }
-                    if sender.send((*at, result)).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-        drop(sender);
-        let mut failed = None;
-        for (at, result) in results {
-            match result {
-                Ok(outcome) => {
-                    told(&packages[at].1.name);
-                    outcomes[at] = Some(outcome);
-                }
-                Err(error) => {
-                    failed.get_or_insert(error);
-                }
-            }
-        }
-        failed.map_or(Ok(()), Err)
-    });
-    *claims = shared.claims.into_inner().unwrap_or_else(PoisonError::into_inner);
-    ended?;
-    outcomes.into_iter().collect::<Option<_>>().context("unpacking packages: some were left out")
-}
-
-/// What the workers of one go share.
-struct Shared<'a> {
+/// Gives the files of packages their names, one package after the other.
+pub(super) struct Layer<'a> {
     ground: &'a Ground<'a>,
-    claims: Mutex<Claims>,
-    /// Held by the one that decodes with much memory.
-    large: Mutex<()>,
-}
-
-impl Shared<'_> {
-    fn package(&self, place: usize, package: &Package) -> Result<Outcome> {
-        let unpack = || -> Result<Outcome> {
-            let mut data = package.deb.member_within("data.tar", DECODER_MEMORY)?;
-            // A decoder that needs more memory says so before it gives anything.
-            let mut first = [0; 512];
-            match read_full(&mut data, &mut first) {
-                Ok(n) => Worker::new(self, place, package)?.unpack(Cursor::new(&first[..n]).chain(data)),
-                Err(_) => {
-                    let _alone = self.large.lock().unwrap_or_else(PoisonError::into_inner);
-                    let data = package.deb.member_within("data.tar", LARGE_DECODER)?;
-                    Worker::new(self, place, package)?.unpack(data)
-                }
-            }
-        };
-        unpack().with_context(|| format!("unpacking {}", package.deb.path().display()))
-    }
-
-    fn claims(&self) -> MutexGuard<'_, Claims> {
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn read_full(from: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut n = 0;
-    while n < buffer.len() {
-        match from.read(&mut buffer[n..])? {
-            0 => break,
-            more => n += more,
-        }
-    }
-    Ok(n)
-}
-
-/// One package being unpacked.
-struct Worker<'a, 's> {
-    shared: &'a Shared<'s>,
+    claims: &'a mut Claims,
     root: Root,
+}
+
+/// One package being laid.
+struct Turn<'p> {
     place: usize,
-    package: &'a Package,
-    conffiles: BTreeSet<&'a Path>,
+    package: &'p Package,
+    conffiles: BTreeSet<&'p Path>,
     sums: Option<BTreeMap<PathBuf, String>>,
     done: Unpacked,
 }
@@ -244,159 +142,179 @@ enum Place {
     Unclear(Outcome),
 }
 
-impl<'a, 's> Worker<'a, 's> {
-    fn new(shared: &'a Shared<'s>, place: usize, package: &'a Package) -> Result<Self> {
+impl<'a> Layer<'a> {
+    pub fn new(ground: &'a Ground<'a>, claims: &'a mut Claims, root: Root) -> Self {
+        Layer { ground, claims, root }
+    }
+
+    /// Lays a package, whose files wait in a directory under the numbers of their entries.
+    pub fn package(
+        &mut self,
+        place: usize,
+        package: &Package,
+        items: &[Item],
+        waiting: &OwnedFd,
+    ) -> Result<Outcome> {
         let there = package.conffiles.iter().filter(|c| !c.remove_on_upgrade);
-        Ok(Worker {
-            shared,
-            root: Root::open(shared.ground.root)?,
+        let mut turn = Turn {
             place,
             package,
             conffiles: there.map(|c| Path::new(c.path.trim_start_matches('/'))).collect(),
             sums: package.member("md5sums").is_none().then(BTreeMap::new),
             done: Unpacked::default(),
-        })
-    }
-
-    fn unpack(mut self, tar: impl Read) -> Result<Outcome> {
-        let mut tar = Archive::new(tar);
-        for entry in tar.entries().context("reading its table of contents")? {
-            let mut entry = entry.context("reading its table of contents")?;
-            let path = inside(&entry.path().context("reading a file name")?)?;
-            if path.as_os_str().is_empty() {
+        };
+        for (number, item) in items.iter().enumerate() {
+            if item.path.as_os_str().is_empty() {
                 // The root itself: dpkg lists it as it comes.
-                self.done.paths.push(".".into());
+                turn.done.paths.push(".".into());
                 continue;
             }
-            if path.as_os_str().as_bytes().contains(&b'\n') {
-                bail!("it holds a file with a line feed in its name, which dpkg's database cannot express");
-            }
-            let unclear = self.entry(&mut entry, &path);
-            if let Some(unclear) = unclear.with_context(|| format!("writing {}", path.display()))? {
+            let unclear = self.item(&mut turn, item, waiting, number);
+            let writing = || format!("writing {} of {}", item.path.display(), package.name);
+            if let Some(unclear) = unclear.with_context(writing)? {
                 return Ok(unclear);
             }
-            self.done.paths.push(path);
+            turn.done.paths.push(item.path.clone());
         }
-        for (path, sum) in self.sums.take().into_iter().flatten() {
-            self.done.sums.extend_from_slice(format!("{sum}  ").as_bytes());
-            self.done.sums.extend_from_slice(path.as_os_str().as_bytes());
-            self.done.sums.push(b'\n');
+        for (path, sum) in turn.sums.take().into_iter().flatten() {
+            turn.done.sums.extend_from_slice(format!("{sum}  ").as_bytes());
+            turn.done.sums.extend_from_slice(path.as_os_str().as_bytes());
+            turn.done.sums.push(b'\n');
         }
-        Ok(Outcome::Whole(self.done))
+        Ok(Outcome::Whole(turn.done))
     }
 
     /// Lays one entry. `Some` says why this package has to be handed over.
-    fn entry<R: Read>(&mut self, entry: &mut Entry<'_, R>, path: &Path) -> Result<Option<Outcome>> {
-        let header = entry.header();
-        let kind = header.entry_type();
-        let mut mode = header.mode().context("reading its mode")? & 0o7777;
-        let seconds = i64::try_from(header.mtime().context("reading its time")?).unwrap_or(0);
-        let mut owner = self.owner(header)?;
-        if let Some((user, group, other)) = self.shared.ground.ownership.get(path) {
+    fn item(
+        &mut self,
+        turn: &mut Turn<'_>,
+        item: &Item,
+        waiting: &OwnedFd,
+        number: usize,
+    ) -> Result<Option<Outcome>> {
+        let path = &item.path;
+        let mut owner = self.owner(item);
+        let mut mode = item.mode;
+        let overridden = self.ground.ownership.get(path);
+        if let Some((user, group, other)) = overridden {
             owner = (Uid::from_raw(self.user(user)?), Gid::from_raw(self.group(group)?));
             mode = *other;
         }
         let mode = Mode::from_bits_truncate(mode);
-        match kind {
-            EntryType::Directory => return self.directory(path, owner, mode),
-            EntryType::Regular | EntryType::Continuous | EntryType::Symlink | EntryType::Link => {}
-            other => {
-                let why = format!("{} is of the kind {other:?}", path.display());
+        match &item.what {
+            What::Directory => return self.directory(turn, path, owner, mode),
+            What::File { .. } | What::Symlink(_) | What::Link(_) => {}
+            What::Odd(kind) => {
+                let why = format!("{} is of the kind {kind:?}", path.display());
                 return Ok(Some(Outcome::HandOver { why, torn: None }));
             }
         }
-        let at = match self.claim(path) {
+        let at = match self.claim(turn, path) {
             Place::At(at) => at,
             Place::Unclear(outcome) => return Ok(Some(outcome)),
         };
         let (parent, name) = self.root.parent(&at)?;
-        match kind {
-            EntryType::Symlink => {
-                write_symlink(&parent, name, entry)?;
+        match &item.what {
+            What::Symlink(target) => {
+                write_symlink(&parent, name, target)?;
                 own(&parent, name, owner)?;
-                set_time(&parent, name, seconds)?;
+                set_time(&parent, name, item.seconds)?;
             }
-            EntryType::Link => {
-                let target = link_target(entry)?;
-                let from = self.destination(&target);
+            What::Link(target) => {
+                let from = self.destination(turn, target);
                 write_link(&mut self.root, &at, &from)?;
-                if let Some(sums) = &mut self.sums
-                    && let Some(sum) = sums.get(&target).cloned()
+                if let Some(sums) = &mut turn.sums
+                    && let Some(sum) = sums.get(target).cloned()
                 {
                     sums.insert(path.to_owned(), sum);
                 }
             }
-            _ => {
-                let wants_sum = self.sums.is_some() && !self.conffiles.contains(path);
-                let mut content = Summing { from: entry, sum: wants_sum.then(Md5::new) };
-                let file = write_file(&parent, name, &mut content)?;
-                own(&parent, name, owner)?;
-                finish_file(&file, &parent, name, mode, seconds)?;
-                if let (Some(sum), Some(sums)) = (content.sum, &mut self.sums) {
-                    sums.insert(path.to_owned(), hex::encode(sum.finalize()));
+            What::File { sum } => {
+                let from = number.to_string();
+                let waits: &OsStr = from.as_ref();
+                // It was made root's own, with its mode.
+                if overridden.is_some() || owner != (Uid::from_raw(0), Gid::from_raw(0)) {
+                    own(waiting, waits, owner)?;
+                    // Changing the owner has cleared the setuid bit.
+                    fchmodat(waiting, waits, mode, FchmodatFlags::FollowSymlink)
+                        .context("setting its mode")?;
+                }
+                match renameat(waiting, waits, &*parent, name) {
+                    // A part of the new root that has a filesystem of its own, such as `/boot`.
+                    Err(Errno::EXDEV) => {
+                        let fd = openat(waiting, waits, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+                            .context("opening what waits")?;
+                        let file = write_file(&parent, name, &mut File::from(fd))?;
+                        own(&parent, name, owner)?;
+                        finish_file(&file, &parent, name, mode, item.seconds)?;
+                        unlinkat(waiting, waits, UnlinkatFlags::NoRemoveDir)
+                            .context("removing what waited")?;
+                    }
+                    renamed => renamed.context("putting it in its place")?,
+                }
+                if let (Some(sum), Some(sums)) = (sum, &mut turn.sums)
+                    && !turn.conffiles.contains(path.as_path())
+                {
+                    sums.insert(path.to_owned(), sum.clone());
                 }
             }
+            What::Directory | What::Odd(_) => {}
         }
-        self.notice(&self.diverted(path));
+        let diverted = self.diverted(turn, path);
+        self.notice(turn, &diverted);
         Ok(None)
     }
 
-    /// Makes a directory, or shares one. Under the lock: of two packages that bring it at the same time the one
-    /// that comes first in the solver's order decides.
-    fn directory(&mut self, path: &Path, owner: (Uid, Gid), mode: Mode) -> Result<Option<Outcome>> {
+    /// Makes a directory, or shares one: of the packages that bring it the first in the solver's order decides.
+    fn directory(
+        &mut self,
+        turn: &mut Turn<'_>,
+        path: &Path,
+        owner: (Uid, Gid),
+        mode: Mode,
+    ) -> Result<Option<Outcome>> {
         let (parent, name) = self.root.parent(path)?;
         let key = canonical(path);
-        let made = {
-            let mut claims = self.shared.claims();
-            let settle = || -> Result<()> {
-                own(&parent, name, owner)?;
-                fchmodat(&*parent, name, mode, FchmodatFlags::FollowSymlink).context("setting its mode")
-            };
-            match claims.0.get_mut(&key) {
-                Some(Claim::Directory(first)) => {
-                    if let Some(before) = first
-                        && *before > self.place
-                    {
-                        *before = self.place;
-                        settle()?;
-                    }
-                    false
-                }
-                Some(Claim::Other(_)) => {
-                    return Ok(Some(torn(path)));
-                }
-                None => match mkdirat(&*parent, name, Mode::from_bits_truncate(0o755)) {
-                    Ok(()) => {
-                        settle()?;
-                        claims.0.insert(key, Claim::Directory(Some(self.place)));
-                        true
-                    }
-                    Err(Errno::EEXIST) => {
-                        // A directory or a link to one is left as it is; anything else is in the way.
-                        self.root.directory(path).context("using it as a directory")?;
-                        claims.0.insert(key, Claim::Directory(None));
-                        false
-                    }
-                    Err(e) => return Err(e).context("making the directory"),
-                },
-            }
+        let settle = || -> Result<()> {
+            own(&parent, name, owner)?;
+            fchmodat(&*parent, name, mode, FchmodatFlags::FollowSymlink).context("setting its mode")
         };
-        if made {
-            self.notice(path);
+        match self.claims.0.get_mut(&key) {
+            Some(Claim::Directory(first)) => {
+                if let Some(before) = first
+                    && *before > turn.place
+                {
+                    *before = turn.place;
+                    settle()?;
+                }
+            }
+            Some(Claim::Other(_)) => return Ok(Some(torn(path))),
+            None => match mkdirat(&*parent, name, Mode::from_bits_truncate(0o755)) {
+                Ok(()) => {
+                    settle()?;
+                    self.claims.0.insert(key, Claim::Directory(Some(turn.place)));
+                    self.notice(turn, path);
+                }
+                Err(Errno::EEXIST) => {
+                    // A directory or a link to one is left as it is; anything else is in the way.
+                    self.root.directory(path).context("using it as a directory")?;
+                    self.claims.0.insert(key, Claim::Directory(None));
+                }
+                Err(e) => return Err(e).context("making the directory"),
+            },
         }
         Ok(None)
     }
 
     /// Takes possession of the place of a file or link.
-    fn claim(&self, path: &Path) -> Place {
-        let at = self.diverted(path);
+    fn claim(&mut self, turn: &Turn<'_>, path: &Path) -> Place {
+        let at = self.diverted(turn, path);
         let key = canonical(&at);
-        let mut claims = self.shared.claims();
-        match claims.0.get(&key) {
+        match self.claims.0.get(&key) {
             None => {
-                claims.0.insert(key, Claim::Other(self.place));
+                self.claims.0.insert(key, Claim::Other(turn.place));
             }
-            Some(Claim::Other(by)) if *by == self.place => {}
+            Some(Claim::Other(by)) if *by == turn.place => {}
             Some(Claim::Other(_)) => {
                 let why = format!("another package brings {}", path.display());
                 return Place::Unclear(Outcome::HandOver { why, torn: None });
@@ -405,14 +323,13 @@ impl<'a, 's> Worker<'a, 's> {
                 return Place::Unclear(torn(&at));
             }
         }
-        drop(claims);
-        Place::At(self.destination(path))
+        Place::At(self.destination(turn, path))
     }
 
     /// Where a path of this package is written.
-    fn destination(&self, path: &Path) -> PathBuf {
-        let at = self.diverted(path);
-        match self.conffiles.contains(path) {
+    fn destination(&self, turn: &Turn<'_>, path: &Path) -> PathBuf {
+        let at = self.diverted(turn, path);
+        match turn.conffiles.contains(path) {
             true => {
                 let mut name = at.into_os_string();
                 name.push(".dpkg-new");
@@ -423,55 +340,44 @@ impl<'a, 's> Worker<'a, 's> {
     }
 
     /// Where the diversions lead it.
-    fn diverted(&self, path: &Path) -> PathBuf {
-        match self.shared.ground.diversions.get(path) {
-            Some((to, by)) if *by != self.package.name => to.clone(),
+    fn diverted(&self, turn: &Turn<'_>, path: &Path) -> PathBuf {
+        match self.ground.diversions.get(path) {
+            Some((to, by)) if *by != turn.package.name => to.clone(),
             _ => path.to_owned(),
         }
     }
 
     /// Remembers what is watched at or above a path.
-    fn notice(&mut self, path: &Path) {
-        if self.shared.ground.watched.is_empty() {
+    fn notice(&self, turn: &mut Turn<'_>, path: &Path) {
+        if self.ground.watched.is_empty() {
             return;
         }
         let whole = Path::new("/").join(path);
         for above in whole.ancestors() {
-            if self.shared.ground.watched.contains(above)
+            if self.ground.watched.contains(above)
                 && let Some(text) = above.to_str()
             {
-                self.done.noticed.insert(text.to_owned());
+                turn.done.noticed.insert(text.to_owned());
             }
         }
     }
 
-    fn owner(&self, header: &tar::Header) -> Result<(Uid, Gid)> {
-        let accounts = self.shared.ground.accounts;
-        let named = |names: &HashMap<String, u32>, name: Result<Option<&str>, std::str::Utf8Error>| {
-            name.ok().flatten().and_then(|n| names.get(n)).copied()
+    fn owner(&self, item: &Item) -> (Uid, Gid) {
+        let accounts = self.ground.accounts;
+        let named = |names: &HashMap<String, u32>, name: &Option<Box<str>>, number: u32| {
+            name.as_ref().and_then(|name| names.get(&**name)).copied().unwrap_or(number)
         };
-        let number = |of: std::io::Result<u64>, what: &'static str| -> Result<u32> {
-            u32::try_from(of.context(what)?).context(what)
-        };
-        let uid = match named(&accounts.users, header.username()) {
-            Some(uid) => uid,
-            None => number(header.uid(), "reading its owner")?,
-        };
-        let gid = match named(&accounts.groups, header.groupname()) {
-            Some(gid) => gid,
-            None => number(header.gid(), "reading its group")?,
-        };
-        Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
+        let uid = named(&accounts.users, &item.user, item.uid);
+        let gid = named(&accounts.groups, &item.group, item.gid);
+        (Uid::from_raw(uid), Gid::from_raw(gid))
     }
 
     fn user(&self, name: &str) -> Result<u32> {
-        account(&self.shared.ground.accounts.users, name)
-            .with_context(|| format!("looking for the user {name}"))
+        account(&self.ground.accounts.users, name).with_context(|| format!("looking for the user {name}"))
     }
 
     fn group(&self, name: &str) -> Result<u32> {
-        account(&self.shared.ground.accounts.groups, name)
-            .with_context(|| format!("looking for the group {name}"))
+        account(&self.ground.accounts.groups, name).with_context(|| format!("looking for the group {name}"))
     }
 }
 
@@ -501,22 +407,6 @@ fn canonical(path: &Path) -> PathBuf {
     match merged && !parts.as_path().as_os_str().is_empty() {
         true => Path::new("usr").join(path),
         false => path.to_owned(),
-    }
-}
-
-/// A reader that takes the sum of what it gives.
-struct Summing<'a, R> {
-    from: &'a mut R,
-    sum: Option<Md5>,
-}
-
-impl<R: Read> Read for Summing<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.from.read(buffer)?;
-        if let Some(sum) = &mut self.sum {
-            sum.update(&buffer[..n]);
-        }
-        Ok(n)
     }
 }
 

@@ -1,0 +1,311 @@
+//! The files of packages, decompressed and written ahead of their turn, where nobody sees them.
+//!
+//! Decompressing and writing takes all processors for most of an installation, and scripts take one: so the first
+//! goes on behind the second, from the first moment on. What is written here lies in a directory of its own in the
+//! new root's filesystem, under numbers; [`Layer`](super::unpack::Layer) gives it its names when its turn comes,
+//! which costs next to nothing. A script therefore never meets half of a package, and what it sees depends on the
+//! lock alone, not on how fast this machine is.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Cursor, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result, bail};
+use md5::{Digest, Md5};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use tar::{Archive, Entry, EntryType};
+
+use crate::deb::{Deb, UnknownCompression};
+use crate::extract::{finish_file, link_target};
+use crate::root::{create, inside};
+
+/// Where files wait, below the new root.
+const WAITING: &str = ".akene-unpacking";
+
+/// What a decoder gets at first: enough for xz at the level dpkg uses, and for zstd. Each worker has one.
+const DECODER_MEMORY: u64 = 16 << 20;
+/// What a decoder gets that needs more, one at a time.
+const LARGE_DECODER: u64 = 128 << 20;
+/// More workers than this only wait for the disk.
+const MOST_WORKERS: usize = 8;
+
+/// A package that is going to be needed.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// Its place in the solver's order.
+    pub place: usize,
+    /// Its file.
+    pub deb: Deb,
+    /// Whether the sums of its files have to be taken, because it brings none.
+    pub sums: bool,
+}
+
+/// What came of a package.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// All of it waits.
+    Waiting(Vec<Item>),
+    /// Only dpkg can read it, for this reason.
+    Foreign(String),
+}
+
+/// An entry of a package, as the package has it.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// Without a leading slash; empty for the root itself.
+    pub path: PathBuf,
+    pub what: What,
+    pub uid: u32,
+    pub gid: u32,
+    pub user: Option<Box<str>>,
+    pub group: Option<Box<str>>,
+    pub mode: u32,
+    /// Seconds since 1970.
+    pub seconds: i64,
+}
+
+/// What kind of entry it is.
+#[derive(Debug)]
+pub(super) enum What {
+    Directory,
+    /// It waits under the number of its entry, with its mode and time, and with its sum where that was wanted.
+    File {
+        sum: Option<String>,
+    },
+    Symlink(PathBuf),
+    /// Another name of the file at this path.
+    Link(PathBuf),
+    /// Something only dpkg makes.
+    Odd(EntryType),
+}
+
+/// Keeps the workers.
+#[derive(Debug)]
+pub(super) struct Stage {
+    shared: Arc<Shared>,
+    results: mpsc::Receiver<(usize, Result<Content>)>,
+    /// What came before it was asked for.
+    early: BTreeMap<usize, Result<Content>>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    jobs: Vec<Job>,
+    next: AtomicUsize,
+    /// Held by the one that decodes with much memory.
+    large: Mutex<()>,
+}
+
+impl Stage {
+    /// Begins with these packages, in this order.
+    pub fn start(root: &Path, jobs: Vec<Job>) -> Result<Self> {
+        let dir = root.join(WAITING);
+        let making = || format!("making {}", dir.display());
+        // An attempt before this one may have left it.
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).with_context(making),
+            _ => fs::DirBuilder::new().mode(0o700).create(&dir).with_context(making)?,
+        }
+        let processors = thread::available_parallelism().map_or(1, |n| n.get());
+        let count = processors.min(MOST_WORKERS).min(jobs.len());
+        let shared = Arc::new(Shared { dir, jobs, next: AtomicUsize::new(0), large: Mutex::new(()) });
+        let (sender, results) = mpsc::channel();
+        let work = |_| {
+            let (sender, shared) = (sender.clone(), shared.clone());
+            thread::spawn(move || {
+                while let Some(job) = shared.jobs.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
+                    if sender.send((job.place, shared.package(job))).is_err() {
+                        break;
+                    }
+                }
+            })
+        };
+        let workers = (0..count).map(work).collect();
+        Ok(Stage { shared, results, early: BTreeMap::new(), workers })
+    }
+
+    /// Packages in the order in which they come.
+    pub fn in_turn(&self, places: &[usize]) -> Vec<usize> {
+        self.shared.jobs.iter().map(|job| job.place).filter(|place| places.contains(place)).collect()
+    }
+
+    /// Waits for a package. Each can be had once.
+    pub fn take(&mut self, place: usize) -> Result<Content> {
+        loop {
+            if let Some(content) = self.early.remove(&place) {
+                return content;
+            }
+            let (place, content) =
+                self.results.recv().context("waiting for the files of a package: nobody works on it")?;
+            self.early.insert(place, content);
+        }
+    }
+
+    /// Decompresses a package once more.
+    pub fn again(&mut self, place: usize) -> Result<()> {
+        let job = self.shared.jobs.iter().find(|job| job.place == place);
+        let content = self.shared.package(job.context("laying a package again that never came")?);
+        self.early.insert(place, content);
+        Ok(())
+    }
+
+    /// Where the files of a package wait, under the numbers of their entries.
+    pub fn waiting(&self, place: usize) -> Result<OwnedFd> {
+        open(&self.shared.of(place))
+    }
+
+    /// Takes away what is left of a package.
+    pub fn clear(&self, place: usize) -> Result<()> {
+        let dir = self.shared.of(place);
+        fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))
+    }
+
+    /// Ends the workers, and takes away what is left.
+    pub fn end(self) -> Result<()> {
+        let dir = self.shared.dir.clone();
+        drop(self);
+        fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.shared.next.store(self.shared.jobs.len(), Ordering::Relaxed);
+        for worker in self.workers.drain(..) {
+            // One that panicked has said so itself; whoever waits for its packages is told by `take`.
+            worker.join().unwrap_or_default();
+        }
+    }
+}
+
+fn open(dir: &Path) -> Result<OwnedFd> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_PATH | OFlag::O_NOFOLLOW;
+    nix::fcntl::open(dir, flags, Mode::empty()).with_context(|| format!("opening {}", dir.display()))
+}
+
+impl Shared {
+    fn of(&self, place: usize) -> PathBuf {
+        self.dir.join(place.to_string())
+    }
+
+    fn package(&self, job: &Job) -> Result<Content> {
+        let read = || -> Result<Content> {
+            let dir = self.of(job.place);
+            match fs::create_dir(&dir) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made.with_context(|| format!("making {}", dir.display()))?,
+            }
+            let dir = open(&dir)?;
+            let mut data = match job.deb.member_within("data.tar", DECODER_MEMORY) {
+                Err(error) if error.is::<UnknownCompression>() => {
+                    return Ok(Content::Foreign(format!("{error:#}")));
+                }
+                data => data?,
+            };
+            // A decoder that needs more memory says so before it gives anything.
+            let mut first = [0; 512];
+            let items = match read_full(&mut data, &mut first) {
+                Ok(n) => items(&dir, Cursor::new(&first[..n]).chain(data), job.sums)?,
+                Err(_) => {
+                    let _alone = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+                    items(&dir, job.deb.member_within("data.tar", LARGE_DECODER)?, job.sums)?
+                }
+            };
+            Ok(Content::Waiting(items))
+        };
+        read().with_context(|| format!("unpacking {}", job.deb.path().display()))
+    }
+}
+
+fn read_full(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut n = 0;
+    while n < buffer.len() {
+        match from.read(&mut buffer[n..])? {
+            0 => break,
+            more => n += more,
+        }
+    }
+    Ok(n)
+}
+
+fn items(dir: &OwnedFd, tar: impl Read, sums: bool) -> Result<Vec<Item>> {
+    let mut items = Vec::new();
+    for entry in Archive::new(tar).entries().context("reading its table of contents")? {
+        let mut entry = entry.context("reading its table of contents")?;
+        let path = inside(&entry.path().context("reading a file name")?)?;
+        if path.as_os_str().as_bytes().contains(&b'\n') {
+            bail!("it holds a file with a line feed in its name, which dpkg's database cannot express");
+        }
+        let item = item(dir, items.len(), &mut entry, path.clone(), sums);
+        items.push(item.with_context(|| format!("writing {}", path.display()))?);
+    }
+    Ok(items)
+}
+
+fn item<R: Read>(
+    dir: &OwnedFd,
+    number: usize,
+    entry: &mut Entry<'_, R>,
+    path: PathBuf,
+    sums: bool,
+) -> Result<Item> {
+    let header = entry.header();
+    let id = |of: io::Result<u64>, what: &'static str| u32::try_from(of.context(what)?).context(what);
+    let (uid, gid) = (id(header.uid(), "reading its owner")?, id(header.gid(), "reading its group")?);
+    let name = |name: Result<Option<&str>, std::str::Utf8Error>| -> Option<Box<str>> {
+        name.unwrap_or(None).filter(|n| !n.is_empty()).map(Into::into)
+    };
+    let (user, group) = (name(header.username()), name(header.groupname()));
+    let mode = header.mode().context("reading its mode")? & 0o7777;
+    let seconds = i64::try_from(header.mtime().context("reading its time")?).unwrap_or(0);
+    let what = match header.entry_type() {
+        EntryType::Directory => What::Directory,
+        EntryType::Symlink => {
+            let target = entry.link_name().context("reading the link")?.context("reading the link")?;
+            What::Symlink(target.into_owned())
+        }
+        EntryType::Link => What::Link(link_target(entry)?),
+        EntryType::Regular | EntryType::Continuous => {
+            let name = number.to_string();
+            let mut file = create(dir, name.as_ref())?;
+            let sum = write(entry, &mut file, sums)?;
+            finish_file(&file, dir, name.as_ref(), Mode::from_bits_truncate(mode), seconds)?;
+            What::File { sum }
+        }
+        other => What::Odd(other),
+    };
+    Ok(Item { path, what, uid, gid, user, group, mode, seconds })
+}
+
+/// Writes a file's content, and gives its sum where that is wanted.
+fn write(from: &mut impl Read, to: &mut File, sum: bool) -> Result<Option<String>> {
+    let mut from = Summing { from, sum: sum.then(Md5::new) };
+    io::copy(&mut from, to).context("writing its content")?;
+    Ok(from.sum.map(|sum| hex::encode(sum.finalize())))
+}
+
+/// A reader that takes the sum of what it gives.
+struct Summing<'a, R> {
+    from: &'a mut R,
+    sum: Option<Md5>,
+}
+
+impl<R: Read> Read for Summing<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.from.read(buffer)?;
+        if let Some(sum) = &mut self.sum {
+            sum.update(&buffer[..n]);
+        }
+        Ok(n)
+    }
+}
