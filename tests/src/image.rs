@@ -211,6 +211,40 @@ impl Drop for Image {
     }
 }
 
+/// A partition of a disk image, mounted to be changed. Unmounted at the end.
+pub struct Opened {
+    device: String,
+    at: tempfile::TempDir,
+}
+
+impl Opened {
+    /// Mounts the partition whose filesystem has this label.
+    pub fn new(disk: &Path, label: &str) -> Result<Self> {
+        let image = Image::open(disk)?;
+        let part = image.labelled(label)?;
+        let place = ["--offset", &part.start.to_string(), "--sizelimit", &part.size.to_string()];
+        let device = run(Cmd::new("losetup").args(["--find", "--show"]).args(place).arg(disk))?.text();
+        let opened = Opened { device, at: tempfile::tempdir().context("making a mount point")? };
+        run(Cmd::new("mount").arg(&opened.device).arg(opened.at.path()))?;
+        Ok(opened)
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.at.path().join(name)
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        for cmd in [Cmd::new("umount").arg(self.at.path()), Cmd::new("losetup").args(["-d", &self.device])] {
+            if let Err(error) = run(cmd) {
+                eprintln!("{error:#}");
+            }
+        }
+    }
+}
+
 fn run(cmd: Cmd) -> Result<Output> {
     SystemRunner.run(&cmd)
 }

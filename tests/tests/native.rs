@@ -1,10 +1,12 @@
 //! The native path: the whole installation into a disk image on this host, judged by other tools, and
 //! then started in a virtual machine until its server knows.
 
+use std::path::Path;
 use std::time::Duration;
 
 use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_tests::checks::{self, Expected};
+use akene_tests::image::Opened;
 use akene_tests::mirror::Mirror;
 use akene_tests::native::{Orders, install, possible};
 use akene_tests::secrets::Secrets;
@@ -59,18 +61,47 @@ fn installs_confirms_and_leaves_the_host_clean() {
     }
     let mut machine = Machine::new(Firmware::Bios);
     machine.disks = vec![image.clone()];
+    an_installer_that_does_not_start(&image);
     let mut vm = machine.start(&dir.path().join("machine")).unwrap();
+    // The kernel panics, restarts by itself, and GRUB has forgotten the order.
+    vm.expect("akene.mode=install", Duration::from_secs(300)).unwrap();
+    vm.expect("Kernel panic", Duration::from_secs(300)).unwrap();
     let limit = vm.accelerator.scale(Duration::from_secs(600));
     let confirmed = site.wait_for("confirmed", limit, || vm.is_on());
     confirmed.unwrap_or_else(|e| panic!("{e:#}\n{}", vm.console.text()));
     println!("confirmed {:.0} s after it was switched on", vm.started.elapsed().as_secs_f64());
     secrets.not_in("the serial console", vm.console.text()).unwrap();
     vm.switch_off(Duration::from_secs(600)).unwrap();
+    let left = SystemRunner
+        .run(
+            &Cmd::new("grub-editenv")
+                .arg(Opened::new(&image, "AKENE_BOOT").unwrap().path("grub/grubenv"))
+                .arg("list"),
+        )
+        .unwrap()
+        .text();
+    assert!(!left.contains("akene"), "nothing is ordered or counted any more: {left}");
     checks::installed(&image, &Expected { fresh: false, ..expected }).unwrap();
 }
 
+/// Orders a reinstall whose installer is damaged: its kernel finds no first program.
+fn an_installer_that_does_not_start(disk: &Path) {
+    let boot = Opened::new(disk, "AKENE_BOOT").unwrap();
+    let names = std::fs::read_dir(boot.path("")).unwrap().flatten().map(|e| e.file_name());
+    let kernel = names.filter_map(|n| n.into_string().ok()).find(|n| n.starts_with("vmlinuz-")).unwrap();
+    std::fs::copy(boot.path(&kernel), boot.path("akene/vmlinuz")).unwrap();
+    for (file, size) in [("akene/initrd.img", 1 << 20), ("akene/stamp.img", 64 << 10)] {
+        std::fs::write(boot.path(file), vec![0; size]).unwrap();
+    }
+    let environment = boot.path("grub/grubenv");
+    let edit = || Cmd::new("grub-editenv").arg(&environment);
+    let before = SystemRunner.run(&edit().arg("list")).unwrap().text();
+    assert!(before.contains("akene_tries=5"), "a new system's starts are counted: {before}");
+    SystemRunner.run(&edit().args(["set", "next_entry=akene-reinstall"])).unwrap();
+}
+
 /// No loop device, no mount of the image is left.
-fn host_is_clean(image: &std::path::Path) {
+fn host_is_clean(image: &Path) {
     let loops = SystemRunner.run(&Cmd::new("losetup").arg("-j").arg(image)).unwrap().text();
     assert!(loops.is_empty(), "still attached: {loops}");
     let dir = image.parent().and_then(|d| d.to_str()).unwrap();
