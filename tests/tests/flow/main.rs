@@ -2,6 +2,7 @@
 //! what a dead server missed arrives later, once and in order.
 #![allow(missing_docs)]
 
+mod ordered;
 mod rig;
 
 use std::fs::{self, File};
