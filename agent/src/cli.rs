@@ -146,6 +146,10 @@ pub struct InstallArgs {
     /// The profile: TOML, a bundle or a signed profile. Nobody else is asked.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["stamp", "server"])]
     pub profile: Option<PathBuf>,
+    /// Go on with the installation that broke off on this disk, with what lies there: give the --stamp it was made with, or
+    /// the --site-key.
+    #[arg(long, conflicts_with_all = ["profile", "server"])]
+    pub resume: bool,
     /// The profile's signed lock (`akene-server lock` makes it): exactly its packages are installed.
     #[arg(long, value_name = "FILE", requires = "profile", requires = "site_key")]
     pub lock: Option<PathBuf>,
@@ -266,9 +270,16 @@ impl InstallArgs {
             return Ok(Says::File { path, key: self.site_key.map(Box::new), lock });
         }
         if let Some(path) = &self.stamp {
-            let stamp = serde_json::from_str(&read(path)?)
+            let stamp: Stamp = serde_json::from_str(&read(path)?)
                 .with_context(|| format!("reading the stamp {}", path.display()))?;
-            return Ok(Says::Site(Box::new(stamp)));
+            return Ok(match self.resume {
+                true => Says::Begun { key: Box::new(stamp.site_key), stamp: Some(Box::new(stamp)) },
+                false => Says::Site(Box::new(stamp)),
+            });
+        }
+        if self.resume {
+            let key = self.site_key.context("give --stamp or --site-key with --resume")?;
+            return Ok(Says::Begun { key: Box::new(key), stamp: None });
         }
         let (Some(url), Some(token), Some(site_key)) = (&self.server, &self.token, self.site_key) else {
             bail!("give --profile, --stamp, or --server with --token and --site-key")

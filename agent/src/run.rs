@@ -18,6 +18,7 @@
 pub mod boot_files;
 pub mod cache;
 pub mod doubt;
+mod help;
 pub mod left;
 pub mod live;
 mod local;
@@ -113,8 +114,14 @@ pub trait Effects {
     fn packages<'a>(&self, solved: &'a Self::Solved) -> &'a Lock;
     /// How much can be staged before the disks are written, in memory or elsewhere.
     fn room(&mut self) -> Result<Bytes>;
-    /// What of the disks stays and can hold packages, or holds some.
-    fn shelters(&mut self, plan: &Plan, inventory: &Inventory, lock: &Lock) -> Vec<Shelter>;
+    /// What of the disks stays and can hold packages, or holds some. Where so much is permitted, it is mended first.
+    fn shelters(
+        &mut self,
+        plan: &Plan,
+        inventory: &Inventory,
+        lock: &Lock,
+        allowed: &Allowed,
+    ) -> Vec<Shelter>;
     /// Fetches and verifies every package. What lies in a shelter is taken from there.
     fn fetch(
         &mut self,
@@ -204,6 +211,8 @@ pub struct Options {
     pub plan_only: bool,
     /// How long to go on where something may pass.
     pub patience: Patience,
+    /// The same once disks were changed: then there is nothing to go back to.
+    pub afterwards: Patience,
 }
 
 /// Installs a machine.
@@ -294,16 +303,21 @@ fn steps<E: Effects>(
     let lock = effects.packages(&solved).clone();
     let size = lock.download_size();
     reporter.info(format!("{} packages, {size} to fetch", lock.packages.len()));
-    let shelters = effects.shelters(&plan, &inventory, &lock);
+    let shelters = effects.shelters(&plan, &inventory, &lock, &allowed);
     let old_system = stage::has_old_system(&plan, &inventory);
     let place = where_to_stage(size, effects.room()?, &shelters, old_system, allowed.consent())?;
     let to = match place {
-        Place::Beside => Some(To::Beside),
+        Place::Beside => {
+            if old_system {
+                reporter.warn(
+                    "no partition that stays has room for the packages: after a power cut this computer needs the network",
+                );
+            }
+            Some(To::Beside)
+        }
         Place::Shelter(shelter) => {
             let device = shelter.device.display();
-            reporter.info(format!(
-                "memory does not hold the packages: they are fetched to {device}, which stays"
-            ));
+            reporter.info(format!("the packages are fetched to {device}, which stays"));
             Some(To::Shelter(shelter))
         }
         Place::Target => {
@@ -374,7 +388,7 @@ fn on_disk<E: Effects>(
         Some(staged) => staged,
         None => {
             reporter.phase(Phase::Stage);
-            patiently(options.patience, reporter, "downloading", || {
+            patiently(options.afterwards, reporter, "downloading", || {
                 effects.fetch(&solved, To::Target(mounted), &[])
             })?
         }
@@ -396,6 +410,7 @@ fn on_disk<E: Effects>(
     effects.hand_over(mounted)?;
     state.journal.record(What::Complete)?;
     resume::remove(&boot)?;
+    boot_files::remove_if_there(&boot.join(crate::fetch::known::ORDER))?;
     reporter.installed();
     Ok(())
 }

@@ -184,6 +184,17 @@ pub fn of_reinstall(reinstall: &Reinstall, bundle: &mut Bundle) -> Consent {
     if reinstall.streamed { Consent::Streamed } else { Consent::Wipe }
 }
 
+/// Why a machine that has given up trying by itself may not go on, however much it was permitted before.
+pub fn tired(attempts: Option<u32>, machine: &machines::Machine) -> Option<Issue> {
+    let attempts = attempts.filter(|_| machine.allowed.is_none())?;
+    let message = format!("the installation of this computer was begun {attempts} times and never completed");
+    let next = format!(
+        "find out why, then permit another attempt: `akene-server allow SITE {} --wipe`",
+        machine.asset
+    );
+    Some(Issue::new("failed-too-often", "", message, next))
+}
+
 fn ended(run: &runs::Run) -> bool {
     matches!(run.state.stage, Stage::Installed | Stage::Confirmed)
 }

@@ -20,6 +20,13 @@ pub struct Patience {
     pub longest: Duration,
 }
 
+impl Patience {
+    /// As long as it takes: a machine that has no system any more has nothing better to do.
+    pub fn endless() -> Self {
+        Patience { attempts: u32::MAX, first: Duration::from_secs(1), longest: Duration::from_secs(60) }
+    }
+}
+
 impl Default for Patience {
     fn default() -> Self {
         Patience { attempts: 6, first: Duration::from_secs(1), longest: Duration::from_secs(15) }
@@ -74,7 +81,9 @@ pub fn patiently<T>(
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
-        left = left.saturating_sub(1);
+        if left != u32::MAX {
+            left = left.saturating_sub(1);
+        }
         let issues = crate::run::issues_of(&error);
         if is_settling(&issues) {
             settling -= 1;
@@ -87,6 +96,7 @@ pub fn patiently<T>(
         reporter.debug(format!("{what}: {error:#}"));
         let again = Text::TryingAgain.get(reporter.language());
         reporter.waiting(&match reporter.language() {
+            _ if patience.attempts == u32::MAX => again.to_owned(),
             Language::En => format!("{what}: {again} ({left} attempts left)"),
             _ => format!("{again} ({left})"),
         });

@@ -68,10 +68,30 @@ impl<'a> Server<'a> {
         profile: Option<&str>,
         order: Option<OrderId>,
     ) -> Result<RunResponse, Issue> {
-        let request =
-            RunRequest { run, inventory: inventory.clone(), profile: profile.map(str::to_owned), order };
+        let (inventory, profile) = (inventory.clone(), profile.map(str::to_owned));
+        self.ask(identity, &RunRequest { run, inventory, profile, order, attempts: None })
+    }
+
+    /// Asks whether a person permits another attempt after so many that broke off. `None`: yes, with this run.
+    pub fn may_try_again(
+        &self,
+        identity: &Identity,
+        run: RunId,
+        inventory: &Inventory,
+        attempts: u32,
+    ) -> Result<Option<Issue>, Issue> {
+        let (inventory, attempts) = (inventory.clone(), Some(attempts));
+        let answer =
+            self.ask(identity, &RunRequest { run, inventory, profile: None, order: None, attempts })?;
+        Ok(match answer.grant {
+            Some(_) => None,
+            None => Some(answer.refusal.unwrap_or_else(super::no_grant)),
+        })
+    }
+
+    fn ask(&self, identity: &Identity, request: &RunRequest) -> Result<RunResponse, Issue> {
         let url = format!("{}/v1/runs", self.url);
-        self.post(&url, Some(identity.bearer()), &request, LARGEST_PROFILE)?.json(&url)
+        self.post(&url, Some(identity.bearer()), request, LARGEST_PROFILE)?.json(&url)
     }
 
     /// Hands over events.

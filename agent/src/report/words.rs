@@ -70,6 +70,11 @@ texts! {
     /// What comes: another attempt, a mirror may be in the middle of an update.
     ArchiveChanges: "the archive may be changing just now; the next attempt begins",
         "le serveur de paquets est peut-être en cours de mise à jour ; nouvel essai";
+    /// What comes: a person may have permitted another attempt.
+    AsksAgain: "the administrator is asked again", "nouvelle demande à l'administrateur";
+    /// Where nobody answers, and all that is needed lies on the disks.
+    GoesOnAlone: "without the network, the installation goes on with what is on this computer",
+        "sans réseau, l'installation continue avec ce qui est sur cet ordinateur";
     /// What comes: a restart after a look.
     RestartsUnchanged: "nothing was changed; this computer restarts",
         "rien n'a été modifié ; cet ordinateur redémarre";
@@ -226,7 +231,26 @@ const FRENCH: &[(&str, &str, &str)] = &[
         "cet ordinateur est déjà installé",
         "retirez le disque ou la clé et redémarrez ; pour réinstaller, appelez l'administrateur",
     ),
-    ("failed-too-often", "l'installation a échoué plusieurs fois de suite", "appelez l'administrateur"),
+    (
+        "failed-too-often",
+        "l'installation a échoué plusieurs fois de suite",
+        "appelez l'administrateur et donnez le numéro ; laissez l'ordinateur allumé, avec le réseau",
+    ),
+    (
+        "needs-help",
+        "le système de cet ordinateur ne démarre pas",
+        "appelez l'administrateur et donnez le numéro ; laissez l'ordinateur allumé, avec le réseau",
+    ),
+    (
+        "no-room-for-installer",
+        "la partition de démarrage de cet ordinateur est pleine",
+        "rien n'a été modifié ; appelez l'administrateur",
+    ),
+    (
+        "other-disks",
+        "les disques de cet ordinateur ne sont plus les mêmes qu'au début de l'installation",
+        "remettez les disques d'avant, ou branchez le réseau",
+    ),
     (
         "no-disk",
         "cet ordinateur n'a pas de disque",

@@ -18,21 +18,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use akene_exec::Runner;
-use akene_protocol::Issue;
 use akene_protocol::event::Phase;
 use akene_protocol::inventory::{Disk, FirmwareKind, LooksLike};
 use akene_protocol::profile::Shutdown;
 use akene_protocol::stamp::{Source, Stamp, StampError, Tls};
+use akene_protocol::{Issue, Language};
 use anyhow::{Context, Result};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::doubt::ClockState;
 use super::machine::{Authority, Machine, Room};
-use super::{Done, Options, issues_of, left, pipeline};
+use super::resume::{Begun, MOST_ATTEMPTS, Resume};
+use super::{Done, Options, help, issues_of, left, pipeline, resume};
 use crate::boot::{self, Console, LiveSystem, Mode};
-use crate::fetch::http::Web;
+use crate::fetch::http::{Http, Web};
 use crate::fetch::{Patience, is_settling, is_transient};
+use crate::net::resolver::Resolver;
 use crate::net::{self, Online};
 use crate::probe::{self, ProbeRoot};
 use crate::report::Reporter;
@@ -48,6 +50,10 @@ const TIME_TO_READ: Duration = Duration::from_secs(15 * 60);
 /// How long a machine that has a whole system waits for what its installer needs, before it restarts into
 /// that: somebody may have chosen the installer by mistake, and nobody can work while it waits.
 const LONG_ENOUGH: Duration = Duration::from_secs(30 * 60);
+
+/// How long the network and the server are waited for where everything that is needed lies on the disks, of an
+/// installation that broke off.
+const ALONE_AFTER: Duration = Duration::from_secs(150);
 
 /// Pause before the next attempt after what may pass.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -82,12 +88,29 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
     let started = Instant::now();
     let mut settling = MOST_SETTLING;
     let mut kept = false;
+    // Whether an installation that broke off is gone on with although nobody answers.
+    let mut unasked = false;
     loop {
         let reporter = match new_reporter(&live) {
             Ok(reporter) => reporter,
             Err(error) => boot::fatal(&issues_of(&error)),
         };
-        match attempt(&live, runner, &reporter, started) {
+        let (begun, alone) = match live.cmdline.mode {
+            Mode::Install | Mode::Help => broken_off(&live, runner, &reporter),
+            Mode::Probe | Mode::Rescue => (None, None),
+        };
+        let tired = begun.as_ref().is_some_and(|begun| begun.attempts >= MOST_ATTEMPTS);
+        if tired || live.cmdline.mode == Mode::Help {
+            help::until_permitted(&live, runner, &reporter, begun.as_ref(), started);
+            live.cmdline.mode = Mode::Install;
+        }
+        let can_go_on = alone.is_some();
+        let how = match (unasked, alone) {
+            (true, Some(resume)) => How::Alone(resume),
+            (false, Some(resume)) => How::Either(resume),
+            (_, None) => How::Asking,
+        };
+        match attempt(&live, runner, &reporter, started, how) {
             Ok(Done::Installed { shutdown, .. }) => end(&reporter, shutdown),
             Ok(Done::Planned { plan, .. }) => {
                 reporter.info(akene_planner::render::destroyed(&plan));
@@ -95,6 +118,7 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
                 boot::restart();
             }
             Err(issues) if issues.iter().all(is_transient) => {
+                unasked = can_go_on && !unasked;
                 // Once a start: what fails every half minute is always the same.
                 if !std::mem::replace(&mut kept, true) {
                     keep_events(&live, runner, &reporter);
@@ -115,11 +139,40 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
     }
 }
 
+/// Who is asked.
+enum How {
+    /// The site, as long as it takes.
+    Asking,
+    /// The site for a while, and then nobody: an installation was begun, and this is what it left.
+    Either(Box<Resume>),
+    /// Nobody: the site did not answer.
+    Alone(Box<Resume>),
+}
+
+/// An installation that broke off, and what it left if that is all that is needed.
+fn broken_off(
+    live: &LiveSystem,
+    runner: &dyn Runner,
+    reporter: &Reporter,
+) -> (Option<Begun>, Option<Box<Resume>>) {
+    let found = probe::inventory(runner, &ProbeRoot::default());
+    let Some(begun) = resume::find(&found) else { return (None, None) };
+    let alone = live.stamp.as_ref().ok().and_then(|stamp| begun.alone(&found, &stamp.site_key));
+    let alone = alone.cloned().map(Box::new);
+    let network = if alone.is_some() { "with or without" } else { "only with" };
+    reporter.info(format!(
+        "an installation was begun {} times; it goes on {network} the network",
+        begun.attempts
+    ));
+    (Some(begun), alone)
+}
+
 fn attempt(
     live: &LiveSystem,
     runner: &dyn Runner,
     reporter: &Reporter,
     started: Instant,
+    how: How,
 ) -> Result<Done, Vec<Issue>> {
     let fail = |issues: Vec<Issue>| {
         reporter.failed(issues.clone(), false);
@@ -133,11 +186,25 @@ fn attempt(
     reporter.hide_password_of(stamp.proxy.as_deref().unwrap_or_default());
 
     reporter.phase(Phase::Network);
-    let online = connect(live, runner, reporter, started).map_err(|issue| fail(vec![issue]))?;
-    let prepared = prepare(live, stamp, &online, runner, reporter);
+    let limit = match how {
+        How::Asking => None,
+        How::Either(_) => Some(ALONE_AFTER),
+        How::Alone(_) => Some(Duration::ZERO),
+    };
+    let online = connect(live, runner, reporter, started, limit).map_err(|issue| fail(vec![issue]))?;
+    let resume = match (how, &online) {
+        (How::Alone(resume), _) | (How::Either(resume), None) => {
+            reporter.info(Text::GoesOnAlone.get(Language::En));
+            Some(resume)
+        }
+        _ => None,
+    };
+    let online =
+        online.unwrap_or_else(|| Online::asking(Resolver::from_resolv_conf(""), stamp.proxy.clone()));
+    let prepared = prepare(live, stamp, &online, runner, reporter, resume);
     let mut machine = prepared.map_err(|error| fail(issues_of(&error)))?;
     let plan_only = live.cmdline.mode == Mode::Probe;
-    let options = Options { plan_only, patience: Patience::default() };
+    let options = Options { plan_only, patience: Patience::default(), afterwards: Patience::endless() };
     pipeline(&mut machine, reporter, options).map_err(|failure| failure.issues)
 }
 
@@ -153,18 +220,26 @@ fn stamp_issue(error: &StampError) -> Issue {
     }
 }
 
-/// The network phase: goes on until there is a network, or a reason why trying again is of no use.
-fn connect(
+/// The network phase: goes on until there is a network, or a reason why trying again is of no use. `None`: there was none
+/// within the limit.
+pub(super) fn connect(
     live: &LiveSystem,
     runner: &dyn Runner,
     reporter: &Reporter,
     started: Instant,
-) -> Result<Online, Issue> {
+    limit: Option<Duration>,
+) -> Result<Option<Online>, Issue> {
+    let begun = Instant::now();
     loop {
         match net::connect(live, runner, &mut |line| reporter.info(line)) {
             Ok(online) => {
                 reporter.trouble(None);
-                return Ok(online);
+                return Ok(Some(online));
+            }
+            Err(issue) if limit.is_some_and(|limit| begun.elapsed() >= limit) => {
+                reporter.warn(format!("{issue}; it is not waited for any longer"));
+                reporter.trouble(None);
+                return Ok(None);
             }
             Err(issue) if is_transient(&issue) => {
                 reporter.trouble(Some(issue.clone()));
@@ -185,7 +260,8 @@ fn go_back(
     started: Instant,
     issues: Vec<Issue>,
 ) {
-    if started.elapsed() < LONG_ENOUGH {
+    // A system that does not start is not gone back to.
+    if started.elapsed() < LONG_ENOUGH || live.cmdline.mode == Mode::Help {
         return;
     }
     let found = probe::inventory(runner, &ProbeRoot::default());
@@ -224,13 +300,9 @@ fn prepare<'a>(
     online: &Online,
     runner: &'a dyn Runner,
     reporter: &'a Reporter,
+    resume: Option<Box<Resume>>,
 ) -> Result<Machine<'a>> {
-    let tls = match &stamp.source {
-        Source::Server { tls, .. } | Source::Static { tls, .. } => tls.clone(),
-        Source::Medium { .. } => Tls::default(),
-    };
-    let confirmed = online.clock.as_ref().is_none_or(|c| c.confirmed());
-    let web = Web::new(&tls, online.proxy.as_deref(), &online.resolver, confirmed)?;
+    let (http, stamp_key) = (web(stamp, online)?, stamp.site_key);
     let scratch = PathBuf::from(SCRATCH);
     fresh_memory(&scratch)?;
     let installer = live.image.as_ref().map(|image| (live.initramfs.clone(), stamp.clone(), image.clone()));
@@ -243,7 +315,13 @@ fn prepare<'a>(
         probe: ProbeRoot::default(),
         only_disk: None,
         inventory: None,
-        authority: Authority::Site { stamp, http: Arc::new(web), profile: live.cmdline.profile.clone() },
+        authority: match resume {
+            Some(resume) => {
+                let (stamp, http) = (Some(stamp), Some(http));
+                Authority::Begun { resume, key: stamp_key, vouched: false, stamp, http }
+            }
+            None => Authority::Site { stamp, http, profile: live.cmdline.profile.clone() },
+        },
         resolver: online.resolver.clone(),
         proxy: online.proxy.clone(),
         scratch,
@@ -264,6 +342,16 @@ fn prepare<'a>(
         boots: vec![],
         signed: None,
     })
+}
+
+/// HTTP with the stamp's trust.
+pub(super) fn web(stamp: &Stamp, online: &Online) -> Result<Arc<dyn Http>> {
+    let tls = match &stamp.source {
+        Source::Server { tls, .. } | Source::Static { tls, .. } => tls.clone(),
+        Source::Medium { .. } => Tls::default(),
+    };
+    let confirmed = online.clock.as_ref().is_none_or(|c| c.confirmed());
+    Ok(Arc::new(Web::new(&tls, online.proxy.as_deref(), &online.resolver, confirmed)?))
 }
 
 /// An empty directory in memory, with room for whatever memory and compressed swap hold.
@@ -323,7 +411,7 @@ fn writer(console: &Console) -> Result<fs::File> {
 }
 
 /// A visible countdown.
-fn wait(reporter: &Reporter, how_long: Duration, what: Text) {
+pub(super) fn wait(reporter: &Reporter, how_long: Duration, what: Text) {
     let language = reporter.language();
     let (what, within) = (what.get(language), Text::In.get(language));
     for left in (1..=how_long.as_secs()).rev() {

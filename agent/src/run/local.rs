@@ -24,7 +24,7 @@ impl Machine<'_> {
                 (Source::Server { url, tls, .. }, Some(who)) => Some((url, tls, who)),
                 _ => None,
             },
-            Authority::Person { .. } => None,
+            Authority::Person { .. } | Authority::Begun { .. } => None,
         };
         let Some((url, tls, who)) = server else {
             let names: Vec<&str> = files.iter().map(|p| p.name.as_str()).collect();

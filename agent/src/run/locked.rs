@@ -110,6 +110,8 @@ impl Machine<'_> {
                 site.lock(self.identity.as_ref(), profile, &|| medium::lock(self.runner))
             }
             Authority::Person { lock, .. } => Ok(lock.as_deref().cloned()),
+            // The packages were chosen.
+            Authority::Begun { .. } => Ok(None),
         }
     }
 }

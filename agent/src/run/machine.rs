@@ -15,18 +15,19 @@ use akene_protocol::image::ImageManifest;
 use akene_protocol::inventory::FirmwareKind;
 use akene_protocol::lock::Lock;
 use akene_protocol::stamp::{Source, Stamp, Tls};
-use akene_protocol::{Bytes, Inventory, Issue, MachineId, Resolved};
+use akene_protocol::{Bytes, Inventory, Issue, MachineId, PublicKey, Resolved};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 
 use super::doubt::{ClockState, with_clock};
+use super::resume::Resume;
 use super::stage::{self, Shelter, Visit};
 use super::swap::TargetSwap;
 use super::way_back::WayBack;
 use super::{Effects, Record, To, boot_files, cache, left, resume};
 use crate::durable;
 use crate::fetch::http::Http;
-use crate::fetch::{Allowed, EventRoute, Orders, Server, SignedLock, Site, known, medium};
+use crate::fetch::{Allowed, EventRoute, Orders, Server, SignedLock, Site, known, medium, read_lock};
 use crate::journal::Journal;
 use crate::net::http::Access;
 use crate::net::resolver::Resolver;
@@ -40,7 +41,7 @@ use crate::target::{self, Choice, Job, Resident, Watch};
 /// Where packages lie that are staged on the new root.
 const ON_TARGET: &str = target::STAGE;
 
-/// The cache of an earlier installation, for people.
+/// Packages of an earlier installation, or of one that broke off, for people.
 const CACHE: &str = "an earlier installation";
 
 /// The log of the installation, in the installed system.
@@ -65,6 +66,19 @@ pub enum Authority<'a> {
         identity: Identity,
         /// A signed lock they gave.
         lock: Option<Box<SignedLock>>,
+    },
+    /// An installation that was begun and never completed: nobody else is asked.
+    Begun {
+        /// What it left.
+        resume: Box<Resume>,
+        /// The key its profile must be signed with.
+        key: PublicKey,
+        /// Whether a person said that these are its disks. Otherwise they are compared.
+        vouched: bool,
+        /// The stamp, where there is one, for the resident agent.
+        stamp: Option<&'a Stamp>,
+        /// A way by which the server hears of it, should it answer again.
+        http: Option<Arc<dyn Http>>,
     },
 }
 
@@ -189,8 +203,10 @@ impl Machine<'_> {
         let run = self.reporter.run();
         let proxy = resolved.network.proxy.as_deref();
         let config = match &self.authority {
-            Authority::Site { stamp, .. } => Config::from_stamp(stamp, proxy, run),
-            Authority::Person { .. } => Config {
+            Authority::Site { stamp, .. } | Authority::Begun { stamp: Some(stamp), .. } => {
+                Config::from_stamp(stamp, proxy, run)
+            }
+            Authority::Person { .. } | Authority::Begun { stamp: None, .. } => Config {
                 site: String::new(),
                 site_key: None,
                 server: None,
@@ -254,6 +270,18 @@ impl Effects for Machine<'_> {
                 self.reporter.called(identity.asset);
                 identity.clone()
             }
+            Authority::Begun { resume, stamp, http, .. } => {
+                let identity = resume.identity.clone();
+                self.reporter.hide(&identity.credential);
+                self.reporter.called(identity.asset);
+                if let (Some(stamp), Some(http), Some(courier)) = (stamp, http, self.reporter.courier())
+                    && let Source::Server { url, .. } = &stamp.source
+                {
+                    let (http, url) = (http.clone(), url.clone());
+                    courier.route(EventRoute { http, url, identity: identity.clone() });
+                }
+                identity
+            }
         };
         self.identity = Some(identity.clone());
         Ok(identity)
@@ -271,10 +299,28 @@ impl Effects for Machine<'_> {
             Authority::Person { orders, .. } => {
                 orders.take().map(|orders| *orders).context("taking orders a second time")
             }
+            Authority::Begun { resume, key, vouched, .. } => {
+                self.reporter
+                    .info("going on with the installation that broke off, with what lies on this computer");
+                let mut orders = resume.orders(key, inventory)?;
+                if *vouched {
+                    orders.permission = Ok(resume.permission());
+                }
+                Ok(orders)
+            }
         }
     }
 
     fn solve(&mut self, resolved: &Resolved, plan: &Plan) -> Result<Solved> {
+        if let Authority::Begun { resume, key, .. } = &self.authority {
+            let choice = resume.choice(resolved, plan, self.firmware)?;
+            let read = |envelope| -> Result<_> {
+                let text = serde_json::to_vec(envelope).context("copying the signed lock")?;
+                Ok(Box::new(read_lock(&text, key, super::resume::PATH)?))
+            };
+            self.signed = resume.signed_lock().map(read).transpose()?;
+            return Ok(Solved { apt: None, choice });
+        }
         if let Some(lock) = self.locked(resolved, plan)? {
             return Ok(Solved { apt: None, choice: lock.into() });
         }
@@ -315,12 +361,31 @@ impl Effects for Machine<'_> {
         }
     }
 
-    fn shelters(&mut self, plan: &Plan, inventory: &Inventory, lock: &Lock) -> Vec<Shelter> {
-        stage::shelters(plan, inventory, lock)
+    fn shelters(
+        &mut self,
+        plan: &Plan,
+        inventory: &Inventory,
+        lock: &Lock,
+        allowed: &Allowed,
+    ) -> Vec<Shelter> {
+        let mut found = stage::shelters(plan, inventory, lock, allowed.consent(), self.runner);
+        // The installer has to fit there too, beside the packages.
+        if let Some((root, ..)) = &self.installer {
+            for shelter in found.iter_mut().filter(|s| s.dir == stage::ON_BOOT) {
+                match known::look(&shelter.device, |boot| boot_files::installer_size(boot, root)) {
+                    Ok(needed) => shelter.free.0 = shelter.free.0.saturating_sub(needed),
+                    Err(error) => self.reporter.debug(format!("comparing the installer: {error:#}")),
+                }
+            }
+        }
+        found
     }
 
     fn fetch(&mut self, solved: &Solved, to: To<'_, Mounted>, shelters: &[Shelter]) -> Result<Staged> {
         let mut fetcher = self.fetcher()?;
+        if let Some(kept) = self.packages.as_ref().filter(|_| !matches!(to, To::Beside)) {
+            fetcher = fetcher.first(Packages::directory(CACHE, kept));
+        }
         let lock = &solved.choice.lock;
         let mut visits = Vec::new();
         let own = match to {
@@ -346,12 +411,16 @@ impl Effects for Machine<'_> {
                 (self.mount.join(&shelter.later), true)
             }
             (To::Target(mounted), _) => {
-                for dir in cache::of_mounted(mounted) {
+                let place = stage::place_on(mounted, lock)?;
+                for dir in cache::of_mounted(mounted).into_iter().filter(|dir| Some(dir) != place.as_ref()) {
                     fetcher = fetcher.first(Packages::directory(CACHE, dir));
                 }
-                let dir = mounted.root.join(ON_TARGET);
-                self.download(fetcher, lock, &dir)?;
-                (dir, false)
+                // What outlives another beginning is better than what is formatted by it.
+                let keep = place.is_some();
+                let dir = place.unwrap_or_else(|| mounted.root.join(ON_TARGET));
+                cache::private_dir(&dir)?;
+                self.download(fetcher.durable(keep), lock, &dir)?;
+                (dir, keep)
             }
             (To::Beside, Some(kept)) => {
                 self.download(fetcher, lock, kept)?;

@@ -19,7 +19,7 @@ use akene_protocol::{Bundle, Bytes, Envelope, Inventory, Issue, Sha256};
 use anyhow::{Context, Result, bail};
 
 use super::machine::{Authority, Machine, Room};
-use super::{Done, Failure, Options, pipeline};
+use super::{Done, Failure, Options, pipeline, resume};
 use crate::fetch::http::Web;
 use crate::fetch::{Orders, Patience, Permission, SignedLock, mint, read_lock};
 use crate::net::Online;
@@ -60,6 +60,13 @@ pub enum Says {
     },
     /// The site of a stamp.
     Site(Box<Stamp>),
+    /// What an installation that broke off left on the disk.
+    Begun {
+        /// The key its profile must be signed with.
+        key: Box<PublicKey>,
+        /// The stamp it was installed with, if there was one.
+        stamp: Option<Box<Stamp>>,
+    },
 }
 
 /// What to do.
@@ -139,13 +146,14 @@ pub fn run(request: &Request, runner: &dyn Runner) -> Result<Outcome> {
         (None, Onto::Image { file, .. }) => bail!("attaching {}", file.display()),
     };
     let online = Online::on_host(request.proxy.clone());
+    let authority = authority(request, &online, &reporter, &disk, runner)?;
     let mut machine = Machine {
         runner,
         reporter: &reporter,
         probe: ProbeRoot { also: vec![disk.clone()], ..ProbeRoot::default() },
         only_disk: Some(disk),
         inventory: request.inventory.as_deref().map(read_inventory).transpose()?,
-        authority: authority(request, &online, &reporter)?,
+        authority,
         resolver: online.resolver.clone(),
         proxy: online.proxy.clone(),
         scratch: scratch.path().to_owned(),
@@ -166,7 +174,8 @@ pub fn run(request: &Request, runner: &dyn Runner) -> Result<Outcome> {
         boots: vec![],
         signed: None,
     };
-    let options = Options { plan_only: !request.yes, patience: request.patience };
+    let options =
+        Options { plan_only: !request.yes, patience: request.patience, afterwards: request.patience };
     let result = pipeline(&mut machine, &reporter, options);
     reporter.phase_done();
     reporter.drain(std::time::Duration::from_secs(5));
@@ -195,7 +204,11 @@ fn attach(request: &Request, scratch: &Path) -> Result<Option<Image>> {
 }
 
 fn installer(request: &Request) -> Result<Option<(PathBuf, Stamp, ImageManifest)>> {
-    let (Some(dir), Says::Site(stamp)) = (&request.installer, &request.says) else { return Ok(None) };
+    let stamp = match &request.says {
+        Says::Site(stamp) | Says::Begun { stamp: Some(stamp), .. } => stamp,
+        _ => return Ok(None),
+    };
+    let Some(dir) = &request.installer else { return Ok(None) };
     let path = dir.join(image::MANIFEST);
     let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
     let manifest = ImageManifest::parse(&text).map_err(anyhow::Error::msg)?;
@@ -209,8 +222,34 @@ pub fn read_inventory(path: &Path) -> Result<Inventory> {
     Inventory::parse(&text).map_err(|issue| Issue { path: path.display().to_string(), ..issue }.into())
 }
 
-fn authority<'a>(request: &'a Request, online: &Online, reporter: &Reporter) -> Result<Authority<'a>> {
+fn authority<'a>(
+    request: &'a Request,
+    online: &Online,
+    reporter: &Reporter,
+    disk: &Path,
+    runner: &dyn Runner,
+) -> Result<Authority<'a>> {
     match &request.says {
+        Says::Begun { key, stamp } => {
+            let mut found = crate::probe::inventory(
+                runner,
+                &ProbeRoot { also: vec![disk.to_owned()], ..ProbeRoot::default() },
+            );
+            found.disks.retain(|d| Path::new(&d.path) == disk);
+            let resume = resume::find(&found).and_then(|begun| begun.resume).with_context(|| {
+                format!(
+                    "looking on {} for an installation that broke off and left what it needs",
+                    disk.display()
+                )
+            })?;
+            Ok(Authority::Begun {
+                resume: Box::new(resume),
+                key: **key,
+                vouched: true,
+                stamp: stamp.as_deref(),
+                http: None,
+            })
+        }
         Says::Site(stamp) => {
             let tls = match &stamp.source {
                 Source::Server { tls, .. } | Source::Static { tls, .. } => tls.clone(),

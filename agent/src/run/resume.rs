@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 use akene_planner::Plan;
 use akene_protocol::api::{Consent, Identity};
 use akene_protocol::inventory::{FirmwareKind, Inventory, LooksLike};
-use akene_protocol::lock::Request;
+use akene_protocol::lock::{Lock, LockedPackage, Request};
 use akene_protocol::{Bundle, Envelope, Issue, PublicKey, Resolved, RunId, same_disks};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Record, boot_files, json};
+use super::{Record, boot_files, json, stage};
 use crate::fetch::{Orders, Permission, known};
 use crate::journal;
 use crate::probe::disk::partition_path;
@@ -131,6 +131,40 @@ pub fn find(inventory: &Inventory) -> Option<Begun> {
     Some(Begun { device, attempts, resume })
 }
 
+impl Begun {
+    /// What is needed to go on without asking anybody, if it is all here: the same disks, a profile of this site, each package.
+    pub fn alone(&self, inventory: &Inventory, key: &PublicKey) -> Option<&Resume> {
+        let resume = self.resume.as_ref()?;
+        let permitted = resume.orders(key, inventory).is_ok_and(|orders| orders.permission.is_ok());
+        (permitted && all_there(inventory, resume.lock())).then_some(resume)
+    }
+}
+
+/// Whether the packages of a lock lie on the disks. Whether they are right is seen when they are used.
+fn all_there(inventory: &Inventory, lock: &Lock) -> bool {
+    let mut missing: Vec<&LockedPackage> = lock.packages.iter().collect();
+    for disk in inventory.disks.iter().filter(|d| !d.removable && !d.live_medium) {
+        let partitions = disk.table.iter().flat_map(|t| &t.partitions);
+        let ext4 = partitions.filter(|p| p.content.as_ref().is_some_and(|c| c.kind == "ext4"));
+        for node in ext4.map(|p| partition_path(Path::new(&disk.path), p.number)) {
+            if missing.is_empty() {
+                break;
+            }
+            let look = known::look(&node, |top| {
+                for dir in [stage::ON_BOOT, stage::ON_VOLUME, stage::IN_HOME] {
+                    missing.retain(|package| !stage::is_there(&top.join(dir), package));
+                }
+                Ok(())
+            });
+            if look.is_err() {
+                // What cannot be looked into holds nothing that could be used.
+                continue;
+            }
+        }
+    }
+    missing.is_empty()
+}
+
 impl Resume {
     /// What the run is told to do on this machine.
     ///
@@ -174,7 +208,7 @@ impl Resume {
     }
 
     /// The packages that were chosen.
-    pub fn lock(&self) -> &akene_protocol::lock::Lock {
+    pub fn lock(&self) -> &Lock {
         &self.choice.lock
     }
 

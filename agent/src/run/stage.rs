@@ -1,20 +1,25 @@
 //! Where packages are fetched to, so that an old system is whole until everything is there.
 //!
-//! In this order: beside the disks (memory, or another disk), where it fits; in a *shelter*, a filesystem the plan keeps;
-//! on the new disk. The last is right where nothing is kept that could still start: blank disks, an installation that was
-//! begun and never completed, disks that are wiped whole with permission. Where an old system would make room for the new
-//! one before the new one is there, it needs a permission that says so ([`Consent::Streamed`]).
+//! In this order: in a *shelter*, a filesystem the plan keeps; beside the disks (memory, or another disk), where it fits;
+//! on the new disk. A shelter comes first because a power cut does not empty it: an installation that broke off goes on with
+//! what lies there, and without the network ([`super::resume`]). The new disk is right where nothing is kept that could still
+//! start: blank disks, an installation that was begun and never completed, disks that are wiped whole with permission. Where an
+//! old system would make room for the new one before the new one is there, it needs a permission that says so
+//! ([`Consent::Streamed`]).
 //!
 //! A shelter is the boot partition of an earlier installation, a kept volume such as `/home`, or an old root around whose
 //! `/home` the new system is put. What a run that broke off left there, the next one goes on with. See also [`super::cache`].
 
 use std::fmt::Write as _;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use akene_exec::{Cmd, ExecError, Runner};
 use akene_planner::{Action, Plan, Role};
 use akene_protocol::api::Consent;
 use akene_protocol::inventory::{Health, Inventory, LooksLike};
-use akene_protocol::lock::Lock;
+use akene_protocol::lock::{Lock, LockedPackage};
 use akene_protocol::profile::Filesystem;
 use akene_protocol::{Bytes, Issue};
 use anyhow::{Context, Result};
@@ -24,6 +29,7 @@ use nix::sys::statvfs::statvfs;
 use super::left;
 use crate::fetch::known;
 use crate::probe::disk::partition_path;
+use crate::storage::Layout;
 
 /// Memory that must stay free while packages lie in memory: unpacking, dpkg, the page cache.
 pub const MEMORY_MARGIN: Bytes = Bytes(192 << 20);
@@ -31,14 +37,21 @@ pub const MEMORY_MARGIN: Bytes = Bytes(192 << 20);
 /// What must stay free on the boot partition: a kernel with its initrd, and the installer while it is replaced.
 pub const BOOT_MARGIN: Bytes = Bytes(256 << 20);
 
-/// What must stay free on a kept volume: people go on working there if the installation does not come to be.
-const VOLUME_MARGIN: Bytes = Bytes(256 << 20);
+/// What must stay free on a kept volume, or a twentieth of it: people go on working there if the installation does not
+/// come to be.
+const VOLUME_MARGIN: u64 = 512 << 20;
+
+/// Playing back the journal of an old disk.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Where packages lie on the boot partition.
 pub const ON_BOOT: &str = "akene/packages";
 
 /// Where packages lie on a volume.
 pub const ON_VOLUME: &str = crate::probe::look::STAGED;
+
+/// Where they lie on a root around whose homes the system is made anew.
+pub const IN_HOME: &str = "home/.akene-packages";
 
 /// A filesystem that the plan keeps and that can hold packages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,14 +122,14 @@ pub fn where_to_stage<'a>(
     old_system: bool,
     consent: Consent,
 ) -> Result<Place<'a>, Issue> {
+    if let Some(shelter) = shelters.iter().find(|s| size.0.saturating_sub(s.there.0) <= s.free.0) {
+        return Ok(Place::Shelter(shelter));
+    }
     if size + MEMORY_MARGIN <= room {
         return Ok(Place::Beside);
     }
     if !old_system {
         return Ok(Place::Target);
-    }
-    if let Some(shelter) = shelters.iter().find(|s| size.0.saturating_sub(s.there.0) <= s.free.0) {
-        return Ok(Place::Shelter(shelter));
     }
     if consent >= Consent::Streamed {
         return Ok(Place::Target);
@@ -148,8 +161,15 @@ pub fn where_to_stage<'a>(
     ))
 }
 
-/// The filesystems the plan keeps that hold packages or may: those of the boot partition first.
-pub fn shelters(plan: &Plan, inventory: &Inventory, lock: &Lock) -> Vec<Shelter> {
+/// The filesystems the plan keeps that hold packages or may: those of the boot partition first. One that was in use when the
+/// power went is mended first where the plan is permitted to replace a system, the way every start of a system does it.
+pub fn shelters(
+    plan: &Plan,
+    inventory: &Inventory,
+    lock: &Lock,
+    consent: Consent,
+    runner: &dyn Runner,
+) -> Vec<Shelter> {
     let mut found = Vec::new();
     for disk in plan.disks.iter().filter(|d| !d.new_table) {
         let known = inventory.disks.iter().find(|d| d.name == disk.disk.name);
@@ -162,19 +182,20 @@ pub fn shelters(plan: &Plan, inventory: &Inventory, lock: &Lock) -> Vec<Shelter>
                 (Role::Volume(_), Action::Keep, Some(mount)) => {
                     (ON_VOLUME, format!("{}/{ON_VOLUME}", mount.trim_matches('/')))
                 }
-                (Role::Root, Action::Refresh, _) => ("home/.akene-packages", format!("home/{ON_VOLUME}")),
+                (Role::Root, Action::Refresh, _) => (IN_HOME, IN_HOME.to_owned()),
                 _ => continue,
             };
             let device = partition_path(Path::new(&disk.disk.path), partition.number);
             // A filesystem that cannot be looked into, or was not unmounted in order, is no shelter.
-            let Ok((free, there)) = known::look(&device, |top| Ok(room_in(top, dir, lock)?)) else {
-                continue;
-            };
-            if !left::is_clean(&device).unwrap_or(false) {
+            let clean = || left::is_clean(&device).unwrap_or(false);
+            if !clean() && !(consent >= Consent::Wipe && is_mended(&device, runner) && clean()) {
                 continue;
             }
-            let margin = if dir == ON_BOOT { BOOT_MARGIN } else { VOLUME_MARGIN };
-            let free = Bytes(free.0.saturating_sub(margin.0));
+            let Ok((room, there)) = known::look(&device, |top| Ok(room_in(top, dir, lock)?)) else {
+                continue;
+            };
+            let margin = if dir == ON_BOOT { BOOT_MARGIN.0 } else { VOLUME_MARGIN.max(room.size / 20) };
+            let free = Bytes(room.free.saturating_sub(margin));
             found.push(Shelter { device, dir, later, free, there });
         }
     }
@@ -182,23 +203,69 @@ pub fn shelters(plan: &Plan, inventory: &Inventory, lock: &Lock) -> Vec<Shelter>
     found
 }
 
-fn room_in(top: &Path, dir: &str, lock: &Lock) -> nix::Result<(Bytes, Bytes)> {
+/// Plays back the journal of an ext4 filesystem, and mends what is mended without asking.
+fn is_mended(device: &Path, runner: &dyn Runner) -> bool {
+    match runner.run(&Cmd::new("e2fsck").arg("-p").arg(device).timeout(PATIENCE)) {
+        Ok(_) => true,
+        // 1: something was mended. 2: and a mounted system would have to restart.
+        Err(error) => error.downcast_ref::<ExecError>().is_some_and(|e| matches!(e.code, Some(1 | 2))),
+    }
+}
+
+/// The room of a filesystem, in bytes.
+struct Room {
+    size: u64,
+    free: u64,
+}
+
+fn room_in(top: &Path, dir: &str, lock: &Lock) -> nix::Result<(Room, Bytes)> {
     let stat = statvfs(top)?;
-    // A link would lead out of the filesystem.
+    // A link would lead out of the filesystem, and what others may write is not trusted.
     let mut below = top.to_owned();
-    for part in dir.split('/') {
+    let mut parts = dir.split('/').peekable();
+    while let Some(part) = parts.next() {
         below.push(part);
         match below.symlink_metadata() {
             Ok(meta) if !meta.is_dir() => return Err(nix::errno::Errno::ENOTDIR),
+            Ok(meta) if parts.peek().is_none() && (meta.uid() != 0 || meta.mode() & 0o022 != 0) => {
+                return Err(nix::errno::Errno::EPERM);
+            }
             _ => {}
         }
     }
-    let dir = below;
-    let whole = |p: &&akene_protocol::lock::LockedPackage| {
-        dir.join(&p.file).symlink_metadata().is_ok_and(|m| m.is_file() && m.len() == p.size.0)
+    let room = Room {
+        size: stat.blocks() * stat.fragment_size(),
+        free: stat.blocks_available() * stat.fragment_size(),
     };
-    let there = lock.packages.iter().filter(whole).map(|p| p.size).sum();
-    Ok((Bytes(stat.blocks_available() * stat.fragment_size()), there))
+    Ok((room, whole_in(&below, lock)))
+}
+
+/// How many bytes of a lock's packages lie in a directory. Whether they are right is seen when they are used.
+fn whole_in(dir: &Path, lock: &Lock) -> Bytes {
+    let packages = lock.packages.iter();
+    packages.filter(|p| is_there(dir, p)).map(|p| p.size).sum()
+}
+
+/// Whether a file of a package's size lies in a directory.
+pub fn is_there(dir: &Path, package: &LockedPackage) -> bool {
+    dir.join(&package.file).symlink_metadata().is_ok_and(|m| m.is_file() && m.len() == package.size.0)
+}
+
+/// Where packages are fetched to once the disks are mounted: what outlives another beginning, and has room. `None`: nothing
+/// but the new root has.
+pub fn place_on(layout: &Layout, lock: &Lock) -> Result<Option<PathBuf>> {
+    let kept = layout.partitions.iter().filter(|p| p.kept && p.fstype == Some(Filesystem::Ext4));
+    let volumes = kept.filter(|p| matches!(p.role, Role::Volume(_))).filter_map(|p| p.mount.as_deref());
+    let volumes = volumes.map(|mount| (layout.root.join(mount.trim_matches('/')), ON_VOLUME));
+    for (top, dir) in std::iter::once((layout.root.join("boot"), ON_BOOT)).chain(volumes) {
+        let (room, there) = room_in(&top, dir, lock)
+            .with_context(|| format!("asking for the free space of {}", top.display()))?;
+        let margin = if dir == ON_BOOT { BOOT_MARGIN.0 } else { VOLUME_MARGIN.max(room.size / 20) };
+        if lock.download_size().0.saturating_sub(there.0) <= room.free.saturating_sub(margin) {
+            return Ok(Some(top.join(dir)));
+        }
+    }
+    Ok(None)
 }
 
 /// A filesystem that is mounted somewhere until this is dropped.

@@ -121,7 +121,7 @@ impl Effects for World {
     fn room(&mut self) -> Result<Bytes> {
         Ok(self.room)
     }
-    fn shelters(&mut self, _: &Plan, _: &Inventory, _: &Lock) -> Vec<Shelter> {
+    fn shelters(&mut self, _: &Plan, _: &Inventory, _: &Lock, _: &Allowed) -> Vec<Shelter> {
         vec![]
     }
     fn fetch(&mut self, _: &Lock, to: To<'_, ()>, _: &[Shelter]) -> Result<()> {
@@ -187,7 +187,7 @@ fn run(world: &mut World) -> (Result<Done, Failure>, Vec<String>, Vec<Event>) {
     reporter.start_courier().unwrap();
     let patience =
         Patience { attempts: 2, first: Duration::from_millis(1), longest: Duration::from_millis(1) };
-    let result = pipeline(world, &reporter, Options { plan_only: false, patience });
+    let result = pipeline(world, &reporter, Options { plan_only: false, patience, afterwards: patience });
     let calls = world.calls.borrow().clone();
     (result, calls, events.try_iter().collect())
 }
@@ -328,6 +328,9 @@ fn packages_lie_where_they_fit_and_no_old_system_goes_unasked() {
             Err(issue) => format!("{} {}", issue.code, issue.message),
         };
     assert_eq!(decide(enough, &[], true, Consent::Wipe), "beside");
+    // Memory forgets.
+    assert_eq!(decide(enough, &[shelter(200, 0)], true, Consent::Wipe), "shelter 200 MiB");
+    assert_eq!(decide(little, &[shelter(0, 200)], false, Consent::Wipe), "shelter 0 B");
     assert_eq!(decide(little, &[], false, Consent::Blank), "target");
     assert_eq!(decide(little, &[shelter(199, 0), shelter(200, 0)], true, Consent::Wipe), "shelter 200 MiB");
     assert_eq!(decide(little, &[shelter(50, 150)], true, Consent::Streamed), "shelter 50 MiB");

@@ -104,6 +104,9 @@ pub struct RunRequest {
     /// it gets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<OrderId>,
+    /// How many attempts have broken off, from a machine that makes no more by itself: only a person's word counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
 }
 
 /// What a live system is told to do.

@@ -129,7 +129,10 @@ pub async fn runs(State(shared): State<Arc<Shared>>, machine: Machine, body: Bod
                 }
                 // An order that counts no more takes nothing away from what the machine may without one.
                 (Some(Err(issue)), _) => grant::decide(db, &config, &known)?.map_err(|_| issue),
-                _ => grant::decide(db, &config, &known)?,
+                _ => match grant::tired(request.attempts, &known) {
+                    Some(issue) => Err(issue),
+                    None => grant::decide(db, &config, &known)?,
+                },
             };
             let consent = decision.as_ref().ok().copied();
             let (grant, refusal) = match decision {

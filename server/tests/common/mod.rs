@@ -136,7 +136,7 @@ pub fn refused(response: Response, status: u16, code: &str) -> Issue {
 }
 
 pub fn request(run: RunId, inventory: &Inventory) -> RunRequest {
-    RunRequest { run, inventory: inventory.clone(), profile: None, order: None }
+    RunRequest { run, inventory: inventory.clone(), profile: None, order: None, attempts: None }
 }
 
 pub fn run_id(n: u8) -> RunId {
