@@ -299,6 +299,7 @@ fn the_profile_is_asked_for_or_chosen_by_rule() {
             inventory: inventory.clone(),
             profile: profile.map(str::to_owned),
             order: None,
+            attempts: None,
         };
         rig.post_as(&who, "/v1/runs", &request)
     };

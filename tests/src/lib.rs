@@ -4,6 +4,7 @@ pub mod bench;
 pub mod checks;
 pub mod console;
 pub mod crafted;
+pub mod cuts;
 pub mod deb;
 pub mod disks;
 pub mod faults;

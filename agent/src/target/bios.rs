@@ -65,6 +65,7 @@ pub(super) fn embed(disk: &Path, boot: &[u8], core: &[u8], room: Room) -> Result
         let mut device = OpenOptions::new().read(true).write(true).open(disk).context("opening it")?;
         let mut first = [0; SECTOR];
         device.read_exact(&mut first).context("reading its first sector")?;
+        let room = beside(&first, core, room);
         let (first, core) = fit(&first, boot, core, room)?;
         // The core first: until the first sector points to it, the disk starts as it did.
         for (at, bytes) in [(room.start * SECTOR as u64, &core[..]), (0, &first[..])] {
@@ -73,6 +74,23 @@ pub(super) fn embed(disk: &Path, boot: &[u8], core: &[u8], room: Room) -> Result
         Ok(())
     };
     write().with_context(|| format!("writing GRUB for a BIOS to {}", disk.display()))
+}
+
+/// The half of the room in which the core image does not lie that the first sector points to: a power cut while the new
+/// one is written leaves a disk that starts as it did. Where a half is too small there is no such choice.
+fn beside(first: &[u8; SECTOR], core: &[u8], room: Room) -> Room {
+    let mut now = [0; 8];
+    now.copy_from_slice(&first[KERNEL_SECTOR..KERNEL_SECTOR + 8]);
+    let now = u64::from_le_bytes(now);
+    let half = room.length / 2;
+    let middle = room.start + half;
+    if core.len().div_ceil(SECTOR) as u64 > half || !(room.start..room.start + room.length).contains(&now) {
+        return room;
+    }
+    match now < middle {
+        true => Room { start: middle, length: room.length - half },
+        false => Room { start: room.start, length: half },
+    }
 }
 
 fn put(device: &mut File, at: u64, bytes: &[u8]) -> Result<()> {
@@ -136,6 +154,24 @@ mod tests {
         assert_eq!(error.to_string(), "the core image takes 10 sectors, and there is room for 9");
         assert!(fit(&[0; SECTOR], &[0; 100], &[0; 5000], ROOM).is_err());
         assert!(fit(&[0; SECTOR], &[0; SECTOR], &[0; 512], ROOM).is_err());
+    }
+
+    #[test]
+    fn the_core_that_is_started_is_not_written_over() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(8192 * SECTOR as u64).unwrap();
+        let started = || {
+            let disk = fs::read(file.path()).unwrap();
+            let at = u64::from_le_bytes(disk[KERNEL_SECTOR..KERNEL_SECTOR + 8].try_into().unwrap());
+            (at, disk[(at as usize + 1) * SECTOR])
+        };
+        for (round, place) in [(1, 2048), (2, 3072), (3, 2048)] {
+            embed(file.path(), &[9; SECTOR], &[round; 5000], ROOM).unwrap();
+            assert_eq!(started(), (place, round));
+        }
+        // One that needs more than half has no choice.
+        embed(file.path(), &[9; SECTOR], &vec![4; 1100 * SECTOR], ROOM).unwrap();
+        assert_eq!(started(), (2048, 4));
     }
 
     /// The same sectors as grub-bios-setup writes, which is looked at with a disk image and its own tool.

@@ -39,6 +39,11 @@ impl EspFiles {
                         .context("making a directory on the ESP")?;
                 }
             }
+            // What is there already is not at risk while it is written again: nothing replaces a file at one stroke.
+            let there = runner.run(&tool("mtype").arg(format!("::{path}")));
+            if there.is_ok_and(|there| there.stdout == *content) {
+                continue;
+            }
             let copy = scratch.join("esp-file");
             std::fs::write(&copy, content).with_context(|| format!("writing {}", copy.display()))?;
             runner

@@ -1,0 +1,96 @@
+//! Power cuts at any moment of an installation: the disk starts the old system, the installer or the new system, each whole,
+//! and an installer that is started comes to its end without the network, with people's files byte for byte.
+//!
+//! The short form judges a few points; `AKENE_FULL` and `scripts/cuts SEED N` the long one, see `docs/power-cuts.md`.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use akene_agent::sys::loopdev;
+use akene_tests::cuts::fuse::Recording;
+use akene_tests::cuts::record::{Op, Random, Reader, apply_for_now, survivors};
+use akene_tests::cuts::{Campaign, table};
+use akene_tests::disks::{can_run, has};
+use akene_tests::native::possible;
+
+fn possible_here() -> bool {
+    let fuse = Path::new("/dev/fuse").exists();
+    if !fuse {
+        eprintln!("SKIPPED: this kernel has no FUSE, with which writes are recorded");
+    }
+    fuse && possible() && can_run() && has("grub-fstest") && has("grub-mkimage")
+}
+
+/// A number from the environment.
+fn setting(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().map_or(otherwise, |value| value.parse().unwrap())
+}
+
+#[test]
+fn a_power_cut_leaves_something_that_starts_and_comes_to_its_end() {
+    if !possible_here() {
+        return;
+    }
+    let full = std::env::var_os("AKENE_FULL").is_some();
+    let seed = setting("AKENE_CUTS_SEED", 1);
+    let points = setting("AKENE_CUTS", if full { 60 } else { 7 });
+    let resumed = setting("AKENE_CUTS_RESUMED", if full { 8 } else { 1 });
+    let dir = tempfile::tempdir().unwrap();
+    let mut campaign = Campaign::new(dir.path(), seed).unwrap();
+    let outcomes = campaign
+        .run(points as usize, resumed as usize, &mut |line| println!("{line}"))
+        .unwrap_or_else(|e| panic!("{e:?}"));
+    println!("seed {seed}, {} points\n{}", outcomes.len(), table(&outcomes));
+    assert!(outcomes.iter().any(|o| o.resumed.is_some()), "no installer went on");
+}
+
+/// What the campaign stands on: a loop device on the recorder writes through, and a flush of it is a flush there.
+#[test]
+fn every_write_and_every_flush_is_recorded() {
+    if !possible_here() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (image, record, place) =
+        (dir.path().join("image"), dir.path().join("record"), dir.path().join("place"));
+    std::fs::create_dir(&place).unwrap();
+    File::create(&image).unwrap().set_len(64 << 20).unwrap();
+    let recording = Recording::start(&image, &record, &place).unwrap();
+    let (_, device) = loopdev::attach_disk(&recording.disk(), 512).unwrap();
+    device.write_all_at(&[1; 8192], 4096).unwrap();
+    device.sync_all().unwrap();
+    device.write_all_at(&[2; 4096], 1 << 20).unwrap();
+    device.sync_all().unwrap();
+    loopdev::detach(&device).unwrap();
+    drop(device);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    recording.end().unwrap();
+    let mut ops = Vec::new();
+    let mut reader = Reader::open(&record).unwrap();
+    while let Some(op) = reader.next().unwrap() {
+        ops.push(op);
+    }
+    let at = |wanted: &dyn Fn(&Op) -> bool| ops.iter().position(wanted).unwrap_or_else(|| panic!("{ops:?}"));
+    let first = at(&|op| matches!(op, Op::Write { offset: 4096, data } if data[0] == 1));
+    let second = at(&|op| matches!(op, Op::Write { offset: 0x10_0000, data } if data[0] == 2));
+    assert!(ops[first..second].contains(&Op::Flush) && ops[second..].contains(&Op::Flush), "{ops:?}");
+}
+
+#[test]
+fn survivors_are_the_same_for_a_seed_and_can_be_taken_back() {
+    let pending: Vec<Op> =
+        (0..50u8).map(|n| Op::Write { offset: u64::from(n) * 9000, data: vec![n + 1; 16384] }).collect();
+    let of = |seed| survivors(&pending, &mut Random::new(seed));
+    assert_eq!(of(5), of(5));
+    assert!((1..40).any(|seed| of(seed).is_empty()) && (1..40).any(|seed| of(seed).len() > 40));
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 20).unwrap();
+    let undo = apply_for_now(&file, &of(3)).unwrap();
+    for op in &undo {
+        akene_tests::cuts::record::apply(&file, op).unwrap();
+    }
+    let mut bytes = vec![1; 1 << 20];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes.iter().all(|b| *b == 0));
+}
