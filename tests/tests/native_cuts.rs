@@ -40,7 +40,7 @@ fn a_power_cut_leaves_something_that_starts_and_comes_to_its_end() {
     let mut campaign = Campaign::new(dir.path(), seed).unwrap();
     let outcomes = campaign
         .run(points as usize, resumed as usize, &mut |line| println!("{line}"))
-        .unwrap_or_else(|e| panic!("{e:?}"));
+        .unwrap_or_else(|e| panic!("{e:#}"));
     println!("seed {seed}, {} points\n{}", outcomes.len(), table(&outcomes));
     assert!(outcomes.iter().any(|o| o.resumed.is_some()), "no installer went on");
 }

@@ -130,6 +130,8 @@ pub fn start_installer(
     let steps = || -> Result<()> {
         // The menu, which needs the installer's files to be there.
         bootloader::take_over(layout, consoles)?;
+        // What the boot loader looks for has to be where it finds it before it is there itself.
+        crate::durable::sync_for_boot_loader(&layout.root.join("boot"))?;
         loader::put_on_disk(layout, image_root, distribution, scratch, runner)
     };
     steps().context("making the disk start the installer")
