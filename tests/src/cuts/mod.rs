@@ -193,6 +193,12 @@ impl Campaign {
         let path = |name: &str| self.dir.join(name);
         let [first, base, last] = ["blank.img", "base.img", "last.img"].map(path);
         let [record_1, record_2] = ["first.record", "again.record"].map(path);
+        // A recording can be judged again, with another seed.
+        let done = path("recorded.done");
+        if done.exists() {
+            self.site = None;
+            return self.judge([&first, &base, &last], [&record_1, &record_2], points, resumed, say);
+        }
         let size: Bytes = SIZE.parse().map_err(anyhow::Error::msg)?;
         for file in [&first, &base] {
             File::create(file).and_then(|f| f.set_len(size.0)).context("making a disk")?;
@@ -208,11 +214,24 @@ impl Campaign {
         self.record(&last, &record_2, 2, &[])?;
         say(&format!("installed again in {:.0} s", started.elapsed().as_secs_f64()));
         ensure!(people_of(&last)? == files, "a reinstallation that nothing disturbed changed people's files");
+        std::fs::write(&done, "").context("noting that all is recorded")?;
         // From here on there is no network.
         self.site = None;
+        self.judge([&first, &base, &last], [&record_1, &record_2], points, resumed, say)
+    }
+
+    fn judge(
+        &self,
+        [first, base, last]: [&Path; 3],
+        [record_1, record_2]: [&Path; 2],
+        points: usize,
+        resumed: usize,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Vec<Outcome>> {
+        let files = people_of(base)?;
         let mut outcomes = Vec::new();
-        for (run, disk, record) in [(Run::First, &first, &record_1), (Run::Again, &base, &record_2)] {
-            let end = if run == Run::First { &base } else { &last };
+        for (run, disk, record) in [(Run::First, first, record_1), (Run::Again, base, record_2)] {
+            let end = if run == Run::First { base } else { last };
             let judge = Judge::new(
                 run,
                 disk,
@@ -243,7 +262,7 @@ impl Campaign {
         let file = File::options().read(true).write(true).open(&now).context("opening the disk")?;
         let mut reader = Reader::open(record)?;
         let (mut pending, mut at, mut left, mut touched) = (Vec::new(), 0u64, resumed, false);
-        let mut since = usize::MAX / 2;
+        let mut since = points;
         while let Some(op) = reader.next()? {
             at += 1;
             touched |= judge.harms(&op);
