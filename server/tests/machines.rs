@@ -443,3 +443,23 @@ fn what_fails_over_and_over_waits_for_a_person() {
     rig.allow(&who, "wipe");
     assert!(rig.run(&who, run_id(7), &machine).grant.is_some(), "a person's word counts");
 }
+
+/// A machine that has given up trying by itself goes on only with a person's word, whatever counted before.
+#[test]
+fn after_many_attempts_only_a_person_counts() {
+    let rig = Rig::new();
+    let small = inventory(7);
+    let who = rig.enrol(&small).identity;
+    let ask = |n: u8, attempts: Option<u32>| -> akene_protocol::api::RunResponse {
+        ok(rig.post_as(&who, "/v1/runs", &RunRequest { attempts, ..request(run_id(n), &small) }))
+    };
+    assert!(ask(1, None).grant.is_some(), "a new machine is installed unasked here");
+    let refused = ask(2, Some(5));
+    assert_eq!(refused.refusal.map(|issue| issue.code).as_deref(), Some("failed-too-often"));
+    assert!(refused.grant.is_none() && ask(2, Some(5)).grant.is_none());
+    rig.allow(&who, "wipe");
+    assert!(ask(2, Some(5)).grant.is_some());
+    // The installer then asks for what it does, with the same run.
+    assert!(ask(2, None).grant.is_some());
+    assert!(ask(3, Some(5)).grant.is_none(), "it was used up");
+}

@@ -553,6 +553,7 @@ impl Effects for Machine<'_> {
 
     fn hand_over(&mut self, mounted: &Mounted) -> Result<()> {
         let boot = self.boot_dir(mounted);
+        target::start_system(&boot)?;
         boot_files::set_installed(&boot, true)?;
         durable::sync_for_boot_loader(&boot)
     }

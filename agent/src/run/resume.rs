@@ -217,3 +217,77 @@ impl Resume {
         self.signed_lock.as_ref()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use akene_protocol::profile::{Apt, Layer};
+    use akene_protocol::{AssetNumber, MachineId, Secret};
+    use ed25519_dalek::SigningKey;
+
+    use super::*;
+
+    fn machine(serial: Option<&str>) -> Inventory {
+        let text = include_str!("../../../tests/golden/akene-power-cut-while-installing/inventory.json");
+        let mut found: Inventory = serde_json::from_str(text).unwrap();
+        found.disks.truncate(1);
+        found.disks[0].wwn = None;
+        found.disks[0].serial = serial.map(str::to_owned);
+        found
+    }
+
+    fn resume(key: &SigningKey, consent: Consent) -> Resume {
+        let profile = Layer { apt: Some(Apt::default()), ..Layer::default() };
+        let bundle =
+            Bundle { site: "s".into(), name: "p".into(), revision: "1".into(), classes: vec![], profile };
+        Resume {
+            version: VERSION,
+            run: RunId([1; 8]),
+            identity: Identity {
+                machine: MachineId([1; 16]),
+                asset: AssetNumber::new(7),
+                credential: Secret::new("credential"),
+            },
+            profile: Envelope::sign(&bundle, key),
+            consent,
+            inventory: machine(Some("S1")),
+            request: Request { packages: vec![], optional: vec![], helpers: vec![], recommends: false },
+            firmware: FirmwareKind::Bios,
+            choice: Choice { lock: Lock::default(), requested: vec![] },
+            signed_lock: None,
+        }
+    }
+
+    #[test]
+    fn what_was_permitted_counts_on_the_same_disks_and_with_the_sites_key_alone() {
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let public = PublicKey(key.verifying_key());
+        let resume = resume(&key, Consent::Wipe);
+        let orders = resume.orders(&public, &machine(Some("S1"))).unwrap();
+        assert_eq!(orders.permission.unwrap().consent(), Consent::Wipe);
+        for other in [Some("S2"), None] {
+            let refused = resume.orders(&public, &machine(other)).unwrap().permission.unwrap_err();
+            assert_eq!(refused.code, "other-disks");
+        }
+        let mut one_more = machine(Some("S1"));
+        one_more.disks.extend(machine(Some("S2")).disks);
+        assert!(resume.orders(&public, &one_more).unwrap().permission.is_err());
+        let stranger = PublicKey(SigningKey::from_bytes(&[8; 32]).verifying_key());
+        assert!(resume.orders(&stranger, &machine(Some("S1"))).is_err());
+    }
+
+    #[test]
+    fn a_record_is_read_back_whole_or_not_at_all() {
+        let boot = tempfile::tempdir().unwrap();
+        fs::create_dir(boot.path().join("akene")).unwrap();
+        assert!(read(boot.path()).is_err());
+        let resume = resume(&SigningKey::from_bytes(&[7; 32]), Consent::Streamed);
+        let text = serde_json::to_vec(&resume).unwrap();
+        fs::write(boot.path().join(PATH), &text).unwrap();
+        let back = read(boot.path()).unwrap();
+        assert_eq!((back.run, back.permission().consent()), (resume.run, Consent::Streamed));
+        fs::write(boot.path().join(PATH), &text[..text.len() - 1]).unwrap();
+        assert!(read(boot.path()).is_err());
+        remove(boot.path()).unwrap();
+        remove(boot.path()).unwrap();
+    }
+}

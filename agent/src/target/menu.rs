@@ -14,7 +14,7 @@
 //! that whatever becomes of that start, the next one is the system's again.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use akene_archive::Root;
@@ -22,8 +22,9 @@ use akene_planner::Role;
 use akene_protocol::Secret;
 use anyhow::{Context, Result, bail};
 
+use super::bootloader::MENU;
 use super::{Job, Watch};
-
+use crate::durable;
 use crate::run::boot_files::{INSTALLED, INSTALLER};
 
 /// GRUB's environment, below the root.
@@ -41,6 +42,26 @@ const RESTARTS: &str = "panic=30";
 /// Besides them, for the installer: a processor that does not come back from the kernel is a panic too.
 const LOCKUPS: &str = "softlockup_panic=1";
 
+/// The menu of the installed system, until that is whole: GRUB's tools write menus in place, and one that starts half a
+/// system, or is half written itself, must never be found.
+const WAITING: &str = "grub/akene-system.cfg";
+
+/// Makes the disk start the installed system, which is whole. A menu that a script of the profile wrote meanwhile, being the
+/// newer one, stays.
+pub(super) fn start_system(boot: &Path) -> Result<()> {
+    let (waiting, menu) = (boot.join(WAITING), boot.join(MENU));
+    let text = fs::read(&waiting).with_context(|| format!("reading {}", waiting.display()))?;
+    let now = fs::read_to_string(&menu).unwrap_or_default();
+    if !now.contains("/vmlinuz-") {
+        let mode = waiting.metadata().with_context(|| format!("looking at {}", waiting.display()))?;
+        durable::replace(&menu, mode.permissions().mode() & 0o777, |out| {
+            out.write_all(&text).context("writing")
+        })?;
+    }
+    fs::remove_file(&waiting).with_context(|| format!("removing {}", waiting.display()))?;
+    durable::sync_for_boot_loader(boot)
+}
+
 /// Writes the menu of the installed system.
 pub(super) fn settle(job: &Job<'_>, root: &mut Root, _: &mut dyn Watch) -> Result<()> {
     defaults(job, root)?;
@@ -49,7 +70,7 @@ pub(super) fn settle(job: &Job<'_>, root: &mut Root, _: &mut dyn Watch) -> Resul
         job.run(&job.inside("grub-editenv").args([environment.as_str(), "create"]))?;
     }
     let links = Links::make(job)?;
-    let configured = job.run(&job.inside("grub-mkconfig").args(["-o", "/boot/grub/grub.cfg"]));
+    let configured = job.run(&job.inside("grub-mkconfig").args(["-o", &format!("/boot/{WAITING}")]));
     links.remove();
     configured.context("writing GRUB's menu")?;
     check_menu(job, root)?;
@@ -218,7 +239,8 @@ impl Drop for Links {
 
 /// A menu that names a device of this boot, or nothing at all, would not start anything.
 fn check_menu(job: &Job<'_>, root: &Root) -> Result<()> {
-    let menu = root.read("boot/grub/grub.cfg")?.context("looking for GRUB's menu, which was not written")?;
+    let menu =
+        root.read(&format!("boot/{WAITING}"))?.context("looking for GRUB's menu, which was not written")?;
     let menu = String::from_utf8_lossy(&menu);
     let partition = job.layout.partition(&Role::Root).context("looking for the root partition")?;
     let uuid = partition.uuid.as_deref().context("looking for the UUID of the root partition")?;

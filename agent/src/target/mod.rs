@@ -107,6 +107,11 @@ pub fn take_over(layout: &Layout, consoles: &[String]) -> Result<()> {
 /// GRUB's menu, on the boot partition.
 pub const MENU: &str = bootloader::MENU;
 
+/// Makes the disk start the installed system, whose boot partition is mounted at `boot`, when all of it is written out.
+pub fn start_system(boot: &Path) -> Result<()> {
+    menu::start_system(boot).context("making the disk start the new system")
+}
+
 /// Makes the menu of the kept boot partition mounted at `boot`, whose UUID is given, start the installer on it and
 /// nothing else. Everything else of the system that is still there stays as it is.
 pub fn lead_to_installer(boot: &Path, uuid: &str, consoles: &[String]) -> Result<()> {

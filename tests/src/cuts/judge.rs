@@ -112,7 +112,12 @@ impl Judge {
         ensure!(self.cores.contains(&core), "the core image that the first sector points to is none of ours");
         let menu = self.grub(disk, "/grub/grub.cfg").context("reading the menu as GRUB does")?;
         let menu = String::from_utf8_lossy(&menu).into_owned();
-        let files = started_by(&menu)?;
+        // The installed system's menu starts it only where a mark says that it is complete.
+        let guarded = menu.contains("/akene/state/installed");
+        let files = match guarded && self.grub(disk, "/akene/state/installed").is_err() {
+            true => ["/akene/vmlinuz", "/akene/initrd.img"].map(String::from),
+            false => started_by(&menu)?,
+        };
         let sums = self.sums(disk, files.clone())?;
         if files[0] == "/akene/vmlinuz" {
             ensure!(
@@ -131,7 +136,10 @@ impl Judge {
             );
             return Ok(Starts::Old);
         }
-        ensure!(Some(&system) == self.new.as_ref(), "the menu starts a system whose start files are not whole");
+        ensure!(
+            Some(&system) == self.new.as_ref(),
+            "the menu starts a system whose start files are not whole"
+        );
         self.is_whole(disk).context("the menu starts the new system")?;
         Ok(Starts::New)
     }
