@@ -149,9 +149,13 @@ impl Judge {
         let copied = self.dir.join("judged.img");
         super::copy(disk, &copied)?;
         for part in self.parts.iter().filter(|p| p.filesystem == "ext4") {
-            let place = format!("{}?offset={}", copied.display(), part.start);
+            let attach = Cmd::new("losetup").args(["--find", "--show", "--offset", &part.start.to_string()]);
+            let attach = attach.args(["--sizelimit", &part.size.to_string()]).arg(&copied);
+            let node = SystemRunner.run(&attach)?.text();
+            let checked = SystemRunner.run(&Cmd::new("e2fsck").args(["-p", &node]));
+            SystemRunner.run(&Cmd::new("losetup").args(["--detach", &node]))?;
             // 1: the journal was played back.
-            if let Err(error) = SystemRunner.run(&Cmd::new("e2fsck").args(["-p", &place])) {
+            if let Err(error) = checked {
                 let code = error.downcast_ref::<akene_exec::ExecError>().and_then(|e| e.code);
                 ensure!(matches!(code, Some(1 | 2)), "{error:#}");
             }
