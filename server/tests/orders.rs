@@ -55,7 +55,8 @@ fn say(rig: &Rig, who: &Identity, order: OrderId, word: &Progress) -> Response {
 }
 
 fn install(rig: &Rig, who: &Identity, run: RunId, n: u32, order: OrderId) -> RunResponse {
-    let request = RunRequest { run, inventory: inventory(n), profile: None, order: Some(order) };
+    let request =
+        RunRequest { run, inventory: inventory(n), profile: None, order: Some(order), attempts: None };
     ok(rig.post_as(who, "/v1/runs", &request))
 }
 

@@ -188,7 +188,9 @@ pub fn shelters(
             let device = partition_path(Path::new(&disk.disk.path), partition.number);
             // A filesystem that cannot be looked into, or was not unmounted in order, is no shelter.
             let clean = || left::is_clean(&device).unwrap_or(false);
-            if !clean() && !(consent >= Consent::Wipe && is_mended(&device, runner) && clean()) {
+            let may = consent >= Consent::Wipe;
+            let sound = clean() || (may && is_mended(&device, runner) && clean());
+            if !sound {
                 continue;
             }
             let Ok((room, there)) = known::look(&device, |top| Ok(room_in(top, dir, lock)?)) else {
