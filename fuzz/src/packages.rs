@@ -156,8 +156,8 @@ fn laid(package: &[u8], prepare: impl FnOnce(&Path)) {
         fs::write(&file, package).unwrap();
         prepare(&root);
         let runner = Said { text: Vec::new(), code: 0 };
-        let result = Engine::new(&root, &runner, |program| Cmd::new(program))
-            .and_then(|mut engine| engine.unpack(&[file], &mut |_| {}));
+        let result = Engine::new(&root, &runner, |program| Cmd::new(program), &[], &[file])
+            .and_then(|mut engine| engine.unpack(&mut |_| {}));
         let status = fs::read_to_string(root.join("var/lib/dpkg/status")).unwrap_or_default();
         one_package(&status, result.is_ok());
     });

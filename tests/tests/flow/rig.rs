@@ -191,7 +191,8 @@ pub fn run_on(rig: &Rig, tree: &Path) -> Failure {
         boots: vec![],
         signed: None,
     };
-    let options = run::Options { plan_only: false, patience: rig.request().patience };
+    let patience = rig.request().patience;
+    let options = run::Options { plan_only: false, patience, afterwards: patience };
     let failure = run::pipeline(&mut machine, &reporter, options).unwrap_err();
     assert!(!failure.disks_changed);
     assert_eq!(failure.phase, akene_protocol::Phase::Plan, "{failure:#?}");
