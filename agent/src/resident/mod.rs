@@ -160,6 +160,9 @@ pub fn run(root: &Path, options: Options) -> Result<()> {
     if let Err(error) = installer::settle(root, runner) {
         eprintln!("telling the boot menu that the system has started: {error:#}");
     }
+    if let Err(error) = crate::target::host_keys::keep(root) {
+        eprintln!("keeping this computer's SSH keys for its next system: {error:#}");
+    }
     let mut work = Work::open(&resident, runner, options.inventory)?;
     // Before anything is delivered: what an installer left is read here, too.
     if let Err(error) = work.wake() {

@@ -22,6 +22,7 @@ mod choose;
 mod esp;
 pub(crate) mod firmware;
 mod hooks;
+pub(crate) mod host_keys;
 mod loader;
 mod menu;
 mod network;
@@ -163,11 +164,12 @@ pub fn install(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
 pub fn configure(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
     let mut root = Root::open(&job.layout.root)?;
     type Step = fn(&Job<'_>, &mut Root, &mut dyn Watch) -> Result<()>;
-    let steps: [(&str, Step); 9] = [
+    let steps: [(&str, Step); 10] = [
         ("name, language and time", system::settle),
         ("network", network::settle),
         ("users", users::settle),
         ("files of the profile", hooks::files),
+        ("keys of this computer", host_keys::settle),
         ("resident agent", resident::settle),
         ("start files", packages::initramfs),
         ("boot loader", menu::settle),

@@ -1,0 +1,142 @@
+//! A reinstallation ordered from far away: installed from a medium that is then taken out, lived in, and ordered anew by
+//! the server's command line, twice in a row, with nobody near the machine. It comes back as itself, with another profile and people's
+//! files as they were.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_tests::checks::{self, Expected};
+use akene_tests::image::Opened;
+use akene_tests::journey::{self, Journey, Put};
+use akene_tests::mirror::Mirror;
+use akene_tests::people::{live_in, sums};
+use akene_tests::site::{SSH_KEY, Site, USER, program, small_server};
+use akene_tests::vm::{Accelerator, Firmware, HOST, Machine};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn server(site: &Site, command: &[&str], more: &[&str]) -> String {
+    let cmd = Cmd::new(program("akene-server").unwrap()).args(command).arg(&site.dir).args(more);
+    SystemRunner.run(&cmd).unwrap_or_else(|e| panic!("{e:#}")).text()
+}
+
+/// What a machine is called and knows itself by, and its newest run.
+fn identity(site: &Site) -> [String; 3] {
+    let machines = site.machines().unwrap();
+    assert_eq!(machines.len(), 1, "{machines:#?}");
+    ["machine", "asset", "run"].map(|key| machines[0][key].as_str().unwrap().to_owned())
+}
+
+/// What others know the machine by: its name, its SSH keys, what it proves itself with.
+fn known_by(disk: &Path) -> BTreeMap<String, Vec<u8>> {
+    let root = Opened::new(disk, "akene-root").unwrap();
+    let mut known = BTreeMap::new();
+    let keys =
+        ["etc/ssh/ssh_host_ed25519_key", "etc/ssh/ssh_host_ed25519_key.pub", "etc/ssh/ssh_host_rsa_key"];
+    for name in ["etc/akene/identity.json", "etc/hostname"].into_iter().chain(keys) {
+        known.insert(name.to_owned(), std::fs::read(root.path(name)).unwrap());
+    }
+    known
+}
+
+fn people(disk: &Path, move_in: bool) -> BTreeMap<String, String> {
+    let home = Opened::new(disk, "akene-home").unwrap();
+    if move_in {
+        live_in(&home.path(""));
+    }
+    sums(&home.path(""))
+}
+
+/// Switches the installed machine on, orders, and waits until another run has confirmed itself.
+fn ordered(site: Site, machine: &Machine, dir: &Path, order: &[&str]) -> Site {
+    let before = identity(&site);
+    let mut vm = machine.start(&dir.join("machine")).unwrap();
+    let begun = Instant::now();
+    let said = server(&site, &["order"], &[&[before[1].as_str(), "reinstall"], order].concat());
+    println!("{said}");
+    let limit = vm.accelerator.scale(60 * MINUTE);
+    let mut restarted = false;
+    while identity(&site)[2] == before[2] || site.machines().unwrap()[0]["state"] != "confirmed" {
+        if !restarted && vm.console.text().contains("akene.mode=install") {
+            restarted = true;
+            println!("{:>5} s the installer starts", begun.elapsed().as_secs());
+        }
+        let machines = site.machines().unwrap();
+        assert_ne!(machines[0]["state"], "failed", "{machines:#?}\n{}", vm.console.text());
+        assert!(vm.is_on() && begun.elapsed() < limit, "{machines:#?}\n{}", vm.console.text());
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    println!("{:>5} s confirmed", begun.elapsed().as_secs());
+    assert!(restarted, "{}", vm.console.text());
+    let orders = server(&site, &["orders", "list"], &[]);
+    assert!(orders.contains("done"), "{orders}");
+    vm.switch_off(10 * MINUTE).unwrap();
+    site
+}
+
+fn twice(firmware: Firmware) {
+    if std::env::var_os("AKENE_FULL").is_none() {
+        eprintln!(
+            "SKIPPED: ordered reinstallations in a virtual machine are part of the full run (AKENE_FULL=1)"
+        );
+        return;
+    }
+    if !journey::possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mirror = Mirror::start().unwrap();
+    let built = journey::image_of_this_run(&mirror).unwrap();
+    println!("running under {:?}", Accelerator::find(&built.kernel()));
+    let profile = small_server(&mirror, HOST);
+    let mut site = Site::new(dir.path(), HOST, &profile).unwrap();
+    let settings = site.dir.join("site.toml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    std::fs::write(&settings, format!("{text}\n[limits]\npoll-seconds = 10\n")).unwrap();
+    // The other profile has one package more, and a lock, so that what it needs is fetched while people work.
+    let other = profile.replace("\"less\"", "\"less\", \"bc\"");
+    std::fs::write(site.dir.join("profiles/other.toml"), &other).unwrap();
+    site.start().unwrap();
+
+    let (machine, disk): (Machine, PathBuf) = journey::machine_with_disk(firmware, dir.path(), 8).unwrap();
+    let mut journey = Journey::begin(site, &built.iso(), Put::Stick, machine.clone(), dir.path()).unwrap();
+    println!("{firmware:?}: {:?}", journey.complete(40 * MINUTE).unwrap());
+    let mut site = journey.shut_down().unwrap();
+    let (files, known, first) = (people(&disk, true), known_by(&disk), identity(&site));
+    assert!(files.len() > 50, "people live in it");
+
+    for (order, packages) in
+        [(["--profile", "other"], vec!["bc", "less"]), (["--profile", "default"], vec!["less"])]
+    {
+        let before = identity(&site);
+        site = ordered(site, &machine, dir.path(), &order);
+        let after = identity(&site);
+        assert_eq!(after[..2], first[..2], "it is another machine");
+        assert_ne!(after[2], before[2], "there was no other installation");
+        assert_eq!(people(&disk, false), files, "people's files");
+        assert_eq!(known_by(&disk), known);
+        let expected = Expected {
+            user: USER.into(),
+            ssh_key: SSH_KEY.into(),
+            packages: ["openssh-server", "sudo", "grub-common"]
+                .into_iter()
+                .chain(packages)
+                .map(String::from)
+                .collect(),
+            ..Expected::default()
+        };
+        checks::installed(&disk, &expected).unwrap();
+    }
+}
+
+#[test]
+fn ordered_twice_on_a_bios() {
+    twice(Firmware::Bios);
+}
+
+#[test]
+fn ordered_twice_with_secure_boot() {
+    twice(Firmware::SecureBoot);
+}
