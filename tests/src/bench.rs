@@ -183,17 +183,23 @@ impl<'a> Bench<'a> {
     pub fn run(&self, maker: Maker) -> Result<Sample> {
         let disk = Disk::fresh(&self.dir)?;
         let sample = self.measured(maker, &disk);
-        disk.release()?;
-        sample.with_context(|| format!("measuring {}", maker.name()))
+        let released = disk.release();
+        let sample = sample.with_context(|| format!("measuring {}", maker.name()))?;
+        released.map(|()| sample)
     }
 
     fn measured(&self, maker: Maker, disk: &Disk) -> Result<Sample> {
-        self.prepare(maker, &disk.root)?;
+        // FAI unmounts what it has filled: it gets another mount of the same filesystem.
+        let root = match maker {
+            Maker::Fai => disk.again()?,
+            _ => disk.root.clone(),
+        };
+        self.prepare(maker, &root)?;
         let (times, sync) = (self.dir.join("times"), Cmd::new("sync").arg("-f").arg(&disk.root));
         SystemRunner.run(&sync)?;
         let (before, started) = (disk.written()?, Instant::now());
         let cmd =
-            Cmd::new("time").args(["-f", "%U %S %M", "-o"]).arg(&times).args(self.command(maker, &disk.root));
+            Cmd::new("time").args(["-f", "%U %S %M", "-o"]).arg(&times).args(self.command(maker, &root));
         let output = SystemRunner.run(&cmd.env("TMPDIR", "/var/tmp").timeout(LIMIT))?.text();
         SystemRunner.run(&sync.clone())?;
         let wall = started.elapsed().as_secs_f64();
@@ -301,6 +307,9 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// Name of the second mount point, beside the first.
+const AGAIN: &str = "unmounted-by-itself";
+
 /// A filesystem of its own on a loop device.
 struct Disk {
     image: PathBuf,
@@ -321,6 +330,14 @@ impl Disk {
         Ok(Disk { image, device, root })
     }
 
+    /// Mounts it a second time.
+    fn again(&self) -> Result<PathBuf> {
+        let root = self.root.with_file_name(AGAIN);
+        std::fs::create_dir_all(&root).context("making a mount point")?;
+        SystemRunner.run(&Cmd::new("mount").arg(&self.device).arg(&root))?;
+        Ok(root)
+    }
+
     /// Bytes written to the device so far.
     fn written(&self) -> Result<u64> {
         let name = self.device.rsplit('/').next().unwrap_or_default();
@@ -331,6 +348,11 @@ impl Disk {
     }
 
     fn release(self) -> Result<()> {
+        let again = self.root.with_file_name(AGAIN);
+        let mounts = std::fs::read_to_string("/proc/self/mounts").context("reading what is mounted")?;
+        if mounts.contains(&format!(" {} ", again.display())) {
+            SystemRunner.run(&Cmd::new("umount").args(["-R", "-l"]).arg(&again))?;
+        }
         SystemRunner.run(&Cmd::new("umount").args(["-R", "-l"]).arg(&self.root))?;
         SystemRunner.run(&Cmd::new("losetup").arg("-d").arg(&self.device))?;
         std::fs::remove_file(&self.image).context("removing the disk image")
