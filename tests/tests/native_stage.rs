@@ -110,9 +110,10 @@ fn with_little_room(disk: &Path, small: &Path, mirror: &Mirror, profile: &str, b
     let outcome = install_by(&[], disk, &Orders::Profile(&more), small, &more_words, |process| {
         if !full && !debs(mirror).is_empty() {
             let mounts = fs::read_to_string(format!("/proc/{process}/mountinfo")).unwrap_or_default();
-            let visit =
-                mounts.lines().filter_map(|l| l.split(' ').nth(4)).find(|p| p.contains("akene-visit-"));
-            fill(process, visit.expect("what the packages are fetched to is mounted"));
+            let words = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+            // Where it looks for packages, it only reads.
+            let mut written = words.filter(|w| w[4].contains("akene-visit-") && w[5].starts_with("rw"));
+            fill(process, written.next().expect("what is fetched to is mounted")[4]);
             full = true;
         }
         Ok(false)

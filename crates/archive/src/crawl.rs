@@ -30,12 +30,14 @@ struct State {
     /// When enough had come for the last time, and how much that was in all.
     since: Instant,
     had: u64,
+    /// It was given up: that stays so, however long apt takes to end.
+    hopeless: bool,
 }
 
 impl Crawl {
     /// Of the indexes in `lists`.
     pub fn new(lists: &Path, patience: Duration) -> Self {
-        let state = State { heard: None, since: Instant::now(), had: 0 };
+        let state = State { heard: None, since: Instant::now(), had: 0, hopeless: false };
         Crawl { lists: lists.to_owned(), patience, state: Mutex::new(state) }
     }
 
@@ -53,7 +55,8 @@ impl Crawl {
         if quiet || have.abs_diff(state.had) >= LEAST {
             (state.since, state.had) = (Instant::now(), have);
         }
-        state.since.elapsed() >= self.patience
+        state.hopeless |= state.since.elapsed() >= self.patience;
+        state.hopeless
     }
 
     /// Names of what is not there whole.
@@ -88,6 +91,9 @@ mod tests {
         assert!(!crawl.is_hopeless(), "enough has come");
         later();
         assert!(crawl.is_hopeless(), "nothing has come since");
+        fs::write(partial.join("more"), vec![0; 9000]).unwrap();
+        assert!(crawl.is_hopeless(), "it was given up");
+        fs::remove_file(partial.join("more")).unwrap();
         assert_eq!(crawl.unfinished(), ["a.test_debian_dists_x_InRelease"]);
     }
 }
