@@ -150,15 +150,17 @@ pub struct Options {
 /// # Errors
 /// When this system holds no settings for it, and with `once` when the server cannot be told.
 pub fn run(root: &Path, options: Options) -> Result<()> {
-    let resident = Resident::open(root)?;
     let runner = &SystemRunner;
+    if !options.once {
+        // Whatever else is wrong with it, and whatever the server says: this system has started.
+        if let Err(error) = installer::settle(root, runner) {
+            eprintln!("telling the boot menu that the system has started: {error:#}");
+        }
+    }
+    let resident = Resident::open(root)?;
     if options.once {
         said(resident.confirm()?);
         return Ok(());
-    }
-    // Whatever the server says: this system has started.
-    if let Err(error) = installer::settle(root, runner) {
-        eprintln!("telling the boot menu that the system has started: {error:#}");
     }
     if let Err(error) = crate::target::host_keys::keep(root) {
         eprintln!("keeping this computer's SSH keys for its next system: {error:#}");

@@ -5,7 +5,7 @@
 //!
 //! - `01_akene` decides what starts when nobody chooses ([`guard`]). Until the installation is complete, by the mark on the boot
 //!   partition, that is the installer, whoever has this menu written before. A system that is new has [`STARTS`] to come up
-//!   (`akene_tries` in GRUB's environment, taken away by a unit of the installed system once it is up); then the installer gets
+//!   (`akene_tries` in GRUB's environment, taken away by the resident agent); then the installer gets
 //!   a turn, in which it can be reached from far away. What GRUB cannot load is passed over. Where the profile has a
 //!   password, it also says who may do more than start the system.
 //! - `42_akene` has the entries for the installer ([`entries`]), if its files are there.

@@ -1,37 +1,23 @@
-//! The agent that stays, and what tells the boot loader that the new system comes up.
+//! The agent that stays.
 
 use akene_archive::Root;
 use anyhow::{Context, Result};
 
 use super::{Job, Watch};
 
-/// Runs as long as the system does: it confirms the installation, then waits for orders.
+/// Runs as long as the system does: it confirms the installation, then waits for orders. It begins when people can log in: by that
+/// the boot loader knows a system that comes up, and where there is no network for a week, the system is none the worse.
 const UNIT: &str = "\
 [Unit]
 Description=Akene agent: reports to the site's server and takes its orders
 Wants=network-online.target
-After=network-online.target
+After=systemd-user-sessions.service
+RequiresMountsFor=/boot
 
 [Service]
 ExecStart=/usr/lib/akene/akene-agent resident
 Restart=always
 RestartSec=30
-
-[Install]
-WantedBy=multi-user.target
-";
-
-/// Once people can log in, the system is up: GRUB need not count its starts any more (`akene_tries`, see [`super::menu`]).
-/// It does not wait for a network: where there is none for a week, the system is none the worse.
-const UP: &str = "\
-[Unit]
-Description=Tells the boot loader that the system comes up
-After=systemd-user-sessions.service
-RequiresMountsFor=/boot
-
-[Service]
-Type=oneshot
-ExecStart=/usr/bin/grub-editenv /boot/grub/grubenv unset akene_tries
 
 [Install]
 WantedBy=multi-user.target
@@ -58,9 +44,6 @@ pub(super) fn settle(job: &Job<'_>, root: &mut Root, _: &mut dyn Watch) -> Resul
         root.write("etc/akene/identity.json", text, 0o600)?;
     }
     root.write("etc/systemd/system/akene-agent.service", UNIT, 0o644)?;
-    root.write("etc/systemd/system/akene-up.service", UP, 0o644)?;
-    for unit in ["akene-agent.service", "akene-up.service"] {
-        root.symlink(&format!("../{unit}"), &format!("etc/systemd/system/multi-user.target.wants/{unit}"))?;
-    }
+    root.symlink("../akene-agent.service", "etc/systemd/system/multi-user.target.wants/akene-agent.service")?;
     root.write("etc/systemd/system.conf.d/akene.conf", WATCHDOG, 0o644)
 }
