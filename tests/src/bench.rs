@@ -156,7 +156,8 @@ impl<'a> Bench<'a> {
     /// A configuration space whose only class installs the set, and settings that name our archive.
     fn fai_settings(&self) -> Result<()> {
         let (etc, space) = (self.dir.join("fai"), self.dir.join("space"));
-        for dir in [etc.join("apt"), space.join("class"), space.join("package_config")] {
+        let parts = ["class", "debconf", "hooks", "package_config", "scripts"].map(|part| space.join(part));
+        for dir in parts.into_iter().chain([etc.join("apt")]) {
             std::fs::create_dir_all(dir)?;
         }
         let settings = format!(
