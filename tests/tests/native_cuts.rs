@@ -74,7 +74,7 @@ fn every_write_and_every_flush_is_recorded() {
     recording.end().unwrap();
     let mut ops = Vec::new();
     let mut reader = Reader::open(&record).unwrap();
-    while let Some(op) = reader.next().unwrap() {
+    while let Some(op) = reader.step().unwrap() {
         ops.push(op);
     }
     let at = |wanted: &dyn Fn(&Op) -> bool| ops.iter().position(wanted).unwrap_or_else(|| panic!("{ops:?}"));

@@ -263,7 +263,7 @@ impl Campaign {
         let mut reader = Reader::open(record)?;
         let (mut pending, mut at, mut left, mut touched) = (Vec::new(), 0u64, resumed, false);
         let mut since = points;
-        while let Some(op) = reader.next()? {
+        while let Some(op) = reader.step()? {
             at += 1;
             touched |= judge.harms(&op);
             match op {
@@ -336,7 +336,7 @@ fn choose(
 ) -> Result<BTreeMap<u64, &'static str>> {
     let mut steps: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     let (mut reader, mut at) = (Reader::open(record)?, 0);
-    while let Some(op) = reader.next()? {
+    while let Some(op) = reader.step()? {
         at += 1;
         steps.entry(judge.place(&op)).or_default().push(at);
     }

@@ -82,7 +82,7 @@ impl Reader {
     }
 
     /// The next thing that was done.
-    pub fn next(&mut self) -> Result<Option<Op>> {
+    pub fn step(&mut self) -> Result<Option<Op>> {
         let mut head = [0; 17];
         match self.0.read_exact(&mut head) {
             Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
