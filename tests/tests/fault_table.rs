@@ -433,7 +433,6 @@ fn a_disk_that_is_full_before_everything_is_there() {
         });
         run("umount", &["--lazy", place]);
         let outcome = outcome.unwrap();
-        assert!(state.done.load(Ordering::SeqCst), "it never downloaded: {}", outcome.story());
         outcome
     };
     // Beside the disks, by somebody else's files.
@@ -443,7 +442,7 @@ fn a_disk_that_is_full_before_everything_is_there() {
     is_refused(&outcome, &["no-space"], "big_1_all.deb");
     assert_eq!(digest(&disk).unwrap(), whole, "{}", outcome.story());
 
-    // On the new disk, where nothing was before. The next one goes on.
+    // On the new disk, where nothing was before. The next one goes on, maybe with all that had come.
     let disk = dir.path().join("new.img");
     let outcome = with(100, &disk, &|process| {
         let scratch = std::fs::read_dir(format!("/proc/{process}/root{place}")).unwrap().flatten();
