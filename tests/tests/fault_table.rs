@@ -432,8 +432,7 @@ fn a_disk_that_is_full_before_everything_is_there() {
             Ok(false)
         });
         run("umount", &["--lazy", place]);
-        let outcome = outcome.unwrap();
-        outcome
+        outcome.unwrap()
     };
     // Beside the disks, by somebody else's files.
     let disk = used_disk(dir.path());
