@@ -167,15 +167,15 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     allow();
     tells(&run(&image, &[]), "lock-downgrade");
     assert_eq!(akene_tests::image::digest(&image).unwrap(), before, "the disk was changed");
-    // On purpose: the packages are asked for, and this one is in no archive.
+    // On purpose. One of its packages is in no archive any more, but on this computer.
     mirror.server.fault(&less.path.rsplit('/').next().unwrap().replace("%7e", "~"), Fault::Missing);
     site.write_profile(&required.replace("[apt]\n", "[apt]\nlock-older = true\n")).unwrap();
     allow();
     let outcome = run(&image, &[]);
-    tells(&outcome, "lock-outdated");
+    assert!(outcome.good, "{}", outcome.story());
     assert!(outcome.log.contains("the profile permits it"), "{}", outcome.log);
     assert!(outcome.log.contains("[lock-expired]") || outcome.log.contains("[lock-old]"), "{}", outcome.log);
-    assert_eq!(akene_tests::image::digest(&image).unwrap(), before, "the disk was changed");
+    let envelope = Envelope::parse(&std::fs::read(&file).unwrap()).unwrap();
 
     // Exactly the locked packages, as dpkg of this host reads them.
     let mut image = Image::open(&image).unwrap();

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::doubt::judged;
 use super::machine::{Authority, Machine};
+use super::stage;
 use crate::fetch::{SignedLock, Site, known, medium};
 use crate::target;
 
@@ -84,8 +85,10 @@ impl Machine<'_> {
             Some(issue) => return Ok(Err(issue)),
             None => {}
         }
-        // An archive deletes what newer versions have replaced. Better to know before a disk is changed.
-        match outdated(&resolved.profile, &self.fetcher()?.gone(&lock.packages)) {
+        // An archive deletes what newer versions have replaced. Better to know before a disk is changed. What lies on this
+        // computer is not asked for.
+        let missing = stage::missing(plan, &lock);
+        match outdated(&resolved.profile, &self.fetcher()?.gone(&missing)) {
             Some(issue) => Ok(Err(issue)),
             None => Ok(Ok(lock)),
         }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use akene_exec::{Cmd, ExecError, Runner};
-use akene_planner::{Action, Plan, Role};
+use akene_planner::{Action, PartitionPlan, Plan, Role};
 use akene_protocol::api::Consent;
 use akene_protocol::inventory::{Health, Inventory, LooksLike};
 use akene_protocol::lock::{Lock, LockedPackage};
@@ -177,14 +177,7 @@ pub fn shelters(
             continue;
         }
         for partition in disk.partitions.iter().filter(|p| p.filesystem == Some(Filesystem::Ext4)) {
-            let (dir, later) = match (&partition.purpose, partition.action, partition.mount.as_deref()) {
-                (Role::Boot, Action::Keep, _) => (ON_BOOT, format!("boot/{ON_BOOT}")),
-                (Role::Volume(_), Action::Keep, Some(mount)) => {
-                    (ON_VOLUME, format!("{}/{ON_VOLUME}", mount.trim_matches('/')))
-                }
-                (Role::Root, Action::Refresh, _) => (IN_HOME, IN_HOME.to_owned()),
-                _ => continue,
-            };
+            let Some((dir, later)) = place_in(partition) else { continue };
             let device = partition_path(Path::new(&disk.disk.path), partition.number);
             // A filesystem that cannot be looked into, or was not unmounted in order, is no shelter.
             let clean = || left::is_clean(&device).unwrap_or(false);
@@ -203,6 +196,38 @@ pub fn shelters(
     }
     found.sort_by_key(|s| s.dir != ON_BOOT);
     found
+}
+
+/// Where packages lie in a partition that stays, from its own top and from that of the new system.
+fn place_in(partition: &PartitionPlan) -> Option<(&'static str, String)> {
+    match (&partition.purpose, partition.action, partition.mount.as_deref()) {
+        (Role::Boot, Action::Keep, _) => Some((ON_BOOT, format!("boot/{ON_BOOT}"))),
+        (Role::Volume(_), Action::Keep, Some(mount)) => {
+            Some((ON_VOLUME, format!("{}/{ON_VOLUME}", mount.trim_matches('/'))))
+        }
+        (Role::Root, Action::Refresh, _) => Some((IN_HOME, IN_HOME.to_owned())),
+        _ => None,
+    }
+}
+
+/// The packages of a lock that no directory of an earlier installation holds on what the plan keeps, by their sizes.
+pub fn missing(plan: &Plan, lock: &Lock) -> Vec<LockedPackage> {
+    let mut missing = lock.packages.clone();
+    for disk in plan.disks.iter().filter(|d| !d.new_table) {
+        for partition in &disk.partitions {
+            let Some((dir, _)) = place_in(partition) else { continue };
+            let device = partition_path(Path::new(&disk.disk.path), partition.number);
+            let absent = |top: &Path| -> Result<Vec<LockedPackage>> {
+                let dir = top.join(dir);
+                Ok(missing.iter().filter(|p| !is_there(&dir, p)).cloned().collect())
+            };
+            // What cannot be looked into holds nothing.
+            if let Ok(fewer) = known::look(&device, absent) {
+                missing = fewer;
+            }
+        }
+    }
+    missing
 }
 
 /// Plays back the journal of an ext4 filesystem, and mends what is mended without asking.
