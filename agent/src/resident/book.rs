@@ -120,6 +120,11 @@ impl Book {
         write(&self.path, &self.kept)
     }
 
+    /// What is not on the disk does not count in memory either.
+    fn save_or(&mut self, before: Kept) -> Result<()> {
+        self.save().inspect_err(|_| self.kept = before)
+    }
+
     /// The orders in hand.
     pub fn held(&self) -> &[Held] {
         &self.kept.held
@@ -127,11 +132,12 @@ impl Book {
 
     /// Changes an order in hand.
     pub fn change(&mut self, id: OrderId, key: &PublicKey, change: impl FnOnce(&mut Held)) -> Result<()> {
+        let before = self.kept.clone();
         match self.kept.held.iter_mut().find(|held| held.order(key).is_ok_and(|order| order.id == id)) {
             Some(held) => change(held),
             None => return Ok(()),
         }
-        self.save()
+        self.save_or(before)
     }
 
     /// Takes an order in hand. False: there are too many already.
@@ -139,6 +145,7 @@ impl Book {
         if self.kept.held.len() >= MOST_HELD {
             return Ok(false);
         }
+        let before = self.kept.clone();
         self.kept.held.push(Held {
             envelope,
             progress: Stage::Waiting,
@@ -147,7 +154,7 @@ impl Book {
             waits: None,
             prefetched: false,
         });
-        self.save().map(|()| true)
+        self.save_or(before).map(|()| true)
     }
 
     /// Puts an order out of hand; `word` is what the server is told about it.
@@ -163,8 +170,10 @@ impl Book {
     /// Remembers that an order was used, on the boot partition, too.
     pub fn used(&mut self, id: OrderId) -> Result<()> {
         self.remember(id);
+        // The one does not wait for the other: either is enough not to use it again.
+        let boot = write(&self.boot, &self.kept.used);
         self.save()?;
-        write(&self.boot, &self.kept.used)
+        boot
     }
 
     fn remember(&mut self, id: OrderId) {

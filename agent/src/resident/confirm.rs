@@ -58,12 +58,19 @@ impl Resident {
         let server = Server::new(http, url);
         for run in self.spooled()? {
             // Of another run only what is left is sent: an installation that failed before this one.
-            let mut spool = Spool::open(&self.spool_dir(), run)?;
+            let mut spool = match Spool::open(&self.spool_dir(), run) {
+                Err(error) if run != self.config.run => {
+                    eprintln!("what is left of the run {run} cannot be told: {error:#}");
+                    continue;
+                }
+                spool => spool?,
+            };
             if run == self.config.run && self.confirmed_run() != Some(run) {
                 self.add_confirmation(&mut spool)?;
             }
             if let Err(error) = deliver(&server, &self.identity, &mut spool) {
-                let refused = error.downcast_ref::<Issue>().is_some_and(|issue| !is_transient(issue));
+                // A disk that is full keeps the server from nothing, either.
+                let refused = error.downcast_ref::<Issue>().is_none_or(|issue| !is_transient(issue));
                 if run == self.config.run || !refused {
                     return Err(error);
                 }
@@ -75,7 +82,10 @@ impl Resident {
             if run == self.config.run {
                 self.remember(run)?;
             }
-            spool.remove()?;
+            match spool.remove() {
+                Err(error) if run != self.config.run => eprintln!("what was told of {run} stays: {error:#}"),
+                removed => removed?,
+            }
         }
         if self.confirmed_run() != Some(self.config.run) {
             // The spool of the installation is gone (another boot partition): the run still ends.

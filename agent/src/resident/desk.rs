@@ -91,21 +91,20 @@ impl Desk {
             return "no: only people may postpone\n".into();
         }
         let mut state = self.state();
-        let answer = match &mut state.announced {
+        match &mut state.announced {
             None => "no: nothing is announced that could be postponed\n".into(),
             Some(Announced { left: 0, .. }) => "no: it cannot be postponed any more\n".into(),
             Some(Announced { by: Some(_), .. }) => "yes: it is postponed already\n".into(),
             Some(announced) => {
                 announced.by = Some(user);
+                self.0.1.notify_all();
                 let minutes = announced.pause.div_ceil(60);
                 format!(
                     "yes: postponed by {minutes} minutes; that is possible {} more times\n",
                     announced.left - 1
                 )
             }
-        };
-        self.0.1.notify_all();
-        answer
+        }
     }
 
     /// From now on people may postpone this, `left` times.

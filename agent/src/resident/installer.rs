@@ -40,13 +40,33 @@ fn environment(root: &Path) -> PathBuf {
     root.join("boot").join(ENVIRONMENT)
 }
 
+/// How an environment begins, and its size: GRUB takes no other.
+const HEAD: &[u8] = b"# GRUB Environment Block\n";
+const SIZE: usize = 1024;
+
+/// GRUB's program writes in place, and a power cut may leave an empty file, which it refuses from then on. Nothing in it is
+/// worth more than being able to write to it.
+fn mend(root: &Path) -> Result<()> {
+    let path = environment(root);
+    let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    if text.len() == SIZE && text.starts_with(HEAD) {
+        return Ok(());
+    }
+    eprintln!("GRUB's environment was damaged, and is made anew");
+    let mut block = HEAD.to_vec();
+    block.resize(SIZE, b'#');
+    durable::replace(&path, 0o644, |out| out.write_all(&block).context("writing"))
+}
+
 /// GRUB's variables, as its own program reads them.
 fn variables(root: &Path, runner: &dyn Runner) -> Result<Vec<String>> {
+    mend(root)?;
     let cmd = Cmd::new("grub-editenv").arg(environment(root)).arg("list").timeout(Duration::from_secs(30));
     Ok(runner.run(&cmd).context("reading GRUB's environment")?.text().lines().map(str::to_owned).collect())
 }
 
 fn edit(root: &Path, runner: &dyn Runner, args: &[&str]) -> Result<()> {
+    mend(root)?;
     let cmd = Cmd::new("grub-editenv").arg(environment(root)).args(args).timeout(Duration::from_secs(30));
     runner.run(&cmd).context("writing GRUB's environment")?;
     sync(root)

@@ -62,6 +62,9 @@ pub const IDENTITY: &str = "etc/akene/identity.json";
 /// First pause after a failure that may pass.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 
+/// How often what happened is refused, or cannot be read, before orders are asked for all the same.
+const MOST_REFUSALS: u32 = 3;
+
 /// Longest pause after failures that may pass.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
@@ -170,28 +173,35 @@ pub fn run(root: &Path, options: Options) -> Result<()> {
     if let Err(error) = work.wake() {
         eprintln!("looking after what an earlier start left: {error:#}");
     }
-    let mut pause = FIRST_PAUSE;
-    loop {
+    let (mut pause, mut refused) = (FIRST_PAUSE, 0);
+    let confirmed = loop {
         match resident.confirm() {
             Ok(told) => {
                 said(told);
-                break;
+                break true;
+            }
+            // What it does not take today it may take another day. Orders are not to wait for that.
+            Err(error) if refused == MOST_REFUSALS => {
+                eprintln!("the server does not take what it is told, and is told again later: {error:#}");
+                break false;
             }
             Err(error) => {
                 // The journal of the system keeps it for whoever comes by.
                 eprintln!("the server does not know yet that this system runs: {error:#}");
-                let passing = error.downcast_ref::<Issue>().is_none_or(is_transient);
+                let issue = error.downcast_ref::<Issue>();
+                let passing = issue.is_none_or(is_transient);
+                refused += u32::from(issue.is_none_or(|issue| !is_transient(issue)));
                 std::thread::sleep(jitter(pause));
                 pause = next_pause(pause, passing);
             }
         }
-    }
+    };
     if resident.config.server.is_none() || resident.config.site_key.is_none() {
         loop {
             std::thread::park();
         }
     }
-    work.go_on()
+    work.go_on(confirmed)
 }
 
 fn said(told: bool) {

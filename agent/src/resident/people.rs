@@ -51,9 +51,16 @@ fn list(runner: &dyn Runner) -> Result<Vec<Session>> {
     for id in text.lines().filter_map(|line| line.split_whitespace().next()) {
         let properties = "Name,User,Class,State,Type,IdleHint,IdleSinceHint,LockedHint";
         let cmd = ctl().args(["show-session", id, "--property", properties]);
-        // A session may end between the two questions.
-        if let Ok(shown) = runner.run(&cmd) {
-            sessions.extend(read(&shown.text()));
+        match runner.run(&cmd) {
+            Ok(shown) => sessions.extend(read(&shown.text())),
+            Err(error) => {
+                // A session may end between the two questions. One that is there still is somebody's.
+                let again =
+                    runner.run(&ctl().args(["--no-legend", "list-sessions"])).context("listing sessions")?;
+                if again.text().lines().any(|line| line.split_whitespace().next() == Some(id)) {
+                    return Err(error).with_context(|| format!("looking at the session {id}"));
+                }
+            }
         }
     }
     Ok(sessions)
@@ -237,6 +244,29 @@ mod tests {
         assert!(!idle(&[since(16), "IdleHint=no\n".into()]));
         // A clock that was set back is no reason to throw people out.
         assert!(!idle(&[since(-600)]));
+    }
+
+    /// Answers as often as it is asked, and fails to show a session.
+    struct Slow(std::sync::atomic::AtomicU32, &'static str);
+    impl Runner for Slow {
+        fn run(&self, cmd: &Cmd) -> Result<akene_exec::Output> {
+            if cmd.to_string().contains("show-session") {
+                anyhow::bail!("too slow");
+            }
+            let first = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+            let list = if first { "2 1000 marie seat0 tty7\n" } else { self.1 };
+            akene_exec::RecordingRunner::default().answer("", list).run(cmd)
+        }
+        fn run_lines(&self, cmd: &Cmd, _: &mut dyn FnMut(&str)) -> Result<akene_exec::Output> {
+            self.run(cmd)
+        }
+    }
+
+    #[test]
+    fn a_session_that_cannot_be_looked_at_is_somebodys() {
+        let sessions = |then| sessions(&Slow(Default::default(), then));
+        assert!(sessions("2 1000 marie seat0 tty7\n").is_none(), "nobody knows");
+        assert_eq!(sessions("").unwrap().len(), 0, "it has ended meanwhile");
     }
 
     #[test]

@@ -125,7 +125,8 @@ impl Prefetch {
         match total {
             0 => "fetching packages".into(),
             total => {
-                format!("fetching packages: {} %", u128::from(done.min(total)) * 100 / u128::from(total))
+                // Each word is work for the server.
+                format!("fetching packages: {} %", u128::from(done.min(total)) * 10 / u128::from(total) * 10)
             }
         }
     }
@@ -186,11 +187,14 @@ fn run(job: &Job, http: &dyn crate::fetch::http::Http, shared: &Shared) -> Resul
 struct Place {
     dir: PathBuf,
     free: u64,
+    /// Bytes that must stay free.
+    margin: u64,
 }
 
 fn fetch(job: &Job, lock: &Lock, plan: &Plan, shared: &Shared) -> Result<String> {
     let mut places = places(&job.root, plan)?;
     let wanted: BTreeSet<&str> = lock.packages.iter().map(|p| p.file.as_str()).collect();
+    places.retain(|place| is_private(&place.dir));
     for place in &mut places {
         place.free += tidy(&place.dir, &wanted)?;
     }
@@ -209,7 +213,14 @@ fn fetch(job: &Job, lock: &Lock, plan: &Plan, shared: &Shared) -> Result<String>
     let mut before = 0;
     for (dir, packages) in &parts {
         private_dir(dir)?;
+        let margin = places.iter().find(|place| place.dir == *dir).map_or(0, |place| place.margin);
         for batch in packages.chunks(BATCH) {
+            // It may take days, and people work meanwhile.
+            let size: u64 = batch.iter().map(|p| p.size.0).sum();
+            let stat = statvfs(dir).with_context(|| format!("asking for the room of {}", dir.display()))?;
+            if stat.blocks_available() * stat.fragment_size() < margin + size {
+                return Ok("there is no room for more packages; the installer fetches the rest".into());
+            }
             let mut tries = 0;
             while let Err(error) = fetcher.fetch(batch, dir, &|progress| {
                 shared.done.store(before + progress.done, Ordering::Relaxed);
@@ -223,7 +234,7 @@ fn fetch(job: &Job, lock: &Lock, plan: &Plan, shared: &Shared) -> Result<String>
                 }
                 std::thread::sleep(Duration::from_secs(30 << tries));
             }
-            before += batch.iter().map(|p| p.size.0).sum::<u64>();
+            before += size;
             if shared.stop.load(Ordering::Relaxed) {
                 return Ok("stopped".into());
             }
@@ -260,10 +271,20 @@ fn places(root: &Path, plan: &Plan) -> Result<Vec<Place>> {
             true => BOOT_MARGIN.0,
             false => VOLUME_MARGIN.max(size / 20),
         };
-        found.push((!boot, Place { dir: top.join(dir), free: free.saturating_sub(margin) }));
+        found.push((!boot, Place { dir: top.join(dir), free: free.saturating_sub(margin), margin }));
     }
     found.sort_by_key(|(later, _)| *later);
     Ok(found.into_iter().map(|(_, place)| place).collect())
+}
+
+/// Whether nobody else can have made a directory, or what lies in it. It may not be there.
+fn is_private(dir: &Path) -> bool {
+    match dir.symlink_metadata() {
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+        Ok(meta) => {
+            meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw() && meta.mode() & 0o022 == 0
+        }
+    }
 }
 
 /// Removes what is of no use any more from a directory, and says how many bytes of use are there.
@@ -391,9 +412,29 @@ mod tests {
         .unwrap()
     }
 
+    fn place(dir: &str, free: u64) -> Place {
+        Place { dir: dir.into(), free, margin: 0 }
+    }
+
+    #[test]
+    fn a_directory_that_others_can_have_made_is_left_alone() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, theirs, link) =
+            (dir.path().join("ours"), dir.path().join("theirs"), dir.path().join("link"));
+        assert!(is_private(&ours), "it is not there yet");
+        for path in [&ours, &theirs] {
+            fs::create_dir(path).unwrap();
+        }
+        fs::set_permissions(&ours, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::set_permissions(&theirs, fs::Permissions::from_mode(0o777)).unwrap();
+        symlink(&ours, &link).unwrap();
+        assert_eq!([&ours, &theirs, &link].map(|path| is_private(path)), [true, false, false]);
+    }
+
     #[test]
     fn the_largest_goes_first_and_no_place_is_overfull() {
-        let mut places = [Place { dir: "/boot".into(), free: 100 }, Place { dir: "/home".into(), free: 50 }];
+        let mut places = [place("/boot", 100), place("/home", 50)];
         let packages = [package("a", 60), package("b", 45), package("c", 50), package("d", 30)];
         let parts = share(&packages, &mut places);
         let names = |at: usize| parts[at].1.iter().map(|p| p.name.as_str()).collect::<Vec<_>>();

@@ -1,6 +1,7 @@
 use super::*;
 use crate::fetch::http::{Answer, Http, Request};
 use crate::report::spool::Spool;
+use akene_exec::Runner;
 use akene_protocol::Issue;
 use akene_protocol::api::EventBatch;
 use akene_protocol::event::{Event, EventKind};
@@ -234,4 +235,42 @@ fn a_book_that_is_garbage_is_begun_anew() {
     fs::write(root.path().join("var/lib/akene/orders.json"), "{\"held\":[7").unwrap();
     let work = Work::open(&resident, &SystemRunner, None).unwrap();
     assert!(work.book.held().is_empty());
+}
+
+#[test]
+fn what_cannot_be_noted_does_not_count_in_memory() {
+    let (root, mut resident) = system();
+    let key = PublicKey(ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key());
+    resident.config.site_key = Some(key);
+    let mut work = Work::open(&resident, &SystemRunner, None).unwrap();
+    // A file where the directory should be: as good as a disk that is full.
+    fs::create_dir_all(root.path().join("var/lib")).unwrap();
+    fs::write(root.path().join("var/lib/akene"), "").unwrap();
+    work.take(vec![order(7, 1, MachineId([1; 16]), 60)]).unwrap_err();
+    assert!(work.book.held().is_empty(), "it would be carried out, and again after each start");
+    // That it was used is noted where it can be, for the system after this one, too.
+    fs::create_dir_all(root.path().join("boot/akene")).unwrap();
+    work.book.used(akene_protocol::order::OrderId([1; 16])).unwrap_err();
+    let kept = fs::read_to_string(root.path().join("boot/akene/used-orders.json")).unwrap();
+    assert!(kept.contains(&"01".repeat(16)), "{kept}");
+}
+
+#[test]
+fn a_boot_menu_that_lost_its_variables_can_be_told_again() {
+    if SystemRunner.run(&akene_exec::Cmd::new("grub-editenv").arg("--version")).is_err() {
+        eprintln!("SKIPPED: there is no grub-editenv here");
+        return;
+    }
+    let (root, _) = system();
+    let path = root.path().join("boot/grub/grubenv");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::create_dir_all(root.path().join("boot/akene")).unwrap();
+    for damage in ["", "# GRUB Environment Block\nshort", &"x".repeat(1024)] {
+        fs::write(&path, damage).unwrap();
+        assert!(!installer::is_chosen(root.path(), &SystemRunner).unwrap());
+        installer::choose(root.path(), &SystemRunner, &order(7, 1, MachineId([1; 16]), 60)).unwrap();
+        assert!(installer::is_chosen(root.path(), &SystemRunner).unwrap());
+        installer::forget(root.path(), &SystemRunner).unwrap();
+        assert!(!installer::is_chosen(root.path(), &SystemRunner).unwrap());
+    }
 }

@@ -14,6 +14,7 @@
 //! When a system comes up and finds that it had begun a reinstallation itself, that was not carried out: it says so with
 //! what the installer left, and never tries the same order again.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -56,10 +57,37 @@ const LONGEST_PREFETCH: Duration = Duration::from_secs(2 * 3600);
 /// How long a system may take to go down before the restart counts as failed.
 const GOING_DOWN: Duration = Duration::from_secs(600);
 
+/// What only the server can say of an order. Anything else, a wrong clock or somebody who answers in its place, says nothing: the
+/// order is kept, and the word for the server too.
+const THE_SERVERS: [&str; 7] = [
+    "order-expired",
+    "order-cancelled",
+    "order-used",
+    "order-unknown",
+    "order-other-machine",
+    "order-id",
+    "request-unreadable",
+];
+
+/// What is wrong with the way to the server, not with what it was told.
+const THE_WAYS: [&str; 5] =
+    ["clock-wrong", "certificate-wrong", "certificate-expired", "answer-unreadable", "portal"];
+
+fn is_the_servers(issue: &Issue) -> bool {
+    THE_SERVERS.contains(&&*issue.code)
+}
+
+/// How often a run that the server does not take is told again.
+const CONFIRM_AGAIN: Duration = Duration::from_secs(600);
+
 /// Something people were told, until it begins.
 struct Announced {
     order: OrderId,
     begins: Instant,
+    /// Who was told. `None`: everybody, since nobody knew who was there.
+    told: Option<BTreeSet<u32>>,
+    /// Whether it was put off once for people who came later.
+    put_off: bool,
 }
 
 /// The worker.
@@ -78,6 +106,8 @@ pub struct Work<'a> {
     wait: Option<Duration>,
     /// Whether the server answered when it was asked last.
     reached: bool,
+    /// When it is told once more that this system runs, where it did not take that.
+    confirm_at: Option<Instant>,
 }
 
 /// What is to be done with an order next.
@@ -109,6 +139,7 @@ impl<'a> Work<'a> {
             interval: INTERVAL,
             wait: None,
             reached: false,
+            confirm_at: None,
         })
     }
 
@@ -183,8 +214,9 @@ impl<'a> Work<'a> {
         )
     }
 
-    /// Goes on for ever.
-    pub fn go_on(mut self) -> Result<()> {
+    /// Goes on for ever. Where not everything was `confirmed`, that is tried again from time to time.
+    pub fn go_on(mut self, confirmed: bool) -> Result<()> {
+        self.confirm_at = (!confirmed).then(|| Instant::now() + CONFIRM_AGAIN);
         if let Err(error) = self.desk.open(self.root()) {
             // Nobody can postpone then, and is not told that they could.
             eprintln!("people cannot postpone anything: {error:#}");
@@ -235,12 +267,21 @@ impl<'a> Work<'a> {
 
     /// Tells what is to be told, and asks what there is.
     fn talk(&mut self) -> Result<()> {
+        if self.confirm_at.is_some_and(|at| Instant::now() >= at) {
+            self.confirm_at = match self.resident.confirm() {
+                Ok(_) => None,
+                Err(error) => {
+                    eprintln!("the server does not know all of what happened: {error:#}");
+                    Some(Instant::now() + CONFIRM_AGAIN)
+                }
+            };
+        }
         let (http, url) = self.http()?;
         let server = Server::new(&*http, &url);
         while let Some((id, word)) = self.book.word() {
             match server.report(&self.resident.identity, id, &word) {
                 Ok(()) => {}
-                Err(issue) if is_transient(&issue) => return Err(issue.into()),
+                Err(issue) if !is_the_servers(&issue) => return Err(issue.into()),
                 Err(issue) => eprintln!("the server does not take what it is told of an order: {issue}"),
             }
             self.book.told()?;
@@ -382,7 +423,7 @@ impl<'a> Work<'a> {
         let word = match act(self) {
             Ok(()) => Progress::Done,
             Err(error) => match error.downcast_ref::<Issue>() {
-                Some(issue) if is_transient(issue) => return Err(error),
+                Some(issue) if is_transient(issue) || THE_WAYS.contains(&&*issue.code) => return Err(error),
                 Some(issue) => Progress::Refused { issue: issue.clone() },
                 None => Progress::Refused {
                     issue: Issue::new(
@@ -462,7 +503,7 @@ impl<'a> Work<'a> {
                 let short = prefetch.age() < Duration::from_secs(30);
                 self.prefetch = Some(prefetch);
                 if !short {
-                    self.waits(order, &words)?;
+                    self.waits_once(order, &words)?;
                 }
                 return Ok(Some(Next::After(Duration::from_secs(if short { 1 } else { 30 }))));
             }
@@ -486,7 +527,7 @@ impl<'a> Work<'a> {
         let now = Timestamp::now();
         let until = |at: Timestamp| now.duration_until(at).unsigned_abs().min(LOOK);
         let sessions = people::sessions(self.runner);
-        if let Some(announced) = self.announced.as_ref().filter(|announced| announced.order == order.id) {
+        if self.announced.as_ref().is_some_and(|announced| announced.order == order.id) {
             if let Some(user) = self.desk.postponed(order.id) {
                 self.announced = None;
                 let until = now + SignedDuration::from_secs(timing.pause.into());
@@ -500,13 +541,25 @@ impl<'a> Work<'a> {
                 people::tell(self.runner, self.root(), sessions.as_deref(), Notice::Postponed(timing.pause));
                 return Ok(Next::After(Duration::from_secs(1)));
             }
-            let left = announced.begins.saturating_duration_since(Instant::now());
-            if !left.is_zero() {
-                return Ok(Next::After(left.min(LOOK)));
+            if timing.when == When::Idle && !people::is_idle(sessions.as_deref(), now) {
+                self.announced = None;
+                self.desk.close();
+                people::tell(self.runner, self.root(), sessions.as_deref(), Notice::Cancelled);
+                return Ok(Next::After(LOOK));
+            }
+            self.tell_who_came(order.id, timing, what, postponed, sessions.as_deref());
+            let begins = self.announced.as_ref().map_or_else(Instant::now, |announced| announced.begins);
+            let left = begins.saturating_duration_since(Instant::now());
+            if !left.is_zero() || !self.reached {
+                return Ok(Next::After(if left.is_zero() { LOOK } else { left.min(LOOK) }));
             }
             self.announced = None;
             self.desk.close();
             return self.begin(order, envelope, what, sessions.as_deref());
+        }
+        if self.announced.is_some() || self.begun.is_some() {
+            // One after the other.
+            return Ok(Next::After(LOOK));
         }
         if let Some(at) = not_before.filter(|at| *at > now) {
             return Ok(Next::After(until(at)));
@@ -537,10 +590,40 @@ impl<'a> Work<'a> {
             );
             self.desk.announce(order.id, left, timing.pause);
             let warning = Duration::from_secs(timing.warning.into());
-            self.announced = Some(Announced { order: order.id, begins: Instant::now() + warning });
+            let told = sessions.as_ref().map(|sessions| sessions.iter().map(|s| s.user).collect());
+            let begins = Instant::now() + warning;
+            self.announced = Some(Announced { order: order.id, begins, told, put_off: false });
             return Ok(Next::After(warning.min(LOOK)));
         }
         self.begin(order, envelope, what, sessions.as_deref())
+    }
+
+    /// Tells people who logged in after the announcement, and gives them the same time, once.
+    fn tell_who_came(
+        &mut self,
+        order: OrderId,
+        timing: &Timing,
+        what: What,
+        postponed: u32,
+        sessions: Option<&[people::Session]>,
+    ) {
+        let Some(announced) = self.announced.as_mut().filter(|announced| announced.order == order) else {
+            return;
+        };
+        let (Some(told), Some(sessions)) = (&mut announced.told, sessions) else { return };
+        let came: Vec<people::Session> =
+            sessions.iter().filter(|s| !told.contains(&s.user)).cloned().collect();
+        if came.is_empty() {
+            return;
+        }
+        told.extend(came.iter().map(|session| session.user));
+        if !std::mem::replace(&mut announced.put_off, true) {
+            announced.begins = Instant::now() + Duration::from_secs(timing.warning.into());
+        }
+        let left = announced.begins.saturating_duration_since(Instant::now()).as_secs();
+        let warning = u32::try_from(left).unwrap_or(timing.warning);
+        let more = timing.postponements.saturating_sub(postponed);
+        people::tell(self.runner, self.root(), Some(&came), Notice::Begins(what, warning, more));
     }
 
     /// The same, for what is told once and stays true.
@@ -567,10 +650,18 @@ impl<'a> Work<'a> {
             self.put_away(order.id, Some(Progress::Refused { issue }))?;
             return Ok(Next::Over);
         }
+        // What cannot be remembered would be done again after each start.
+        if let Err(error) = self.book.used(order.id) {
+            return self.give_up(
+                order,
+                "cannot-remember",
+                &format!("what is begun cannot be noted: {error:#}"),
+            );
+        }
         let (http, url) = self.http()?;
         match Server::new(&*http, &url).report(&self.resident.identity, order.id, &Progress::Begun) {
             Ok(()) => {}
-            Err(issue) if is_transient(&issue) => {
+            Err(issue) if !is_the_servers(&issue) => {
                 // People may have been told already; they are told again when there is a server.
                 self.reached = false;
                 return Err(issue).context("telling the server that an order begins; nothing was changed");
@@ -582,8 +673,13 @@ impl<'a> Work<'a> {
             }
         }
         let boot = self.boot();
-        self.book.change(order.id, &key, |held| held.progress = Stage::Begun { boot })?;
-        self.book.used(order.id)?;
+        if let Err(error) = self.book.change(order.id, &key, |held| held.progress = Stage::Begun { boot }) {
+            return self.give_up(
+                order,
+                "cannot-remember",
+                &format!("what is begun cannot be noted: {error:#}"),
+            );
+        }
         if reinstall && let Err(error) = installer::choose(self.root(), self.runner, envelope) {
             return self.give_up(
                 order,
@@ -598,8 +694,10 @@ impl<'a> Work<'a> {
 
     fn restart(&mut self, order: &Order) -> Result<Next> {
         self.begun = Some(Instant::now());
-        let cmd = Cmd::new("systemctl").arg("reboot").timeout(Duration::from_secs(60));
-        match self.runner.run(&cmd) {
+        let ctl = || Cmd::new("systemctl").timeout(Duration::from_secs(60));
+        // Anybody's program may hold up the first; people were told, and could postpone.
+        let target = ["start", "--no-block", "--job-mode=replace-irreversibly", "reboot.target"];
+        match self.runner.run(&ctl().arg("reboot")).or_else(|_| self.runner.run(&ctl().args(target))) {
             Ok(_) => Ok(Next::After(GOING_DOWN)),
             Err(error) => {
                 self.give_up(order, "restart-failed", &format!("the system does not restart: {error:#}"))

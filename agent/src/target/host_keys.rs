@@ -91,6 +91,13 @@ fn keys(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
         }
     }
     found.sort();
+    // A power cut may leave empty files. With one of those for good no SSH server would ever start again.
+    let whole = |(name, path): &(String, PathBuf)| {
+        let text = fs::read(path).unwrap_or_default();
+        let private = text.windows(11).any(|part| part == b"PRIVATE KEY");
+        !text.is_empty() && (name.ends_with(".pub") || private)
+    };
+    found.retain(whole);
     Ok(found)
 }
 
@@ -108,8 +115,9 @@ mod tests {
         fs::create_dir_all(at(IN_USE)).unwrap();
         fs::create_dir_all(at("boot")).unwrap();
         for name in ["ssh_host_ed25519_key", "ssh_host_ed25519_key.pub", "ssh_host_rsa_key", "sshd_config"] {
-            fs::write(at(IN_USE).join(name), name).unwrap();
+            fs::write(at(IN_USE).join(name), format!("PRIVATE KEY {name}")).unwrap();
         }
+        fs::write(at(IN_USE).join("ssh_host_ecdsa_key"), "").unwrap();
         symlink("/etc/shadow", at(IN_USE).join("ssh_host_dsa_key")).unwrap();
         keep(root.path()).unwrap();
         let names = || keys(&at(KEPT)).unwrap().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
@@ -118,9 +126,9 @@ mod tests {
         assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
         // Made anew by an administrator, without the old kind.
         fs::remove_file(at(IN_USE).join("ssh_host_rsa_key")).unwrap();
-        fs::write(at(IN_USE).join("ssh_host_ed25519_key"), "another").unwrap();
+        fs::write(at(IN_USE).join("ssh_host_ed25519_key"), "another PRIVATE KEY").unwrap();
         keep(root.path()).unwrap();
         assert_eq!(names(), ["ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"]);
-        assert_eq!(fs::read_to_string(kept).unwrap(), "another");
+        assert_eq!(fs::read_to_string(kept).unwrap(), "another PRIVATE KEY");
     }
 }

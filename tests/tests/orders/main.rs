@@ -106,6 +106,23 @@ fn what_did_not_happen_is_reported_and_not_tried_again() {
 }
 
 #[test]
+fn two_kinds_of_orders_begin_one_after_the_other() {
+    if !possible() {
+        return;
+    }
+    let mut rig = Rig::new();
+    rig.somebody_is_logged_in(true);
+    rig.order(&["reinstall", "--warn", "8s"]);
+    rig.order(&["reboot", "--warn", "8s"]);
+    rig.start();
+    rig.wait("the restart", |rig| rig.done("systemctl") == "reboot\n");
+    // People were told once, of one of them; the other waits.
+    assert_eq!(rig.told().matches("Cela commence dans").count(), 1, "{}", rig.told());
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(rig.done("systemctl"), "reboot\n");
+}
+
+#[test]
 fn without_the_server_nothing_begins() {
     if !possible() {
         return;
