@@ -11,13 +11,14 @@ use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use akene_protocol::api::OpenOrders;
-use akene_protocol::{Envelope, MachineId, OrderId, PublicKey, Secret, Sha256};
+use akene_protocol::{MachineId, Secret, Sha256};
 use anyhow::Result;
 use jiff::Timestamp;
 use rusqlite::Connection;
 use tokio::sync::watch;
 
-use crate::db::{Db, machines, orders};
+use crate::db::orders::{self, Open};
+use crate::db::{Db, machines};
 
 /// How often the database is asked for changes.
 pub const TICK: Duration = Duration::from_millis(500);
@@ -32,19 +33,13 @@ const WATCHED: Duration = Duration::from_secs(60);
 /// What stands for "no order" in an entity tag.
 const NOTHING: &str = "\"none\"";
 
-#[derive(Clone)]
-struct Shown {
-    id: OrderId,
-    expires: Timestamp,
-    envelope: Envelope,
-}
-
 /// The open orders.
 pub struct Board {
+    /// For credentials: who shows one waits for nobody who reads orders.
     reader: Mutex<Connection>,
-    key: PublicKey,
-    clock: Mutex<Option<i64>>,
-    shown: RwLock<HashMap<MachineId, Vec<Shown>>>,
+    /// For orders, and the number they were read at.
+    source: Mutex<(Connection, Option<i64>)>,
+    shown: RwLock<HashMap<MachineId, Vec<Open>>>,
     changes: watch::Sender<u64>,
     visits: Mutex<HashMap<MachineId, (Timestamp, String)>>,
     looked: Mutex<Option<Instant>>,
@@ -52,11 +47,10 @@ pub struct Board {
 
 impl Board {
     /// Reads the open orders of this database.
-    pub fn open(path: &Path, key: PublicKey) -> Result<Board> {
+    pub fn open(path: &Path) -> Result<Board> {
         let board = Board {
             reader: Mutex::new(Db::reader(path)?),
-            key,
-            clock: Mutex::default(),
+            source: Mutex::new((Db::reader(path)?, None)),
             shown: RwLock::default(),
             changes: watch::Sender::new(0),
             visits: Mutex::default(),
@@ -68,19 +62,17 @@ impl Board {
 
     /// Reads the open orders again if any has changed.
     pub fn refresh(&self) -> Result<()> {
-        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
-        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let (reader, clock) = &mut *source;
         // The number first: what changes in between is read again the next time.
-        let now = orders::clock(&reader)?;
+        let now = orders::clock(reader)?;
         if *clock == Some(now) {
             return Ok(());
         }
-        let mut shown: HashMap<MachineId, Vec<Shown>> = HashMap::new();
-        for (order, envelope) in orders::open(&reader, &self.key)? {
-            let entry = Shown { id: order.id, expires: order.expires, envelope };
-            shown.entry(order.machine).or_default().push(entry);
+        let mut shown: HashMap<MachineId, Vec<Open>> = HashMap::new();
+        for order in orders::open(reader)? {
+            shown.entry(order.machine).or_default().push(order);
         }
-        drop(reader);
         *self.shown.write().unwrap_or_else(PoisonError::into_inner) = shown;
         *clock = Some(now);
         self.changes.send_modify(|n| *n += 1);

@@ -77,7 +77,7 @@ impl Server {
         let site_key = PublicKey(key.verifying_key());
         let db = Db::open(&site.database())?;
         let shared = Arc::new(Shared {
-            board: Board::open(&site.database(), site_key)?,
+            board: Board::open(&site.database())?,
             waiting: Arc::new(Semaphore::new(settings.limits.waiting_polls as usize)),
             poll_seconds: settings.limits.poll_seconds.max(1),
             db,

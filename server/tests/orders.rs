@@ -74,6 +74,30 @@ fn state(rig: &Rig, who: &Identity) -> String {
     rig.machine(who)["orders"][0]["state"].as_str().unwrap().to_owned()
 }
 
+/// As the administrator's commands do it: on the database, beside the running server.
+fn beside<T: rusqlite::types::FromSql>(rig: &Rig, query: &str) -> T {
+    let db = akene_server::db::Db::open(&rig.site_dir().join("state/akene.db")).unwrap();
+    db.run(|db| Ok(db.query_row(query, [], |row| row.get(0))?)).unwrap()
+}
+
+fn ago(hours: i64) -> jiff::Timestamp {
+    jiff::Timestamp::now() - jiff::SignedDuration::from_hours(hours)
+}
+
+/// What was given now counts as given and begun back then.
+fn backdate(rig: &Rig, id: OrderId, issued: jiff::Timestamp, expires: jiff::Timestamp) {
+    let of: String = beside(rig, &format!("SELECT document FROM orders WHERE id = '{id}'"));
+    let order = Order { issued, expires, ..serde_json::from_str(&of).unwrap() };
+    let (document, expires) = (serde_json::to_string(&order).unwrap(), expires.as_second());
+    let _: i64 = beside(
+        rig,
+        &format!(
+            "UPDATE orders SET document = '{document}', expires = {expires}, changed = '{issued}'
+             WHERE id = '{id}' RETURNING n"
+        ),
+    );
+}
+
 #[test]
 fn a_reinstallation_from_order_to_confirmation() {
     let rig = Rig::new();
@@ -112,6 +136,8 @@ fn a_reinstallation_from_order_to_confirmation() {
     // The same run is told the same again; another is not.
     assert_eq!(granted(&rig, &install(&rig, &who, run_id(3), 1, id)), Consent::Wipe);
     assert_eq!(code(&install(&rig, &who, run_id(4), 1, id)), "order-used");
+    // An older copy of its disk asks whether the order still counts.
+    refused(say(&rig, &who, id, &Progress::Begun), 409, "order-used");
 
     rig.events(&who, &good_run(run_id(3)));
     assert_eq!(state(&rig, &who), "done");
@@ -179,6 +205,110 @@ fn an_order_is_gone_on_with_as_long_as_its_installation_is_not_over() {
     // What a person permits does not depend on an old order that still lies there.
     rig.allow(&who, "blank");
     assert_eq!(granted(&rig, &install(&rig, &who, run_id(5), 1, id)), Consent::Blank);
+}
+
+/// What all machines of a mass order say twice a minute must not make the server read all of it again.
+#[test]
+fn how_far_an_order_is_makes_nobody_read_all_orders_again() {
+    let rig = Rig::new();
+    let who = installed(&rig, 1);
+    let id = given(&rig, &who, json!({ "task": "reinstall" }));
+    let clock = || beside::<i64>(&rig, "SELECT n FROM order_clock");
+    let changed = || beside::<String>(&rig, "SELECT changed FROM orders");
+    let given = clock();
+    let waits = |percent: u32| Progress::Received { waits: format!("fetching packages: {percent} %") };
+    for percent in 0..20 {
+        assert_eq!(say(&rig, &who, id, &waits(percent)).status(), 204);
+    }
+    let last = changed();
+    assert_eq!(say(&rig, &who, id, &waits(19)).status(), 204);
+    assert_eq!(changed(), last, "the same word again is no news");
+    let postponed = Progress::Postponed { times: 1, until: jiff::Timestamp::now() };
+    for word in [postponed, Progress::Begun] {
+        assert_eq!(say(&rig, &who, id, &word).status(), 204);
+    }
+    assert_eq!(clock(), given);
+    assert_eq!(open_orders(&rig, &who).len(), 1);
+    granted(&rig, &install(&rig, &who, run_id(2), 1, id));
+    assert_eq!(clock(), given + 1);
+    assert!(open_orders(&rig, &who).is_empty());
+}
+
+#[test]
+fn one_order_that_cannot_be_read_hides_no_other() {
+    let mut rig = Rig::new();
+    let (who, other) = (installed(&rig, 1), installed(&rig, 2));
+    let broken = given(&rig, &who, json!({ "task": "inventory" }));
+    let good = given(&rig, &who, json!({ "task": "logs" }));
+    let _: i64 = beside(
+        &rig,
+        &format!("UPDATE orders SET document = '{{}}', envelope = '{{}}' WHERE id = '{broken}' RETURNING n"),
+    );
+    let ids = |rig: &Rig, who| open_orders(rig, who).iter().map(|order| order.id).collect::<Vec<_>>();
+    let new = given(&rig, &other, json!({ "task": "logs" }));
+    assert_eq!((ids(&rig, &who), ids(&rig, &other)), (vec![good], vec![new]));
+    rig.restart();
+    assert_eq!((ids(&rig, &who), ids(&rig, &other)), (vec![good], vec![new]));
+    assert_eq!(rig.admin("/v1/admin/orders")["orders"].as_array().unwrap().len(), 2);
+    assert_eq!(state(&rig, &who), "given");
+}
+
+/// Ordered on Monday, installed from a stick on Tuesday: what people put there since is not wiped on Thursday.
+#[test]
+fn another_installation_ends_what_was_ordered_before() {
+    let rig = Rig::new();
+    let who = installed(&rig, 1);
+    let old = given(&rig, &who, json!({ "task": "reinstall", "wipe": true, "when": "idle" }));
+    let logs = given(&rig, &who, json!({ "task": "logs" }));
+    rig.allow(&who, "wipe");
+    rig.run(&who, run_id(2), &inventory(1));
+    let confirmation = good_run(run_id(2));
+    let (last, before) = confirmation.split_last().unwrap();
+    rig.events(&who, before);
+    assert_eq!(open_orders(&rig, &who).len(), 2);
+    rig.events(&who, std::slice::from_ref(last));
+    assert_eq!(open_orders(&rig, &who).iter().map(|o| o.id).collect::<Vec<_>>(), [logs]);
+    let issue = refused(say(&rig, &who, old, &Progress::Begun), 409, "order-cancelled");
+    assert!(issue.message.contains("by another installation"), "{issue}");
+
+    // What is ordered while an installation is at work is meant for its system.
+    rig.allow(&who, "wipe");
+    rig.run(&who, run_id(3), &inventory(1));
+    let new = given(&rig, &who, json!({ "task": "reinstall" }));
+    rig.events(&who, &good_run(run_id(3)));
+    assert!(open_orders(&rig, &who).iter().any(|order| order.id == new));
+}
+
+/// A power cut after the disks were changed: the installer goes on without the network, as a run of its own.
+#[test]
+fn an_installer_that_went_on_alone_has_carried_its_order_out() {
+    let rig = Rig::new();
+    let who = installed(&rig, 1);
+    let id = given(&rig, &who, json!({ "task": "reinstall" }));
+    granted(&rig, &install(&rig, &who, run_id(2), 1, id));
+    rig.events(&who, &good_run(run_id(3)));
+    assert_eq!(state(&rig, &who), "done");
+}
+
+#[test]
+fn an_order_that_began_in_time_may_expire_during_the_restart() {
+    let rig = Rig::new();
+    let who = installed(&rig, 1);
+    let begun = |began: i64, expired: i64| {
+        let id = given(&rig, &who, json!({ "task": "reinstall", "replace": true }));
+        assert_eq!(say(&rig, &who, id, &Progress::Begun).status(), 204);
+        backdate(&rig, id, ago(began), ago(expired));
+        id
+    };
+    // Not for ever.
+    assert_eq!(code(&install(&rig, &who, run_id(2), 1, begun(7, 1))), "order-expired");
+    let id = begun(5, 1);
+    assert_eq!(state(&rig, &who), "begun");
+    granted(&rig, &install(&rig, &who, run_id(3), 1, id));
+    // What never began is not begun now.
+    let late = given(&rig, &who, json!({ "task": "reinstall" }));
+    backdate(&rig, late, ago(5), ago(1));
+    assert_eq!(code(&install(&rig, &who, run_id(4), 1, late)), "order-expired");
 }
 
 #[test]

@@ -99,9 +99,7 @@ fn settle(db: &Transaction<'_>, machine: MachineId, run: RunId) -> Result<()> {
     }
     let before = runs::set_state(db, run, &state)?;
     if state.stage == Stage::Confirmed && before.stage != Stage::Confirmed {
-        orders::run_confirmed(db, run)?;
-    }
-    if state.stage == Stage::Confirmed && before.stage != Stage::Confirmed {
+        orders::run_confirmed(db, machine, run)?;
         // The new system has spoken. If we permitted it to replace the old one, the old one's
         // credentials are void.
         let credential: Option<String> = db

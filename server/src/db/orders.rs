@@ -10,13 +10,14 @@
 //! what arrives twice or late changes nothing.
 
 use akene_protocol::order::{Order, OrderId, Progress, Reinstall, Task};
-use akene_protocol::{Envelope, Issue, MachineId, PublicKey, RunId};
+use akene_protocol::{Envelope, Issue, MachineId, RunId};
 use anyhow::{Context as _, Result, anyhow};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Trouble, from_json};
+use super::{Trouble, from_json, runs};
+use crate::grant;
 
 /// Where an order stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,7 +199,15 @@ const COLUMNS: &str = "document, state, changed, run";
 fn read((document, state, changed, run): Raw) -> Result<Stored> {
     let order: Order = from_json(&document)?;
     let mut state: State = from_json(&state)?;
-    if state.is_open() && order.expires < Timestamp::now() {
+    let expires = match state {
+        // What began in time has the time of a restart and a slow network until its installer asks.
+        State::Begun => {
+            let since: Timestamp = changed.parse().context("reading when an order began")?;
+            order.expires.max(since.checked_add(grant::LIFE)?)
+        }
+        _ => order.expires,
+    };
+    if state.is_open() && expires < Timestamp::now() {
         state = State::Expired;
     }
     let run = run.map(|run| run.parse().map_err(|e: String| anyhow!(e))).transpose()?;
@@ -221,7 +230,16 @@ fn list(db: &Transaction<'_>, condition: &str, value: &str) -> Result<Vec<Stored
         "SELECT {COLUMNS} FROM orders WHERE {condition} ORDER BY n DESC LIMIT 1000"
     ))?;
     let rows = query.query_map([value], |row| Raw::try_from(row))?;
-    rows.map(|row| read(row.context("reading orders")?)).collect()
+    let mut orders = Vec::new();
+    for row in rows {
+        orders.extend(readable(read(row.context("reading orders")?)));
+    }
+    Ok(orders)
+}
+
+/// One order that cannot be read, a newer server's for one, must not hide all the others.
+fn readable<T>(order: Result<T>) -> Option<T> {
+    order.inspect_err(|error| eprintln!("passing over an order: {error:#}")).ok()
 }
 
 /// The orders of a machine, newest first.
@@ -269,7 +287,7 @@ pub fn over(order: &Stored) -> Issue {
 /// What a machine tells of an order.
 ///
 /// # Errors
-/// Those of [`own`]; `order-expired` or `order-cancelled` where it does not count any more.
+/// Those of [`own`]; `order-expired`, `order-cancelled` or `order-used` where it does not count any more.
 pub fn report(
     db: &Transaction<'_>,
     machine: MachineId,
@@ -282,10 +300,14 @@ pub fn report(
     match (&order.state, &new) {
         (State::Expired | State::Cancelled { .. }, State::Refused { .. }) => return Ok(()),
         (State::Expired | State::Cancelled { .. }, _) => return Err(Trouble::Refused(over(&order))),
+        // It asks whether the order still counts: an older copy of its disk does, or one in another computer.
+        (before, State::Begun) if before.rank() > State::Begun.rank() => {
+            return Err(Trouble::Refused(over(&order)));
+        }
         // That a reinstallation is done is the word of the new system, not of the one that began it.
         (_, State::Done) if order.reinstall().is_some() => return Ok(()),
         (State::Postponed { times: before, .. }, State::Postponed { times, .. }) if times > before => {}
-        (State::Received { .. }, State::Received { .. }) => {}
+        (State::Received { waits: before }, State::Received { waits }) if waits != before => {}
         (before, new) if new.rank() <= before.rank() => return Ok(()),
         _ => {}
     }
@@ -336,31 +358,60 @@ pub fn use_up(db: &Transaction<'_>, id: OrderId, run: RunId) -> Result<()> {
     Ok(())
 }
 
-/// The order this run used, if any.
-pub fn of_run(db: &Transaction<'_>, run: RunId) -> Result<Option<Stored>> {
-    Ok(list(db, "run = ?1", &run.to_string())?.into_iter().next())
-}
-
-/// A new system has confirmed itself: the order whose permission it was made with is done.
-pub fn run_confirmed(db: &Transaction<'_>, run: RunId) -> Result<()> {
-    match of_run(db, run)? {
-        Some(order) => set(db, order.order.id, &State::Done),
-        None => Ok(()),
+/// A new system has confirmed itself: the order whose permission it was made with is done, and what was ordered
+/// before this installation began is over with it. Nobody meant the files of the new system to be wiped.
+pub fn run_confirmed(db: &Transaction<'_>, machine: MachineId, run: RunId) -> Result<()> {
+    let Some(begun) = runs::get(db, run)?.map(|run| run.created) else { return Ok(()) };
+    for order in of_machine(db, machine)? {
+        let earlier = order.order.issued < begun;
+        let end = match &order.state {
+            _ if order.run == Some(run) => State::Done,
+            // Its installer went on without the network, as another run.
+            State::Used if earlier => State::Done,
+            state if state.is_open() && earlier && order.reinstall().is_some() => {
+                State::Cancelled { why: "by another installation".into() }
+            }
+            _ => continue,
+        };
+        set(db, order.order.id, &end)?;
     }
+    Ok(())
 }
 
-/// The open orders of all machines with their envelopes.
-pub fn open(db: &rusqlite::Connection, key: &PublicKey) -> Result<Vec<(Order, Envelope)>> {
-    let mut query =
-        db.prepare_cached("SELECT envelope FROM orders WHERE open = 1 AND expires >= ?1 ORDER BY n")?;
-    let rows = query.query_map([Timestamp::now().as_second()], |row| row.get::<_, String>(0))?;
+/// An order as the machine is to see it.
+#[derive(Clone, Debug)]
+pub struct Open {
+    /// Its id.
+    pub id: OrderId,
+    /// For this machine.
+    pub machine: MachineId,
+    /// Until when it may be begun.
+    pub expires: Timestamp,
+    /// What was signed. The machine verifies it; here that would cost a signature an order and change.
+    pub envelope: Envelope,
+}
+
+/// The open orders of all machines.
+pub fn open(db: &rusqlite::Connection) -> Result<Vec<Open>> {
+    let mut query = db.prepare_cached(
+        "SELECT id, machine, expires, envelope FROM orders WHERE open = 1 AND expires >= ?1 ORDER BY n",
+    )?;
+    let rows = query
+        .query_map([Timestamp::now().as_second()], |row| <(String, String, i64, String)>::try_from(row))?;
     let mut open = Vec::new();
     for row in rows {
-        let envelope: Envelope = from_json(&row.context("reading the open orders")?)?;
-        let order = envelope.open(key).context("reading an open order")?;
-        open.push((order, envelope));
+        open.extend(readable(read_open(&row.context("reading the open orders")?)));
     }
     Ok(open)
+}
+
+fn read_open((id, machine, expires, envelope): &(String, String, i64, String)) -> Result<Open> {
+    Ok(Open {
+        id: id.parse().map_err(|e: String| anyhow!(e))?,
+        machine: machine.parse().map_err(|e: String| anyhow!(e))?,
+        expires: Timestamp::from_second(*expires)?,
+        envelope: from_json(envelope).with_context(|| format!("reading the open order {id}"))?,
+    })
 }
 
 /// A number that grows whenever an order changes, in whatever process.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use akene_protocol::api::{
     EnrolRequest, EnrolResponse, EventBatch, EventsAccepted, MAX_EVENTS, RunRequest, RunResponse, Time,
 };
+use akene_protocol::event::EventKind;
 use akene_protocol::inventory;
 use akene_protocol::{Envelope, Issue, RunId};
 use anyhow::Context as _;
@@ -190,7 +191,12 @@ pub async fn events(
         ));
     }
     let id = machine.id;
+    // An installation may end orders.
+    let confirmed = batch.events.iter().any(|event| matches!(event.kind, EventKind::Confirmed { .. }));
     let new = shared.db.call(move |db| event_store::keep(db, id, &batch.events)).await?;
+    if confirmed {
+        super::orders::refresh(&shared).await?;
+    }
     Ok((Extension(Who(id)), Json(EventsAccepted { new })))
 }
 
