@@ -36,7 +36,7 @@ pub const LIFE: SignedDuration = SignedDuration::from_hours(6);
 
 /// How long after its beginning a run that has not ended may have its lapsed grant renewed: a power
 /// cut on Friday evening is mended on Monday.
-const RENEWABLE: SignedDuration = SignedDuration::from_hours(7 * 24);
+pub(crate) const RENEWABLE: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// How many installations may fail in a row after they changed the disks. What still fails then, a script of
 /// the profile or a dying disk, does not mend itself, and each try wears the disk and the line.

@@ -6,7 +6,7 @@
 
 use akene_protocol::inventory::Inventory;
 use akene_protocol::order::{self, Files, Order, OrderId, Plain, Reinstall, Task, Timing, When};
-use akene_protocol::{Envelope, Issue, MachineId};
+use akene_protocol::{Envelope, Issue, MachineId, Sha256};
 use anyhow::{Context as _, Result, anyhow};
 use ed25519_dalek::SigningKey;
 use jiff::{SignedDuration, Timestamp};
@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::db::orders::{self, State, Stored};
 use crate::db::{Trouble, machines, runs};
+use crate::grant;
 use crate::site::keys::random_hex;
 use crate::site::{Chosen, Site, SiteConfig};
 
@@ -165,9 +166,7 @@ pub fn place(
     }
     let replaced = orders::place(db, &order, &Envelope::sign(&order, key), wish.replace)?;
     machines::note(db, machine.id, &format!("a person ordered: {}", in_words(&order)))?;
-    let needed: Vec<_> =
-        orders::all(db)?.iter().filter(|o| needs_lock(o)).filter_map(|o| o.reinstall()?.lock).collect();
-    site.forget_locks(&needed)?;
+    site.forget_locks(&orders::locks(db)?)?;
     Ok(Placed { order, why, replaced })
 }
 
@@ -200,23 +199,24 @@ pub fn profile(
     })
 }
 
-fn needs_lock(order: &Stored) -> bool {
-    order.state.is_open() || order.state == State::Used
+/// Whether an installation by this order may still be at work, or begin.
+fn counts(db: &Transaction<'_>, order: &Stored) -> Result<bool> {
+    let (State::Used, Some(run)) = (&order.state, order.run) else { return Ok(order.state.is_open()) };
+    let run = runs::get(db, run)?;
+    Ok(run.is_some_and(|run| Timestamp::now() < run.created + grant::RENEWABLE))
 }
 
-/// The signed lock that an order of this machine pins for this profile, if one does.
-pub fn pinned_lock(
-    db: &Transaction<'_>,
-    site: &Site,
-    machine: MachineId,
-    profile: &str,
-) -> Result<Option<Vec<u8>>> {
-    let orders = orders::of_machine(db, machine)?;
-    let pinned = orders.iter().filter(|o| needs_lock(o)).filter_map(Stored::reinstall);
-    match pinned.filter(|r| r.profile.as_deref() == Some(profile)).find_map(|r| r.lock) {
-        Some(sum) => site.kept_lock(sum),
-        None => Ok(None),
+/// The sum of the signed lock that an order of this machine pins for this profile, if one does.
+pub fn pinned_lock(db: &Transaction<'_>, machine: MachineId, profile: &str) -> Result<Option<Sha256>> {
+    for order in orders::of_machine(db, machine)? {
+        let reinstall = order.reinstall().filter(|r| r.profile.as_deref() == Some(profile));
+        if let Some(sum) = reinstall.and_then(|r| r.lock)
+            && counts(db, &order)?
+        {
+            return Ok(Some(sum));
+        }
     }
+    Ok(None)
 }
 
 /// An order as a person would say it: `reinstall with the profile desk, keeping people's files, when nobody uses it`.

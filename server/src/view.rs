@@ -187,13 +187,13 @@ pub fn list(db: &Transaction<'_>) -> Result<Vec<Summary>> {
     machines::all(db)?
         .into_iter()
         .map(|machine| {
-            let orders = orders::of_machine(db, machine.id)?;
-            Ok(summary(&machine, &runs::of_machine(db, machine.id)?, &orders))
+            let order = orders::newest(db, machine.id)?;
+            Ok(summary(&machine, &runs::of_machine(db, machine.id)?, order.as_ref()))
         })
         .collect()
 }
 
-fn summary(machine: &machines::Machine, runs: &[runs::Run], orders: &[orders::Stored]) -> Summary {
+fn summary(machine: &machines::Machine, runs: &[runs::Run], order: Option<&orders::Stored>) -> Summary {
     let newest = runs.first();
     let state = newest.map(|run| run.state.clone()).unwrap_or_default();
     let confirmed = runs.iter().find(|run| run.state.stage == Stage::Confirmed);
@@ -225,7 +225,7 @@ fn summary(machine: &machines::Machine, runs: &[runs::Run], orders: &[orders::St
         maybe: machine.maybe,
         allowed: machine.allowed,
         hardware: hardware(&machine.inventory),
-        order: orders.first().map(|stored| OrderView::of(stored, machine.asset)),
+        order: order.map(|stored| OrderView::of(stored, machine.asset)),
     }
 }
 
@@ -275,7 +275,7 @@ pub fn detail(db: &Transaction<'_>, machine: &machines::Machine) -> Result<Detai
     }
     let notes = machines::notes(db, machine.id)?.into_iter().map(|(at, text)| Note { at, text }).collect();
     Ok(Detail {
-        summary: summary(machine, &runs, &orders),
+        summary: summary(machine, &runs, orders.first()),
         notes,
         inventory: machine.inventory.clone(),
         plan,

@@ -4,24 +4,10 @@ mod common;
 
 use std::fs;
 
-use akene_protocol::lock::{ProfileLock, SIGNED_VERSION};
+use akene_protocol::lock::ProfileLock;
 use akene_protocol::{Envelope, PublicKey, Sha256};
 use akene_server::site::Site;
-use common::{Rig, inventory, refused};
-
-fn lock(profile: &str, revision: &str) -> ProfileLock {
-    ProfileLock {
-        version: SIGNED_VERSION,
-        site: "test".into(),
-        profile: profile.into(),
-        revision: revision.into(),
-        architecture: "amd64".into(),
-        releases: vec![],
-        archives: vec![],
-        packages: vec![],
-        selections: vec![],
-    }
-}
+use common::{Rig, inventory, lock, refused};
 
 #[test]
 fn a_lock_goes_out_to_machines_of_the_site_and_only_when_it_is_new_to_them() {

@@ -9,7 +9,8 @@ use akene_exec::{Cmd, Runner as _, SystemRunner};
 use akene_protocol::api::{Consent, Grant, Identity, OpenOrders, RunRequest, RunResponse};
 use akene_protocol::event::{EventKind, Phase};
 use akene_protocol::order::{Order, OrderId, Progress, Task};
-use akene_protocol::{Bundle, Issue, RunId};
+use akene_protocol::{Bundle, Issue, RunId, Sha256};
+use akene_server::site::Site;
 use common::*;
 use reqwest::blocking::Response;
 use serde_json::{Value, json};
@@ -309,6 +310,69 @@ fn an_order_that_began_in_time_may_expire_during_the_restart() {
     let late = given(&rig, &who, json!({ "task": "reinstall" }));
     backdate(&rig, late, ago(5), ago(1));
     assert_eq!(code(&install(&rig, &who, run_id(4), 1, late)), "order-expired");
+}
+
+fn make_lock(site: &Site, revision: &str) -> Sha256 {
+    site.write_lock(&lock("default", revision)).unwrap();
+    Sha256::of(&site.signed_lock("default").unwrap().unwrap())
+}
+
+fn lock_for(rig: &Rig, who: &Identity) -> Sha256 {
+    let request = rig.client.get(rig.url("/v1/profiles/default/lock"));
+    let answer = request.header("authorization", who.bearer().expose()).send().unwrap();
+    assert_eq!(answer.status(), 200);
+    Sha256::of(&answer.bytes().unwrap())
+}
+
+#[test]
+fn an_order_pins_its_lock_as_long_as_it_may_be_carried_out() {
+    let rig = Rig::new();
+    let who = installed(&rig, 1);
+    let site = Site::open(&rig.site_dir()).unwrap();
+    let old = make_lock(&site, "1");
+    let id = given(&rig, &who, json!({ "task": "reinstall" }));
+    let new = make_lock(&site, "2");
+    assert_eq!(lock_for(&rig, &who), old);
+    granted(&rig, &install(&rig, &who, run_id(2), 1, id));
+    assert_eq!(lock_for(&rig, &who), old);
+    // Nothing was ever heard of that run again.
+    let created = |at: jiff::Timestamp| {
+        let run = run_id(2);
+        let _: i64 =
+            beside(&rig, &format!("UPDATE runs SET created = '{at}' WHERE id = '{run}' RETURNING n"));
+    };
+    created(ago(6 * 24));
+    assert_eq!(lock_for(&rig, &who), old);
+    created(ago(8 * 24));
+    assert_eq!(lock_for(&rig, &who), new);
+}
+
+#[test]
+fn a_lock_is_forgotten_when_no_order_needs_it_however_many_there_are() {
+    let rig = Rig::new();
+    let (who, other) = (installed(&rig, 1), installed(&rig, 2));
+    let site = Site::open(&rig.site_dir()).unwrap();
+    let kept = |sum| site.kept_lock(sum).unwrap().is_some();
+    let old = make_lock(&site, "1");
+    let first = given(&rig, &who, json!({ "task": "reinstall" }));
+    let new = make_lock(&site, "2");
+    let last = given(&rig, &other, json!({ "task": "reinstall" }));
+    let _: i64 = beside(
+        &rig,
+        &format!(
+            "WITH RECURSIVE many (k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM many WHERE k < 1100)
+             INSERT INTO orders (id, machine, created, expires, document, envelope, state, open, changed, lock)
+             SELECT printf('%032x', k), machine, created, expires, document, envelope, state, open, changed, lock
+             FROM orders JOIN many WHERE id = '{last}' RETURNING n"
+        ),
+    );
+    assert_eq!(beside::<i64>(&rig, "SELECT count(*) FROM orders"), 1102);
+    given(&rig, &who, json!({ "task": "reboot" }));
+    assert!(kept(old) && kept(new));
+    let issue = Issue::new("boot-menu-refuses", "", "it does", "");
+    assert_eq!(say(&rig, &who, first, &Progress::Refused { issue }).status(), 204);
+    given(&rig, &who, json!({ "task": "logs" }));
+    assert!(!kept(old) && kept(new));
 }
 
 #[test]

@@ -108,11 +108,13 @@ const STEPS: &[&str] = &[
         state TEXT NOT NULL,
         open INTEGER NOT NULL,                -- whether the machine is to see it
         changed TEXT NOT NULL,
-        run TEXT                              -- the run that used it
+        run TEXT,                             -- the run that used it
+        lock TEXT                             -- sum of the signed lock kept for it, until it has ended
     ) STRICT;
     CREATE INDEX orders_machine ON orders (machine);
     CREATE INDEX orders_run ON orders (run) WHERE run IS NOT NULL;
     CREATE INDEX orders_open ON orders (n) WHERE open = 1;
+    CREATE INDEX orders_lock ON orders (lock, open, expires) WHERE lock IS NOT NULL;
 
     -- By this a running server sees what the administrator's commands do beside it. It counts what a machine is to
     -- see; how far one is changes too often to read all of them again.

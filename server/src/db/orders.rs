@@ -10,7 +10,7 @@
 //! what arrives twice or late changes nothing.
 
 use akene_protocol::order::{Order, OrderId, Progress, Reinstall, Task};
-use akene_protocol::{Envelope, Issue, MachineId, RunId};
+use akene_protocol::{Envelope, Issue, MachineId, RunId, Sha256};
 use anyhow::{Context as _, Result, anyhow};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, Transaction, params};
@@ -61,6 +61,11 @@ impl State {
     /// Whether the machine is still to see it.
     pub fn is_open(&self) -> bool {
         self.rank() < 4
+    }
+
+    /// Whether nothing more comes of it.
+    fn is_end(&self) -> bool {
+        self.rank() > State::Used.rank()
     }
 
     /// Whether something is still to come of it, or to be looked at.
@@ -166,9 +171,13 @@ pub fn place(
         }
         set(db, other.order.id, &State::Cancelled { why: "by another order".into() })?;
     }
+    let lock = match &order.task {
+        Task::Reinstall(reinstall) => reinstall.lock.map(|sum| sum.to_string()),
+        _ => None,
+    };
     db.execute(
-        "INSERT INTO orders (id, machine, created, expires, document, envelope, state, open, changed)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?3)",
+        "INSERT INTO orders (id, machine, created, expires, document, envelope, state, open, changed, lock)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?3, ?8)",
         params![
             order.id.to_string(),
             order.machine.to_string(),
@@ -177,6 +186,7 @@ pub fn place(
             serde_json::to_string(order)?,
             serde_json::to_string(envelope)?,
             serde_json::to_string(&State::Given)?,
+            lock,
         ],
     )?;
     Ok(open.map(|other| other.order.id))
@@ -185,8 +195,8 @@ pub fn place(
 fn set(db: &Transaction<'_>, id: OrderId, state: &State) -> Result<()> {
     let text = serde_json::to_string(state).context("encoding the state of an order")?;
     db.execute(
-        "UPDATE orders SET state = ?2, open = ?3, changed = ?4 WHERE id = ?1",
-        params![id.to_string(), text, state.is_open(), Timestamp::now().to_string()],
+        "UPDATE orders SET state = ?2, open = ?3, changed = ?4, lock = iif(?5, NULL, lock) WHERE id = ?1",
+        params![id.to_string(), text, state.is_open(), Timestamp::now().to_string(), state.is_end()],
     )
     .context("keeping the state of an order")?;
     Ok(())
@@ -225,11 +235,14 @@ pub fn get(db: &Transaction<'_>, id: OrderId) -> Result<Option<Stored>> {
     .transpose()
 }
 
-fn list(db: &Transaction<'_>, condition: &str, value: &str) -> Result<Vec<Stored>> {
+/// Most orders in a list.
+const MOST: u32 = 1000;
+
+fn list(db: &Transaction<'_>, condition: &str, value: &str, most: u32) -> Result<Vec<Stored>> {
     let mut query = db.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM orders WHERE {condition} ORDER BY n DESC LIMIT 1000"
+        "SELECT {COLUMNS} FROM orders WHERE {condition} ORDER BY n DESC LIMIT ?2"
     ))?;
-    let rows = query.query_map([value], |row| Raw::try_from(row))?;
+    let rows = query.query_map(params![value, most], |row| Raw::try_from(row))?;
     let mut orders = Vec::new();
     for row in rows {
         orders.extend(readable(read(row.context("reading orders")?)));
@@ -244,12 +257,29 @@ fn readable<T>(order: Result<T>) -> Option<T> {
 
 /// The orders of a machine, newest first.
 pub fn of_machine(db: &Transaction<'_>, machine: MachineId) -> Result<Vec<Stored>> {
-    list(db, "machine = ?1", &machine.to_string())
+    list(db, "machine = ?1", &machine.to_string(), MOST)
+}
+
+/// The newest order of a machine.
+pub fn newest(db: &Transaction<'_>, machine: MachineId) -> Result<Option<Stored>> {
+    Ok(list(db, "machine = ?1", &machine.to_string(), 1)?.into_iter().next())
 }
 
 /// All orders, newest first; at most a thousand.
 pub fn all(db: &Transaction<'_>) -> Result<Vec<Stored>> {
-    list(db, "?1 = ''", "")
+    list(db, "?1 = ''", "", MOST)
+}
+
+/// The sums of the locks that were kept for orders and may still be needed.
+pub fn locks(db: &Transaction<'_>) -> Result<Vec<Sha256>> {
+    let mut query = db.prepare_cached(
+        "SELECT DISTINCT lock FROM orders WHERE lock IS NOT NULL AND (open = 0 OR expires >= ?1)",
+    )?;
+    // What began in time lasts that much longer.
+    let since = (Timestamp::now() - grant::LIFE).as_second();
+    let rows = query.query_map([since], |row| row.get::<_, String>(0))?;
+    rows.map(|sum| sum.context("reading the locks of orders")?.parse().map_err(|e: String| anyhow!(e)))
+        .collect()
 }
 
 /// The order of this machine with this id.

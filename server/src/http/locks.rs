@@ -22,15 +22,19 @@ pub async fn get(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let who = Extension(Who(machine.id));
+    let (asked, site) = (name.clone(), shared.site.clone());
+    let pinned = shared.db.call(move |db| Ok(order::pinned_lock(db, machine.id, &asked)?)).await?;
     let asked = name.clone();
-    let db = shared.db.clone();
-    // What was ordered is pinned, also when the lock was made anew since.
-    let text = db
-        .call(move |db| match order::pinned_lock(db, &shared.site, machine.id, &asked)? {
+    // Megabytes, and nobody waits for the database meanwhile.
+    let text = tokio::task::spawn_blocking(move || {
+        // What was ordered is pinned, also when the lock was made anew since.
+        match pinned.map(|sum| site.kept_lock(sum)).transpose()?.flatten() {
             Some(text) => Ok(Some(text)),
-            None => Ok(shared.site.signed_lock(&asked)?),
-        })
-        .await?;
+            None => site.signed_lock(&asked),
+        }
+    })
+    .await
+    .context("reading a lock")??;
     let Some(text) = text else {
         let issue = Issue::new(
             "no-lock",

@@ -103,20 +103,24 @@ pub async fn profile(
     Path(id): Path<String>,
 ) -> Result<(Extension<Who>, Json<Envelope>), Refusal> {
     let (id, who) = (id_of(&id)?, machine.id);
-    let db = shared.db.clone();
-    let envelope = db
+    let (machine, reinstall) = shared
+        .db
         .call(move |db| {
             let order = orders::own(db, who, id)?;
-            let reinstall = match order.reinstall() {
-                Some(reinstall) if order.state.is_open() => reinstall,
-                _ => return Err(crate::db::Trouble::Refused(orders::over(&order))),
-            };
-            let machine = machines::get(db, who)?;
-            let mut chosen = order::profile(&shared.site, &machine, &machine.inventory, reinstall)?;
-            grant::of_reinstall(reinstall, &mut chosen.bundle);
-            Ok(Envelope::sign(&chosen.bundle, &shared.key))
+            match order.reinstall() {
+                Some(reinstall) if order.state.is_open() => Ok((machines::get(db, who)?, reinstall.clone())),
+                _ => Err(crate::db::Trouble::Refused(orders::over(&order))),
+            }
         })
         .await?;
+    // Many files are read, and nobody waits for the database meanwhile.
+    let envelope = tokio::task::spawn_blocking(move || {
+        let mut chosen = order::profile(&shared.site, &machine, &machine.inventory, &reinstall)?;
+        grant::of_reinstall(&reinstall, &mut chosen.bundle);
+        anyhow::Ok(Envelope::sign(&chosen.bundle, &shared.key))
+    })
+    .await
+    .context("putting a profile together")??;
     Ok((Extension(Who(who)), Json(envelope)))
 }
 

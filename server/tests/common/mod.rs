@@ -7,6 +7,7 @@ use std::time::Duration;
 use akene_protocol::api::{EnrolRequest, EnrolResponse, EventBatch, Identity, RunRequest, RunResponse};
 use akene_protocol::event::{EventKind, Phase};
 use akene_protocol::inventory::{Disk, Nic};
+use akene_protocol::lock::{ProfileLock, SIGNED_VERSION};
 use akene_protocol::stamp::Source;
 use akene_protocol::{Event, Inventory, Issue, RunId, Secret};
 use akene_server::site::init::{Options, init};
@@ -141,6 +142,21 @@ pub fn request(run: RunId, inventory: &Inventory) -> RunRequest {
 
 pub fn run_id(n: u8) -> RunId {
     RunId([n; 8])
+}
+
+/// A lock that pins nothing.
+pub fn lock(profile: &str, revision: &str) -> ProfileLock {
+    ProfileLock {
+        version: SIGNED_VERSION,
+        site: "test".into(),
+        profile: profile.into(),
+        revision: revision.into(),
+        architecture: "amd64".into(),
+        releases: vec![],
+        archives: vec![],
+        packages: vec![],
+        selections: vec![],
+    }
 }
 
 /// A machine like no other number `n`.
