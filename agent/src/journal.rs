@@ -82,6 +82,12 @@ pub fn attempts(records: &[Record]) -> usize {
     runs.len()
 }
 
+/// How often a person permitted another attempt since the last that succeeded.
+pub fn permitted(records: &[Record]) -> usize {
+    let since = records.iter().rev().take_while(|r| r.what != What::Complete);
+    since.filter(|r| r.what == What::Permitted).count()
+}
+
 /// The journal of one run.
 #[derive(Debug)]
 pub struct Journal {
@@ -227,6 +233,10 @@ mod tests {
         assert_eq!((attempts(&whole), is_whole(&whole)), (0, Some(true)));
         let permitted = of(&[(1, &begun), (2, &begun), (3, &What::Permitted)]);
         assert_eq!((attempts(&permitted), is_whole(&permitted)), (0, Some(false)));
+        let counts = |records: &[Record]| (attempts(records), super::permitted(records));
+        let again = of(&[(1, &What::Permitted), (2, &begun), (3, &What::Permitted), (4, &begun)]);
+        assert_eq!(counts(&again), (1, 2));
+        assert_eq!(counts(&of(&[(1, &What::Permitted), (1, &What::Complete)])), (0, 0));
     }
 
     #[test]

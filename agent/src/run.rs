@@ -30,6 +30,7 @@ pub mod stage;
 pub mod swap;
 #[cfg(test)]
 mod tests;
+mod way;
 mod way_back;
 
 use std::io::ErrorKind;
@@ -155,12 +156,12 @@ pub trait Effects {
         staged: &Self::Staged,
         resolved: &Resolved,
     ) -> Result<()>;
-    /// Users, files, scripts, boot loader, resident agent; then takes every trace of the installation away.
+    /// Users, files, scripts, boot loader, resident agent.
     fn configure(
         &mut self,
         mounted: &Self::Mounted,
         solved: &Self::Solved,
-        staged: Self::Staged,
+        staged: &Self::Staged,
         resolved: &Resolved,
         identity: &Identity,
     ) -> Result<()>;
@@ -168,6 +169,8 @@ pub trait Effects {
     fn sync(&mut self, mounted: &Self::Mounted) -> Result<()>;
     /// From now on the disk starts the new system, all of which is on the disks.
     fn hand_over(&mut self, mounted: &Self::Mounted) -> Result<()>;
+    /// Removes the packages that nobody needs any more, as well as it can.
+    fn tidy(&mut self, mounted: &Self::Mounted, solved: &Self::Solved, staged: Self::Staged);
     /// Sends the log to the server and leaves a copy in the new root, as well as it can.
     fn deliver_log(&mut self, identity: &Identity, mounted: Option<&Self::Mounted>);
     /// Unmounts and lets go of the disks.
@@ -401,7 +404,7 @@ fn on_disk<E: Effects>(
 
     reporter.phase(Phase::Configure);
     state.journal.record(What::Begun { phase: Phase::Configure })?;
-    effects.configure(mounted, &solved, staged, resolved, record.identity)?;
+    effects.configure(mounted, &solved, &staged, resolved, record.identity)?;
     state.journal.record(What::Done { phase: Phase::Configure })?;
 
     reporter.phase(Phase::Restart);
@@ -411,6 +414,8 @@ fn on_disk<E: Effects>(
     state.journal.record(What::Complete)?;
     resume::remove(&boot)?;
     boot_files::remove_if_there(&boot.join(crate::fetch::known::ORDER))?;
+    // Until here a power cut may have needed each of them.
+    effects.tidy(mounted, &solved, staged);
     reporter.installed();
     Ok(())
 }

@@ -16,6 +16,9 @@ pub const PATH: &str = "akene/profile.json";
 /// The profile's signed lock on the medium.
 pub const LOCK: &str = "akene/lock.json";
 
+/// Code of the issue that there is no profile on any medium.
+pub const NO_PROFILE: &str = "no-profile-on-medium";
+
 /// Filesystems a medium may have: the image itself, or a stick made by copying files.
 const KINDS: [&str; 3] = ["iso9660", "vfat", "ext4"];
 
@@ -33,7 +36,12 @@ pub fn profile(runner: &dyn Runner) -> Result<Vec<u8>> {
         false => format!("there is no profile on the medium ({})", why.join("; ")),
     };
     let next = "leave the medium plugged in, and put the signed profile on it as akene/profile.json";
-    Err(Issue::new("no-profile-on-medium", PATH, message, next).into())
+    Err(Issue::new(NO_PROFILE, PATH, message, next).into())
+}
+
+/// Whether an error says that there is no profile on any medium.
+pub fn is_missing(error: &anyhow::Error) -> bool {
+    crate::run::issues_of(error).iter().any(|issue| issue.code == NO_PROFILE)
 }
 
 /// The signed lock on the medium, if there is one.

@@ -72,17 +72,19 @@ impl<'a> Server<'a> {
         self.ask(identity, &RunRequest { run, inventory, profile, order, attempts: None })
     }
 
-    /// Asks whether a person permits another attempt after so many that broke off. `None`: yes, with this run.
+    /// Asks whether a person permits another attempt after so many that broke off. `None`: yes, with this run, which gets
+    /// this profile whenever it asks again.
     pub fn may_try_again(
         &self,
         identity: &Identity,
         run: RunId,
         inventory: &Inventory,
+        profile: Option<&str>,
         attempts: u32,
     ) -> Result<Option<Issue>, Issue> {
-        let (inventory, attempts) = (inventory.clone(), Some(attempts));
-        let answer =
-            self.ask(identity, &RunRequest { run, inventory, profile: None, order: None, attempts })?;
+        let (inventory, profile) = (inventory.clone(), profile.map(str::to_owned));
+        let request = RunRequest { run, inventory, profile, order: None, attempts: Some(attempts) };
+        let answer = self.ask(identity, &request)?;
         Ok(match answer.grant {
             Some(_) => None,
             None => Some(answer.refusal.unwrap_or_else(super::no_grant)),

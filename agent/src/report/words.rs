@@ -247,6 +247,11 @@ const FRENCH: &[(&str, &str, &str)] = &[
         "rien n'a été modifié ; appelez l'administrateur",
     ),
     (
+        "record-altered",
+        "les paquets notés sur cet ordinateur ne sont pas ceux de l'association",
+        "branchez le réseau, ou appelez l'administrateur",
+    ),
+    (
         "other-disks",
         "les disques de cet ordinateur ne sont plus les mêmes qu'au début de l'installation",
         "remettez les disques d'avant, ou branchez le réseau",

@@ -1,12 +1,15 @@
 //! A machine that cannot help itself any more: reachable, and doing nothing to its disks until a person permits it.
 //!
-//! It ends here when an installation was begun [`MOST_ATTEMPTS`] times and never completed, or when GRUB starts it with
+//! It ends here when an installation was begun [`MOST_ATTEMPTS`] times and never completed, when one
+//! is unfinished and the server refuses to go on with it, or when GRUB starts it with
 //! `akene.mode=help`, because a new system did not confirm that it runs. What is wrong is on the screen, with the code to read
 //! over the phone, and at the server. The server is asked every few minutes whether a person permits another attempt; then it
-//! goes on with the same run. Where the site has no server, nobody can be asked: then there is another attempt after a
-//! while, by the standing permission of the stamp, slowly enough to wear nothing out.
+//! goes on with the same run. Where the site has no server, nobody can be asked: then an unfinished installation is tried again
+//! after a while, by the standing permission of the stamp, each time after twice as long, slowly enough to wear nothing
+//! out; a system that is complete is only started again, since no person said that it may go.
 
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 use akene_exec::{Cmd, Runner};
 use akene_protocol::Issue;
@@ -18,7 +21,7 @@ use super::left;
 use super::live::{connect, wait, web};
 use super::resume::{Begun, MOST_ATTEMPTS};
 use super::stage::Visit;
-use crate::boot::LiveSystem;
+use crate::boot::{self, LiveSystem};
 use crate::fetch::{EventRoute, Server, Site, known};
 use crate::journal::{Journal, What};
 use crate::probe::{self, ProbeRoot};
@@ -28,51 +31,69 @@ use crate::report::words::Text;
 /// How often a person's permission is asked for.
 const ASKED_EVERY: Duration = Duration::from_secs(3 * 60);
 
-/// Where there is nobody to ask: until the next attempt.
+/// Where there is nobody to ask: until the next attempt, and at most.
 const UNASKED: Duration = Duration::from_secs(60 * 60);
+const MOST_UNASKED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Stays until a person permits another attempt. The disks are not touched; only the journal says in the end that a
-/// person looked.
+/// person looked. `refused` is what the server said of the last.
 pub fn until_permitted(
     live: &LiveSystem,
     runner: &dyn Runner,
     reporter: &Reporter,
     begun: Option<&Begun>,
-    started: Instant,
+    refused: Option<&Issue>,
 ) {
     reporter.phase(Phase::Network);
     reporter.called_by_run();
-    let why = reason(begun);
+    let why = reason(begun, refused);
     reporter.warn(why.to_string());
-    reporter.trouble(Some(why));
+    reporter.trouble(Some(why.clone()));
     match &live.stamp {
         Ok(stamp) if matches!(stamp.source, Source::Server { .. }) => {
-            while let Err(error) = ask(live, stamp, runner, reporter, begun, started) {
+            while let Err(error) = ask(live, stamp, runner, reporter, begun, &why) {
                 reporter.debug(format!("asking for help: {error:#}"));
-                reporter.trouble(Some(reason(begun)));
+                reporter.trouble(Some(why.clone()));
                 wait(reporter, ASKED_EVERY, Text::AsksAgain);
             }
         }
-        _ => wait(reporter, UNASKED, Text::NextAttempt),
+        _ => match unasked(begun) {
+            Some(pause) => wait(reporter, pause, Text::NextAttempt),
+            None => {
+                wait(reporter, UNASKED, Text::RestartsUnchanged);
+                boot::restart();
+            }
+        },
     }
     reporter.trouble(None);
-    if let Some(begun) = begun
-        && let Err(error) = note(begun, runner, reporter)
-    {
-        reporter.warn(format!("the journal does not say that another attempt was permitted: {error:#}"));
+    for device in begun.iter().flat_map(|begun| &begun.devices) {
+        if let Err(error) = note(device, runner, reporter) {
+            reporter.warn(format!("the journal does not say that another attempt was permitted: {error:#}"));
+        }
     }
 }
 
+/// How long an unfinished installation waits where nobody can be asked. `None`: none is unfinished.
+fn unasked(begun: Option<&Begun>) -> Option<Duration> {
+    let doublings = u32::try_from(begun?.permitted).unwrap_or(u32::MAX);
+    Some(UNASKED.saturating_mul(2u32.saturating_pow(doublings)).min(MOST_UNASKED))
+}
+
 /// Why a machine needs help.
-fn reason(begun: Option<&Begun>) -> Issue {
-    match begun {
-        Some(begun) if begun.attempts >= MOST_ATTEMPTS => Issue::new(
+fn reason(begun: Option<&Begun>, refused: Option<&Issue>) -> Issue {
+    match (begun, refused) {
+        (_, Some(refused)) => refused.clone(),
+        (Some(begun), None) if begun.is_tired() => Issue::new(
             "failed-too-often",
             "",
-            format!(
-                "the installation of this computer was begun {} times and never came to its end",
-                begun.attempts
-            ),
+            match begun.permitted {
+                0 => format!(
+                    "the installation of this computer was begun {} times and never came to its end",
+                    begun.attempts
+                ),
+                _ => "the installation of this computer did not come to its end, when it was permitted again either"
+                    .to_owned(),
+            },
             "call your administrator, who sees why and can permit another attempt: `akene-server allow`",
         ),
         _ => Issue::new(
@@ -91,11 +112,11 @@ fn ask(
     runner: &dyn Runner,
     reporter: &Reporter,
     begun: Option<&Begun>,
-    started: Instant,
+    why: &Issue,
 ) -> Result<()> {
     let Source::Server { url, .. } = &stamp.source else { return Ok(()) };
     // Our address is ours as long as this is kept.
-    let online = connect(live, runner, reporter, started, None)?.context("waiting for the network")?;
+    let online = connect(live, runner, reporter, None, None)?.context("waiting for the network")?;
     let http = web(stamp, &online)?;
     let inventory = probe::inventory(runner, &ProbeRoot::default());
     let site = Site { stamp, http: &*http };
@@ -105,10 +126,14 @@ fn ask(
     }
     let server = Server::new(&*http, url);
     left::send(&inventory, &identity, &server, reporter);
-    let attempts = begun.map_or(MOST_ATTEMPTS, |b| b.attempts.max(MOST_ATTEMPTS));
+    let attempts = u32::try_from(begun.map_or(MOST_ATTEMPTS, |b| b.attempts)).unwrap_or(u32::MAX);
+    // What the run is told now counts for all of it. An order has a profile of its own.
+    let ordered = known::order(&inventory, identity.machine, &stamp.site_key, reporter).is_some();
+    let begun_with = begun.and_then(|b| b.resume.as_ref()?.profile(&stamp.site_key)).filter(|_| ordered);
+    let wanted = begun_with.or_else(|| live.cmdline.profile.clone()).or_else(|| stamp.profile.clone());
     loop {
-        let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
-        match server.may_try_again(&identity, reporter.run(), &inventory, attempts) {
+        let profile = wanted.as_deref();
+        match server.may_try_again(&identity, reporter.run(), &inventory, profile, attempts) {
             Ok(None) => {
                 reporter.info("a person permits another attempt");
                 return Ok(());
@@ -119,23 +144,40 @@ fn ask(
         reporter.drain(Duration::from_secs(5));
         wait(reporter, ASKED_EVERY, Text::AsksAgain);
         // Whoever is here must see it, and not only what it waits for.
-        reporter.trouble(Some(reason(begun)));
+        reporter.trouble(Some(why.clone()));
     }
 }
 
 /// Attempts count from here. The partition is that of our own half installation.
-fn note(begun: &Begun, runner: &dyn Runner, reporter: &Reporter) -> Result<()> {
-    if !left::is_clean(&begun.device)? {
+fn note(device: &Path, runner: &dyn Runner, reporter: &Reporter) -> Result<()> {
+    if !left::is_clean(device)? {
         // Its outcome is seen by the mount.
-        let check = Cmd::new("e2fsck").arg("-p").arg(&begun.device).timeout(Duration::from_secs(600));
+        let check = Cmd::new("e2fsck").arg("-p").arg(device).timeout(Duration::from_secs(600));
         if let Err(error) = runner.run(&check) {
-            reporter.debug(format!("{}: {error:#}", begun.device.display()));
+            reporter.debug(format!("{}: {error:#}", device.display()));
         }
     }
-    let visit = Visit::new(&begun.device, true)?;
+    let visit = Visit::new(device, true)?;
     let mut journal = Journal::new(reporter.run());
     let noted = journal.open(visit.top()).and_then(|()| journal.record(What::Permitted));
     journal.close();
     visit.end()?;
     noted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_nobody_can_be_asked_only_what_is_unfinished_is_tried_again_and_ever_more_rarely() {
+        let begun = |permitted| Begun { devices: vec![], attempts: 1, permitted, resume: None };
+        let hours = |begun: &Begun| unasked(Some(begun)).map(|pause| pause.as_secs() / 3600);
+        assert_eq!([0, 1, 2, 4, 5, 99].map(|n| hours(&begun(n))), [1, 2, 4, 16, 24, 24].map(Some));
+        assert_eq!(unasked(None), None);
+        let code = |begun: &Begun, refused| reason(Some(begun), refused).code;
+        assert_eq!(code(&begun(0), None), "needs-help");
+        assert_eq!(code(&begun(1), None), "failed-too-often");
+        assert_eq!(code(&begun(1), Some(&Issue::new("order-used", "", "", ""))), "order-used");
+    }
 }

@@ -7,7 +7,8 @@
 //! - an archive whose files do not fit together, as in the middle of an update, is asked again for a quarter of
 //!   an hour; after that it counts as a refusal;
 //! - a refusal stands on the screen for [`TIME_TO_READ`], then the machine restarts, which leads into the
-//!   system on its disk where the firmware starts that first;
+//!   system on its disk where the firmware starts that first; where none is left that could start, a person is asked
+//!   ([`super::way`] decides it);
 //! - no attempt touches a disk without a permission of its own: each has a run id of its own, and a grant
 //!   is for one run.
 
@@ -29,11 +30,12 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::doubt::ClockState;
 use super::machine::{Authority, Machine, Room};
-use super::resume::{Begun, MOST_ATTEMPTS, Resume};
+use super::resume::{Begun, Resume};
+use super::way::{Course, Left, Next, Way, is_unheard};
 use super::{Done, Options, help, issues_of, left, pipeline, resume};
 use crate::boot::{self, Console, LiveSystem, Mode};
 use crate::fetch::http::{Http, Web};
-use crate::fetch::{Patience, is_settling, is_transient};
+use crate::fetch::{Patience, is_transient};
 use crate::net::resolver::Resolver;
 use crate::net::{self, Online};
 use crate::probe::{self, ProbeRoot};
@@ -58,10 +60,8 @@ const ALONE_AFTER: Duration = Duration::from_secs(150);
 /// Pause before the next attempt after what may pass.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// Pause before a mirror is asked again that may be in the middle of an update, and how often that is done.
-/// Each attempt reads the archive's indexes anew.
+/// Pause before a mirror is asked again that may be in the middle of an update. Each attempt reads the archive's indexes anew.
 const SETTLING: Duration = Duration::from_secs(3 * 60);
-const MOST_SETTLING: u32 = 4;
 
 /// How long the good news stands before the machine restarts.
 const GOOD_NEWS: Duration = Duration::from_secs(10);
@@ -86,10 +86,9 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
         url.clone_from(server);
     }
     let started = Instant::now();
-    let mut settling = MOST_SETTLING;
+    let server = live.stamp.as_ref().is_ok_and(|s| matches!(s.source, Source::Server { .. }));
+    let mut course = Course::new(live.cmdline.mode == Mode::Help, server);
     let mut kept = false;
-    // Whether an installation that broke off is gone on with although nobody answers.
-    let mut unasked = false;
     loop {
         let reporter = match new_reporter(&live) {
             Ok(reporter) => reporter,
@@ -99,26 +98,34 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
             Mode::Install | Mode::Help => broken_off(&live, runner, &reporter),
             Mode::Probe | Mode::Rescue => (None, None),
         };
-        let tired = begun.as_ref().is_some_and(|begun| begun.attempts >= MOST_ATTEMPTS);
-        if tired || live.cmdline.mode == Mode::Help {
-            help::until_permitted(&live, runner, &reporter, begun.as_ref(), started);
+        let left = Left {
+            unfinished: begun.is_some(),
+            tired: begun.as_ref().is_some_and(Begun::is_tired),
+            can_go_on: alone.is_some(),
+        };
+        if course.way(left) == Way::Help {
+            help::until_permitted(&live, runner, &reporter, begun.as_ref(), course.refused.as_ref());
+            course.permitted();
             live.cmdline.mode = Mode::Install;
         }
-        let can_go_on = alone.is_some();
-        let how = match (unasked, alone) {
-            (true, Some(resume)) => How::Alone(resume),
-            (false, Some(resume)) => How::Either(resume),
-            (_, None) => How::Asking,
+        let how = match (course.permitted_way(left), alone) {
+            (Way::Alone, Some(resume)) => How::Alone(resume),
+            (_, Some(resume)) => How::Either(resume),
+            (_, None) => How::Asking(begun.and_then(|begun| begun.resume).map(Box::new)),
         };
-        match attempt(&live, runner, &reporter, started, how) {
+        // A system that does not start is not gone back to.
+        let started = Some(started).filter(|_| !course.helped);
+        let issues = match attempt(&live, runner, &reporter, started, how) {
             Ok(Done::Installed { shutdown, .. }) => end(&reporter, shutdown),
             Ok(Done::Planned { plan, .. }) => {
                 reporter.info(akene_planner::render::destroyed(&plan));
                 wait(&reporter, TIME_TO_READ, Text::RestartsUnchanged);
                 boot::restart();
             }
-            Err(issues) if issues.iter().all(is_transient) => {
-                unasked = can_go_on && !unasked;
+            Err(issues) => issues,
+        };
+        match course.failed(left, &issues) {
+            Next::Again => {
                 // Once a start: what fails every half minute is always the same.
                 if !std::mem::replace(&mut kept, true) {
                     keep_events(&live, runner, &reporter);
@@ -126,11 +133,9 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
                 go_back(&live, runner, &reporter, started, issues);
                 wait(&reporter, PAUSE, Text::NextAttempt);
             }
-            Err(issues) if settling > 0 && is_settling(&issues) => {
-                settling -= 1;
-                wait(&reporter, SETTLING, Text::ArchiveChanges);
-            }
-            Err(_) => {
+            Next::Settled => wait(&reporter, SETTLING, Text::ArchiveChanges),
+            Next::Help => {}
+            Next::Restart => {
                 keep_events(&live, runner, &reporter);
                 wait(&reporter, TIME_TO_READ, Text::Restarts);
                 boot::restart();
@@ -141,8 +146,8 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
 
 /// Who is asked.
 enum How {
-    /// The site, as long as it takes.
-    Asking,
+    /// The site, as long as it takes. What an installation that broke off left may have to stand in for the medium.
+    Asking(Option<Box<Resume>>),
     /// The site for a while, and then nobody: an installation was begun, and this is what it left.
     Either(Box<Resume>),
     /// Nobody: the site did not answer.
@@ -171,7 +176,7 @@ fn attempt(
     live: &LiveSystem,
     runner: &dyn Runner,
     reporter: &Reporter,
-    started: Instant,
+    started: Option<Instant>,
     how: How,
 ) -> Result<Done, Vec<Issue>> {
     let fail = |issues: Vec<Issue>| {
@@ -187,24 +192,30 @@ fn attempt(
 
     reporter.phase(Phase::Network);
     let limit = match how {
-        How::Asking => None,
+        How::Asking(_) => None,
         How::Either(_) => Some(ALONE_AFTER),
         How::Alone(_) => Some(Duration::ZERO),
     };
     let online = connect(live, runner, reporter, started, limit).map_err(|issue| fail(vec![issue]))?;
-    let resume = match (how, &online) {
-        (How::Alone(resume), _) | (How::Either(resume), None) => {
-            reporter.info(Text::GoesOnAlone.get(Language::En));
-            Some(resume)
-        }
-        _ => None,
+    // A person's permission is for this run: no other may have to go on with it.
+    let patience = match (&how, started) {
+        (How::Asking(_), None) => Patience::endless(),
+        _ => Patience::default(),
+    };
+    let alone = matches!((&how, &online), (How::Alone(_), _) | (How::Either(_), None));
+    if alone {
+        reporter.info(Text::GoesOnAlone.get(Language::En));
+    }
+    let resume = match how {
+        How::Asking(resume) => resume,
+        How::Either(resume) | How::Alone(resume) => Some(resume),
     };
     let online =
         online.unwrap_or_else(|| Online::asking(Resolver::from_resolv_conf(""), stamp.proxy.clone()));
-    let prepared = prepare(live, stamp, &online, runner, reporter, resume);
+    let prepared = prepare(live, stamp, &online, runner, reporter, resume, alone);
     let mut machine = prepared.map_err(|error| fail(issues_of(&error)))?;
     let plan_only = live.cmdline.mode == Mode::Probe;
-    let options = Options { plan_only, patience: Patience::default(), afterwards: Patience::endless() };
+    let options = Options { plan_only, patience, afterwards: Patience::endless() };
     pipeline(&mut machine, reporter, options).map_err(|failure| failure.issues)
 }
 
@@ -226,7 +237,7 @@ pub(super) fn connect(
     live: &LiveSystem,
     runner: &dyn Runner,
     reporter: &Reporter,
-    started: Instant,
+    started: Option<Instant>,
     limit: Option<Duration>,
 ) -> Result<Option<Online>, Issue> {
     let begun = Instant::now();
@@ -236,7 +247,7 @@ pub(super) fn connect(
                 reporter.trouble(None);
                 return Ok(Some(online));
             }
-            Err(issue) if limit.is_some_and(|limit| begun.elapsed() >= limit) => {
+            Err(issue) if limit.is_some_and(|limit| begun.elapsed() >= limit || is_unheard(&issue)) => {
                 reporter.warn(format!("{issue}; it is not waited for any longer"));
                 reporter.trouble(None);
                 return Ok(None);
@@ -251,17 +262,16 @@ pub(super) fn connect(
     }
 }
 
-/// Restarts a machine that has waited long enough and has a whole system of ours to go back to: GRUB's menu
+/// Restarts a machine that has waited long enough, since it was `started`, and has a whole system of ours to go back to: GRUB's menu
 /// on its disk and that of a medium both start it when nobody chooses.
 fn go_back(
     live: &LiveSystem,
     runner: &dyn Runner,
     reporter: &Reporter,
-    started: Instant,
+    started: Option<Instant>,
     issues: Vec<Issue>,
 ) {
-    // A system that does not start is not gone back to.
-    if started.elapsed() < LONG_ENOUGH || live.cmdline.mode == Mode::Help {
+    if started.is_none_or(|started| started.elapsed() < LONG_ENOUGH) {
         return;
     }
     let found = probe::inventory(runner, &ProbeRoot::default());
@@ -301,6 +311,7 @@ fn prepare<'a>(
     runner: &'a dyn Runner,
     reporter: &'a Reporter,
     resume: Option<Box<Resume>>,
+    alone: bool,
 ) -> Result<Machine<'a>> {
     let (http, stamp_key) = (web(stamp, online)?, stamp.site_key);
     let scratch = PathBuf::from(SCRATCH);
@@ -316,11 +327,11 @@ fn prepare<'a>(
         only_disk: None,
         inventory: None,
         authority: match resume {
-            Some(resume) => {
+            Some(resume) if alone => {
                 let (stamp, http) = (Some(stamp), Some(http));
                 Authority::Begun { resume, key: stamp_key, vouched: false, stamp, http }
             }
-            None => Authority::Site { stamp, http, profile: live.cmdline.profile.clone() },
+            begun => Authority::Site { stamp, http, profile: live.cmdline.profile.clone(), begun },
         },
         resolver: online.resolver.clone(),
         proxy: online.proxy.clone(),

@@ -108,6 +108,8 @@ impl Machine<'_> {
 
     fn signed_lock(&self, profile: &str) -> Result<Option<SignedLock>> {
         match &self.authority {
+            // The medium that had the profile is gone, and its lock with it.
+            Authority::Site { stamp, begun: Some(resume), .. } => resume.signed_lock(&stamp.site_key),
             Authority::Site { stamp, http, .. } => {
                 let site = Site { stamp, http: &**http };
                 site.lock(self.identity.as_ref(), profile, &|| medium::lock(self.runner))

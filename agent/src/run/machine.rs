@@ -27,7 +27,7 @@ use super::way_back::WayBack;
 use super::{Effects, Record, To, boot_files, cache, left, resume};
 use crate::durable;
 use crate::fetch::http::Http;
-use crate::fetch::{Allowed, EventRoute, Orders, Server, SignedLock, Site, known, medium, read_lock};
+use crate::fetch::{Allowed, EventRoute, Orders, Server, SignedLock, Site, known, medium};
 use crate::journal::Journal;
 use crate::net::http::Access;
 use crate::net::resolver::Resolver;
@@ -57,6 +57,9 @@ pub enum Authority<'a> {
         http: Arc<dyn Http>,
         /// Profile to ask for.
         profile: Option<String>,
+        /// What an installation that broke off left. It counts where the profile came from a medium that is no longer there,
+        /// and is forgotten where orders came from the site.
+        begun: Option<Box<Resume>>,
     },
     /// The person who typed the command.
     Person {
@@ -289,12 +292,25 @@ impl Effects for Machine<'_> {
 
     fn orders(&mut self, identity: &Identity, inventory: &Inventory) -> Result<Orders> {
         match &mut self.authority {
-            Authority::Site { stamp, http, profile } => {
+            Authority::Site { stamp, http, profile, begun } => {
                 let site = Site { stamp, http: &**http };
                 let wanted = profile.as_deref().or(stamp.profile.as_deref());
                 let runner = self.runner;
                 let order = known::order(inventory, identity.machine, &stamp.site_key, self.reporter);
-                site.orders(identity, inventory, wanted, order, self.reporter, &|| medium::profile(runner))
+                let medium = || medium::profile(runner);
+                let orders = site.orders(identity, inventory, wanted, order, self.reporter, &medium);
+                match (orders, &begun) {
+                    (Err(error), Some(resume)) if medium::is_missing(&error) => {
+                        self.reporter.info(format!(
+                            "{error:#}; the installation that broke off had one, which counts"
+                        ));
+                        resume.orders(&stamp.site_key, inventory)
+                    }
+                    (orders, _) => {
+                        *begun = begun.take().filter(|_| orders.is_err());
+                        orders
+                    }
+                }
             }
             Authority::Person { orders, .. } => {
                 orders.take().map(|orders| *orders).context("taking orders a second time")
@@ -313,12 +329,8 @@ impl Effects for Machine<'_> {
 
     fn solve(&mut self, resolved: &Resolved, plan: &Plan) -> Result<Solved> {
         if let Authority::Begun { resume, key, .. } = &self.authority {
-            let choice = resume.choice(resolved, plan, self.firmware)?;
-            let read = |envelope| -> Result<_> {
-                let text = serde_json::to_vec(envelope).context("copying the signed lock")?;
-                Ok(Box::new(read_lock(&text, key, super::resume::PATH)?))
-            };
-            self.signed = resume.signed_lock().map(read).transpose()?;
+            let (choice, signed) = resume.choice(key, resolved, plan, self.firmware)?;
+            self.signed = signed.map(Box::new);
             return Ok(Solved { apt: None, choice });
         }
         if let Some(lock) = self.locked(resolved, plan)? {
@@ -519,13 +531,16 @@ impl Effects for Machine<'_> {
         &mut self,
         mounted: &Mounted,
         solved: &Solved,
-        staged: Staged,
+        staged: &Staged,
         resolved: &Resolved,
         identity: &Identity,
     ) -> Result<()> {
         let config = self.resident_config(resolved)?;
-        let job = self.job(mounted, solved, &staged, resolved, &config, Some(identity));
-        target::configure(&job, &mut Listener(self.reporter, Unit::Steps))?;
+        let job = self.job(mounted, solved, staged, resolved, &config, Some(identity));
+        target::configure(&job, &mut Listener(self.reporter, Unit::Steps))
+    }
+
+    fn tidy(&mut self, mounted: &Mounted, solved: &Solved, staged: Staged) {
         // The system stands. That its next installation may have to fetch more than it had to is no failure.
         match cache::keep(mounted, &solved.choice.lock, &staged.dir) {
             Ok(kept) => self.reporter.debug(format!(
@@ -534,12 +549,14 @@ impl Effects for Machine<'_> {
             )),
             Err(error) => self.reporter.warn(format!("keeping the packages for the next time: {error:#}")),
         }
-        cache::tidy(mounted)?;
-        match staged.keep {
+        let removed = cache::tidy(mounted).and_then(|()| match staged.keep {
             true => Ok(()),
             false => {
                 fs::remove_dir_all(&staged.dir).with_context(|| format!("removing {}", staged.dir.display()))
             }
+        });
+        if let Err(error) = removed {
+            self.reporter.warn(format!("removing packages that are needed no more: {error:#}"));
         }
     }
 

@@ -256,7 +256,7 @@ fn authority<'a>(
                 Source::Medium { .. } => Default::default(),
             };
             let web = Web::new(&tls, online.proxy.as_deref(), &online.resolver, true)?;
-            Ok(Authority::Site { stamp, http: Arc::new(web), profile: request.profile.clone() })
+            Ok(Authority::Site { stamp, http: Arc::new(web), profile: request.profile.clone(), begun: None })
         }
         Says::File { path, key, lock } => {
             let (bundle, envelope) = read_profile(path, key.as_deref())?;

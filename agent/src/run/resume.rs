@@ -7,6 +7,12 @@
 //!
 //! What is permitted is what was permitted: the record counts only on a machine with exactly the disks it was made on
 //! ([`akene_protocol::same_disks`]), with a profile that the key of this medium's stamp signed.
+//!
+//! What the packages rest on: where they were taken from a signed lock, that lock is in the record, and they must be exactly
+//! what it selects for this machine ([`Resume::choice`]). Without one their hashes are as trustworthy as the boot partition:
+//! whoever can write there can name others, as they can replace the installer that lies beside them. A site that cannot accept
+//! that of a computer that was in strange hands has `apt.lock` say that a signed lock is required; then a record
+//! without one is refused.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,12 +21,13 @@ use akene_planner::Plan;
 use akene_protocol::api::{Consent, Identity};
 use akene_protocol::inventory::{FirmwareKind, Inventory, LooksLike};
 use akene_protocol::lock::{Lock, LockedPackage, Request};
+use akene_protocol::profile::LockUse;
 use akene_protocol::{Bundle, Envelope, Issue, PublicKey, Resolved, RunId, same_disks};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{Record, boot_files, json, stage};
-use crate::fetch::{Orders, Permission, known};
+use crate::fetch::{Orders, Permission, SignedLock, known, read_lock};
 use crate::journal;
 use crate::probe::disk::partition_path;
 use crate::target::{self, Choice};
@@ -34,7 +41,7 @@ const VERSION: u32 = 1;
 /// A larger record is none of ours: a profile may carry files, a lock names a few thousand packages.
 const LARGEST: u64 = 64 << 20;
 
-/// How often an installation may be begun before a person has to look.
+/// How often an installation may be begun before a person has to look; once they permitted another attempt, after that one.
 pub const MOST_ATTEMPTS: usize = 5;
 
 /// What an installation that was begun is to become.
@@ -102,36 +109,52 @@ pub fn read(boot: &Path) -> Result<Resume> {
 /// An installation that was begun on a machine and never completed.
 #[derive(Clone, Debug)]
 pub struct Begun {
-    /// The node of the boot partition.
-    pub device: PathBuf,
-    /// How often it was begun.
+    /// The nodes of the boot partitions that say so.
+    pub devices: Vec<PathBuf>,
+    /// How often it was begun, since a person last looked.
     pub attempts: usize,
-    /// What is needed to go on, if it is all written there.
+    /// How often a person permitted another attempt.
+    pub permitted: usize,
+    /// What is needed to go on, if it is all written there. Where several boot partitions say that an installation is
+    /// unfinished, nobody knows which is meant, and it is none.
     pub resume: Option<Resume>,
 }
 
-/// Looks for an installation that was begun and never completed. Nothing is written. Where several boot partitions say
-/// so, nobody knows which is meant, and it is none.
+/// Looks for an installation that was begun and never completed. Nothing is written.
 pub fn find(inventory: &Inventory) -> Option<Begun> {
     let disks = inventory.disks.iter().filter(|d| !d.removable && !d.live_medium);
-    let mut found = disks.flat_map(|disk| {
-        let partitions = disk.table.iter().flat_map(|t| &t.partitions);
-        let unfinished = |p: &&akene_protocol::inventory::Partition| {
-            let looks = p.content.as_ref().and_then(|c| c.looks_like.as_ref());
-            looks == Some(&LooksLike::AkeneBoot { unfinished: true })
-        };
-        partitions.filter(unfinished).map(|p| partition_path(Path::new(&disk.path), p.number))
-    });
-    let (device, None) = (found.next()?, found.next()) else { return None };
-    let look = known::look(&device, |top| {
-        let attempts = journal::attempts(&journal::read(top)?);
-        Ok((attempts, read(top).ok()))
-    });
-    let (attempts, resume) = look.ok()?;
-    Some(Begun { device, attempts, resume })
+    let devices: Vec<PathBuf> = disks
+        .flat_map(|disk| {
+            let partitions = disk.table.iter().flat_map(|t| &t.partitions);
+            let unfinished = |p: &&akene_protocol::inventory::Partition| {
+                let looks = p.content.as_ref().and_then(|c| c.looks_like.as_ref());
+                looks == Some(&LooksLike::AkeneBoot { unfinished: true })
+            };
+            partitions.filter(unfinished).map(|p| partition_path(Path::new(&disk.path), p.number))
+        })
+        .collect();
+    let look = |device: &PathBuf| {
+        let seen = known::look(device, |top| Ok((journal::read(top)?, read(top).ok())));
+        seen.ok()
+    };
+    let seen = devices.iter().filter_map(look).collect();
+    Begun::of(devices, seen)
 }
 
 impl Begun {
+    /// What several boot partitions say together, of which some could be read.
+    fn of(devices: Vec<PathBuf>, mut seen: Vec<(Vec<journal::Record>, Option<Resume>)>) -> Option<Self> {
+        let attempts = seen.iter().map(|(records, _)| journal::attempts(records)).max()?;
+        let permitted = seen.iter().map(|(records, _)| journal::permitted(records)).max()?;
+        let resume = if devices.len() == 1 { seen.pop().and_then(|(_, resume)| resume) } else { None };
+        Some(Begun { devices, attempts, permitted, resume })
+    }
+
+    /// Whether a person has to look before it is begun again.
+    pub fn is_tired(&self) -> bool {
+        self.attempts >= if self.permitted == 0 { MOST_ATTEMPTS } else { 1 }
+    }
+
     /// What is needed to go on without asking anybody, if it is all here: the same disks, a profile of this site, each package.
     pub fn alone(&self, inventory: &Inventory, key: &PublicKey) -> Option<&Resume> {
         let resume = self.resume.as_ref()?;
@@ -191,20 +214,38 @@ impl Resume {
         Permission::given(self.consent.max(Consent::Wipe), "the permission this installation was begun with")
     }
 
-    /// The packages, if they are those that this plan needs.
+    /// The packages, if they are those that this plan needs, with the signed lock they were taken from.
     ///
     /// # Errors
-    /// An issue: they are not.
-    pub fn choice(&self, resolved: &Resolved, plan: &Plan, firmware: FirmwareKind) -> Result<Choice, Issue> {
-        match target::request(resolved, plan, firmware) == self.request {
-            true => Ok(self.choice.clone()),
-            false => Err(Issue::new(
-                "other-packages",
-                "",
-                "the disks or the firmware of this computer now need other packages than those that were chosen",
-                "connect this computer to the network, so that they can be chosen again",
-            )),
+    /// They are not, or not those of the signed lock.
+    pub fn choice(
+        &self,
+        key: &PublicKey,
+        resolved: &Resolved,
+        plan: &Plan,
+        firmware: FirmwareKind,
+    ) -> Result<(Choice, Option<SignedLock>)> {
+        let again = "connect this computer to the network, so that they can be chosen again";
+        let request = target::request(resolved, plan, firmware);
+        if request != self.request {
+            let message = "the disks or the firmware of this computer now need other packages than those that were chosen";
+            return Err(Issue::new("other-packages", "", message, again).into());
         }
+        let signed = self.signed_lock(key)?;
+        let vouched = match &signed {
+            Some(signed) => {
+                let of_site = signed.lock.of_site(&resolved.site);
+                let lock =
+                    of_site.and_then(|()| signed.lock.select(&resolved.profile, &resolved.archive, &request));
+                lock.is_ok_and(|lock| self.choice == lock.into())
+            }
+            None => resolved.lock != LockUse::Required,
+        };
+        if !vouched {
+            let message = "the packages that were noted for going on are not those of the signed lock of this computer's profile";
+            return Err(Issue::new("record-altered", PATH, message, again).into());
+        }
+        Ok((self.choice.clone(), signed))
     }
 
     /// The packages that were chosen.
@@ -212,16 +253,31 @@ impl Resume {
         &self.choice.lock
     }
 
+    /// The name of the profile.
+    pub fn profile(&self, key: &PublicKey) -> Option<String> {
+        self.profile.open::<Bundle>(key).ok().map(|bundle| bundle.name)
+    }
+
     /// The signed lock they were taken from.
-    pub fn signed_lock(&self) -> Option<&Envelope> {
-        self.signed_lock.as_ref()
+    ///
+    /// # Errors
+    /// It was not signed by this key, or is odd.
+    pub fn signed_lock(&self, key: &PublicKey) -> Result<Option<SignedLock>> {
+        let read = |envelope| -> Result<_> {
+            let text = serde_json::to_vec(envelope).context("copying the signed lock")?;
+            read_lock(&text, key, PATH)
+        };
+        self.signed_lock.as_ref().map(read).transpose()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use akene_protocol::event::Phase;
+    use akene_protocol::lock::{ArchiveSettings, PinnedPackage, ProfileLock, Selection};
+    use akene_protocol::profile::Distribution;
     use akene_protocol::profile::{Apt, Layer};
-    use akene_protocol::{AssetNumber, MachineId, Secret};
+    use akene_protocol::{AssetNumber, Bytes, MachineId, Secret, Sha256};
     use ed25519_dalek::SigningKey;
 
     use super::*;
@@ -273,6 +329,96 @@ mod tests {
         assert!(resume.orders(&public, &one_more).unwrap().permission.is_err());
         let stranger = PublicKey(SigningKey::from_bytes(&[8; 32]).verifying_key());
         assert!(resume.orders(&stranger, &machine(Some("S1"))).is_err());
+    }
+
+    #[test]
+    fn packages_are_those_of_the_signed_lock_where_there_is_one() {
+        let signing = SigningKey::from_bytes(&[7; 32]);
+        let key = PublicKey(signing.verifying_key());
+        let mut resume = resume(&signing, Consent::Wipe);
+        let resolved = |lock| {
+            let (distribution, suite) = (Some(Distribution::Debian), Some("trixie".into()));
+            let apt = Apt { distribution, suite, lock: Some(lock), ..Apt::default() };
+            let profile = Layer { apt: Some(apt), ..Layer::default() };
+            let (site, name, revision) = ("s".into(), "p".into(), "1".into());
+            let bundle = Bundle { site, name, revision, classes: vec![], profile };
+            akene_protocol::resolve::resolve(&bundle, &machine(Some("S1")), None).unwrap()
+        };
+        let wanted = resolved(LockUse::Preferred);
+        let plan = akene_planner::plan_within(&wanted.storage, &machine(Some("S1")), Consent::Wipe).unwrap();
+        resume.request = target::request(&wanted, &plan, FirmwareKind::Bios);
+        let package = PinnedPackage {
+            name: "a".into(),
+            version: "1".into(),
+            architecture: "all".into(),
+            size: Bytes(1),
+            sha256: Sha256::of(b"a"),
+            release: None,
+            path: String::new(),
+        };
+        let lock = ProfileLock {
+            version: akene_protocol::lock::SIGNED_VERSION,
+            site: "s".into(),
+            profile: "p".into(),
+            revision: "1".into(),
+            architecture: "amd64".into(),
+            releases: vec![],
+            archives: vec![ArchiveSettings::of(&wanted.archive)],
+            packages: vec![package],
+            selections: vec![Selection {
+                request: resume.request.clone(),
+                archive: 0,
+                absent: vec![],
+                packages: vec![(0, 1)],
+                base: vec![(0, 1)],
+                helpers: vec![],
+            }],
+        };
+        let right: Choice = lock.select("p", &wanted.archive, &resume.request).unwrap().into();
+        let choice = |resume: &Resume, resolved: &Resolved| {
+            let chosen = resume.choice(&key, resolved, &plan, FirmwareKind::Bios);
+            chosen.map(|(choice, signed)| (choice, signed.is_some())).map_err(|e| super::super::issues_of(&e))
+        };
+        let code =
+            |resume: &Resume, resolved: &Resolved| choice(resume, resolved).unwrap_err()[0].code.clone();
+        resume.choice = right.clone();
+        resume.signed_lock = Some(Envelope::sign(&lock, &signing));
+        assert_eq!(choice(&resume, &wanted).unwrap(), (right.clone(), true));
+        // Somebody had the disk in their hands.
+        resume.choice.lock.packages[0].sha256 = Sha256::of(b"evil");
+        assert_eq!(code(&resume, &wanted), "record-altered");
+        resume.choice.lock.packages.clear();
+        assert_eq!(code(&resume, &wanted), "record-altered");
+        resume.choice = right.clone();
+        resume.signed_lock = Some(Envelope::sign(&lock, &SigningKey::from_bytes(&[8; 32])));
+        assert_eq!(code(&resume, &wanted), "signature-wrong");
+        // A record without a lock is as good as the boot partition, which is not good enough for every site.
+        resume.signed_lock = None;
+        assert_eq!(choice(&resume, &wanted).unwrap(), (right, false));
+        assert_eq!(code(&resume, &resolved(LockUse::Required)), "record-altered");
+    }
+
+    #[test]
+    fn several_unfinished_installations_count_together_and_none_is_gone_on_with() {
+        let record =
+            |run, what| journal::Record { run: RunId([run; 8]), at: jiff::Timestamp::UNIX_EPOCH, what };
+        let begun = |run| record(run, journal::What::Begun { phase: Phase::Commit });
+        let resume = || Some(resume(&SigningKey::from_bytes(&[7; 32]), Consent::Wipe));
+        let of = |nodes: &[&str], seen| Begun::of(nodes.iter().map(PathBuf::from).collect(), seen);
+        let five: Vec<_> = (1..=5).map(begun).collect();
+        let one = of(&["/dev/sda3"], vec![(five[..4].to_vec(), resume())]).unwrap();
+        assert_eq!((one.attempts, one.is_tired(), one.resume.is_some()), (4, false, true));
+        let both = [(five.clone(), resume()), (vec![begun(6)], resume())].to_vec();
+        let both = of(&["/dev/sda3", "/dev/sdb3"], both).unwrap();
+        assert_eq!((both.attempts, both.is_tired(), both.resume.is_some()), (5, true, false));
+        // Of two, one cannot be read: which is meant is still not known.
+        let half = of(&["/dev/sda3", "/dev/sdb3"], vec![(vec![begun(6)], resume())]).unwrap();
+        assert_eq!((half.is_tired(), half.resume.is_some()), (false, false));
+        assert!(of(&[], vec![]).is_none() && of(&["/dev/sda3"], vec![]).is_none());
+        // What a person permitted is one attempt.
+        let again = [five, vec![record(7, journal::What::Permitted), begun(7)]].concat();
+        assert!(!of(&["/dev/sda3"], vec![(again[..6].to_vec(), None)]).unwrap().is_tired());
+        assert!(of(&["/dev/sda3"], vec![(again, None)]).unwrap().is_tired());
     }
 
     #[test]

@@ -42,14 +42,17 @@ const CORE_MODULES: [&str; 10] = [
 ];
 
 /// Takes what an earlier system left on the boot partition, which is never formatted: its kernels have no
-/// modules any more. Until there is a new menu, the disk starts the installer, if that is there.
+/// modules any more. Until there is a new menu, the disk starts the installer; nothing, if that is not
+/// there.
 pub(super) fn take_over(layout: &Layout, consoles: &[String]) -> Result<()> {
     let root = &mut Root::open(&layout.root)?;
     let boot = layout.root.join("boot");
     // The menu first: it must never name a kernel that is gone.
-    if INSTALLER.iter().all(|file| root.exists(&format!("boot/{file}"))) {
-        // Settings of the old menu that would choose another entry.
-        root.remove("boot/grub/grubenv")?;
+    // Settings of the old menu that would choose another entry.
+    root.remove("boot/grub/grubenv")?;
+    if !INSTALLER.iter().all(|file| root.exists(&format!("boot/{file}"))) {
+        root.remove(&format!("boot/{MENU}"))?;
+    } else {
         root.make_dir("boot/grub", 0o755)?;
         lead_to_installer(&boot, super::boot_uuid(layout)?, consoles)?;
     }
@@ -319,5 +322,11 @@ mod tests {
         assert!(menu.contains("--set=root 1234-abcd\n\tlinux /akene/vmlinuz akene.mode=install panic=30"));
         assert!(!file("vmlinuz-6.1").exists() && !file("grub/grubenv").exists());
         assert!(file("akene/journal.jsonl").exists());
+        // Without an installer the old menu goes with what it names: it must not be taken for one of the new system's.
+        fs::write(file("vmlinuz-6.1"), "old").unwrap();
+        fs::write(file("grub/grub.cfg"), "linux /vmlinuz-6.1").unwrap();
+        fs::remove_file(file(INSTALLER[0])).unwrap();
+        take_over(&layout, &[]).unwrap();
+        assert!(!file("vmlinuz-6.1").exists() && !file("grub/grub.cfg").exists());
     }
 }

@@ -170,7 +170,7 @@ pub fn run_on(rig: &Rig, tree: &Path) -> Failure {
         probe: ProbeRoot::recorded(tree),
         only_disk: None,
         inventory: None,
-        authority: Authority::Site { stamp: &stamp, http: Arc::new(web), profile: None },
+        authority: Authority::Site { stamp: &stamp, http: Arc::new(web), profile: None, begun: None },
         resolver: online.resolver.clone(),
         proxy: None,
         mount: scratch.join("target"),
