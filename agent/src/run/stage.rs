@@ -29,7 +29,7 @@ use nix::sys::statvfs::statvfs;
 use super::left;
 use crate::fetch::known;
 use crate::probe::disk::partition_path;
-use crate::storage::Layout;
+use crate::storage::{Layout, unmount};
 
 /// Memory that must stay free while packages lie in memory: unpacking, dpkg, the page cache.
 pub const MEMORY_MARGIN: Bytes = Bytes(192 << 20);
@@ -323,10 +323,10 @@ impl Visit {
         self.place.path()
     }
 
-    /// Unmounts it.
+    /// Unmounts it. A program that is just being started may hold a copy of an open file for a moment.
     pub fn end(mut self) -> Result<()> {
         self.mounted = false;
-        umount(self.place.path()).with_context(|| format!("unmounting {}", self.device.display()))
+        unmount(self.place.path()).with_context(|| format!("unmounting {}", self.device.display()))
     }
 }
 

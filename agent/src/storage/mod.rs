@@ -42,6 +42,7 @@ use crate::probe::{ProbeRoot, content};
 use group::{Active, LockedGroup};
 use work::Work;
 
+pub(crate) use mount::unmount;
 pub use refresh::empty_root;
 
 /// How far a step has come.

@@ -157,7 +157,7 @@ impl Mounts {
 
 /// Unmounts one place. Everything is written out before it comes back, also where the kernel would not do it:
 /// a mount namespace of somebody else may hold a copy, and keep the filesystem alive.
-fn unmount(place: &Path) -> Result<()> {
+pub fn unmount(place: &Path) -> Result<()> {
     durable::sync(place)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
