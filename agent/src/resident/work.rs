@@ -771,6 +771,7 @@ fn stale(root: &Path) -> Vec<PathBuf> {
         .chain(["/home"])
         .filter(|place| *place != "/")
         .map(|place| root.join(place.trim_matches('/')).join(ON_VOLUME))
+        .chain([root.join(crate::target::STAGE)])
         .collect();
     dirs.sort();
     dirs.dedup();
