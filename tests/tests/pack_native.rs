@@ -167,6 +167,9 @@ fn install(
     let went = target::configure(&job, &mut notes);
     went.unwrap_or_else(|e| panic!("{e:#}\n{}", notes.log[notes.log.len().saturating_sub(40)..].join("\n")));
     lap("settings");
+    // What the pipeline does when all is written out.
+    target::start_system(&root.join("boot")).unwrap();
+    akene_agent::run::boot_files::set_installed(&root.join("boot"), true).unwrap();
     look(&root, &mounted);
     since = Instant::now();
     let layout = (*mounted).clone();
