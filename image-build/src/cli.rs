@@ -314,7 +314,7 @@ fn make_stamp(args: StampArgs) -> Result<Stamp> {
             Some(Source::Server { url, tls, token: read_token(&file)? })
         }
         (None, Some(url), _) => Some(Source::Static { url, tls, consent }),
-        (None, None, Some(_)) => Some(Source::Medium { consent }),
+        (None, None, Some(_)) => Some(Source::Medium { consent, attended: false, home: None }),
         (None, None, None) => None,
     };
     let file = args.site_dir.map(|dir| dir.join("stamp.json")).or(args.stamp);

@@ -64,7 +64,7 @@ fn describe_stamp(stamp: &Stamp, show_secrets: bool, line: &mut dyn FnMut(&str, 
             describe_tls(tls, line);
             line("may", &format!("{consent:?}"));
         }
-        Source::Medium { consent } => {
+        Source::Medium { consent, .. } => {
             line("profile from", "the medium itself");
             line("may", &format!("{consent:?}"));
         }

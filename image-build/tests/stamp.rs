@@ -161,7 +161,7 @@ fn a_second_stamp_leaves_nothing_of_the_first() {
     }))
     .unwrap();
     let profile = serde_json::to_vec(&Envelope::sign(&bundle, &key())).unwrap();
-    let medium = site("A very much longer name", Source::Medium { consent: Consent::Wipe });
+    let medium = site("A very much longer name", Source::Medium { consent: Consent::Wipe, attended: false, home: None });
     stamp::write(&twice, &medium, Some(&profile)).unwrap();
     assert!(extracted(&twice, stamp::PROFILE, dir.path()).starts_with(&profile));
     stamp::write(&twice, &site("Lannion", server()), None).unwrap();
@@ -220,7 +220,7 @@ fn what_must_not_be_stamped_is_refused_and_untouched() {
     }))
     .unwrap();
     let profile = serde_json::to_vec(&Envelope::sign(&bundle, &SigningKey::from_bytes(&[8; 32]))).unwrap();
-    let medium = site("Lannion", Source::Medium { consent: Consent::Blank });
+    let medium = site("Lannion", Source::Medium { consent: Consent::Blank, attended: false, home: None });
     let error = format!("{:#}", stamp::write(&good, &medium, Some(&profile)).unwrap_err());
     assert!(error.contains("checking that the site's key signed the profile"), "{error}");
     let mut long = site("Lannion", server());

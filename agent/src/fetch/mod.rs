@@ -187,7 +187,7 @@ impl Site<'_> {
                 let answer = self.http.send(&request)?.success(url)?;
                 self.signed(&answer.body, *consent, url)
             }
-            Source::Medium { consent } => {
+            Source::Medium { consent, .. } => {
                 let text = medium().context("reading the profile on the medium")?;
                 self.signed(&text, *consent, "akene/profile.json on the medium")
             }

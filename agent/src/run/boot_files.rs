@@ -200,7 +200,7 @@ pub(super) mod tests {
         let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
         let stamp = Stamp {
             site: "s".into(),
-            source: Source::Medium { consent: Default::default() },
+            source: Source::Medium { consent: Default::default(), attended: false, home: None },
             site_key: akene_protocol::PublicKey(key),
             network: None,
             ntp: vec![],

@@ -15,6 +15,8 @@
 //! | what happens | [`event::Event`] | agent | console, server, log |
 //! | how to reach the site | [`stamp::Stamp`] | operator | agent |
 //! | what a live image is made of | [`image::ImageManifest`] | image builder | agent |
+//! | what a medium for places without a network holds | [`medium::Medium`] | image builder | agent |
+//! | what such a place's machine tells its server later | [`report::Report`] | agent | server |
 //! | exact packages | [`lock::Lock`] | agent, server | agent |
 //!
 //! Documents that must be trusted travel in a signed [`envelope::Envelope`].
@@ -30,12 +32,15 @@ pub mod inventory;
 pub mod issue;
 pub mod language;
 pub mod lock;
+pub mod medium;
 pub mod openpgp;
 pub mod order;
 pub mod profile;
+pub mod report;
 pub mod resolve;
 pub mod rule;
 pub mod same_disks;
+pub mod seal;
 pub mod secret;
 pub mod size;
 pub mod stamp;

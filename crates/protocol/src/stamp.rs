@@ -75,12 +75,32 @@ pub enum Source {
         #[serde(default)]
         consent: crate::api::Consent,
     },
-    /// A signed profile bundle on the medium, `akene/profile.json`.
+    /// A signed profile bundle on the medium, `akene/profile.json`; or, where it has a manifest of its own
+    /// ([`crate::medium`]), everything an installation needs.
     Medium {
-        /// What the medium allows in place of a server's grant.
+        /// What the medium allows in place of a server's grant. With a technician: the most they may permit.
         #[serde(default)]
         consent: crate::api::Consent,
+        /// Whether a technician chooses and confirms. Otherwise the machine installs by itself.
+        #[serde(default)]
+        attended: bool,
+        /// The server that machines installed from this medium belong to.
+        #[serde(default)]
+        home: Option<Home>,
     },
+}
+
+/// A server that is not reached during the installation. Nothing here is secret: whoever finds the medium enrols nowhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Home {
+    /// `https://HOST[:PORT]`.
+    pub url: String,
+    /// How its certificate is judged.
+    #[serde(default)]
+    pub tls: Tls,
+    /// The key reports are sealed for.
+    pub seal: crate::seal::SealKey,
 }
 
 /// How a server's certificate is judged. With neither field, the usual public authorities count.

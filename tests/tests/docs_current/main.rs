@@ -66,7 +66,9 @@ fn schemas_are_current() {
         ("stamp", schema::<akene_protocol::Stamp>()),
         ("image", schema::<akene_protocol::image::ImageManifest>()),
         ("lock", schema::<akene_protocol::lock::Lock>()),
+        ("medium", schema::<akene_protocol::medium::Medium>()),
         ("order", schema::<akene_protocol::Order>()),
+        ("report", schema::<akene_protocol::report::Report>()),
         ("signed-lock", schema::<akene_protocol::lock::ProfileLock>()),
     ] {
         let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
