@@ -161,7 +161,10 @@ fn a_second_stamp_leaves_nothing_of_the_first() {
     }))
     .unwrap();
     let profile = serde_json::to_vec(&Envelope::sign(&bundle, &key())).unwrap();
-    let medium = site("A very much longer name", Source::Medium { consent: Consent::Wipe, attended: false, home: None });
+    let medium = site(
+        "A very much longer name",
+        Source::Medium { consent: Consent::Wipe, attended: false, home: None },
+    );
     stamp::write(&twice, &medium, Some(&profile)).unwrap();
     assert!(extracted(&twice, stamp::PROFILE, dir.path()).starts_with(&profile));
     stamp::write(&twice, &site("Lannion", server()), None).unwrap();

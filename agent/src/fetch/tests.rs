@@ -137,7 +137,8 @@ fn a_profile_signed_by_another_key_is_refused_from_every_source() {
     assert_eq!(code(orders(server(), vec![answer(200, response)], RUN).unwrap_err()), "signature-wrong");
     let source = Source::Static { url: "https://s/p".into(), tls: Tls::default(), consent: Consent::Wipe };
     assert_eq!(code(orders(source, vec![answer(200, &forged)], RUN).unwrap_err()), "signature-wrong");
-    let (stamp, http) = (stamp(Source::Medium { consent: Consent::Blank, attended: false, home: None }), Script::new(vec![]));
+    let (stamp, http) =
+        (stamp(Source::Medium { consent: Consent::Blank, attended: false, home: None }), Script::new(vec![]));
     let text = serde_json::to_vec(&forged).unwrap();
     let error = Site { stamp: &stamp, http: &http }
         .orders(&identity(), &inventory(), None, None, &Reporter::new(RUN, 1), &|| Ok(text.clone()))

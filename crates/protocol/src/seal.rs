@@ -11,6 +11,8 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use crypto_box::aead::rand_core::{CryptoRng, Error, RngCore};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::ids::as_text;
 use crate::secret::Secret;
