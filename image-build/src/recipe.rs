@@ -48,7 +48,6 @@ pub const LIVE_IF_THERE: &[Wanted] = &[
     wanted(&["debian-archive-keyring"], "keys of Debian's archive"),
     wanted(&["ubuntu-keyring", "ubuntu-archive-keyring"], "keys of Ubuntu's archive"),
     wanted(&["usr-is-merged"], "stands in for usrmerge, which draws in Perl"),
-    wanted(&["eatmydata"], "an installation without thousands of waits for the disk"),
 ];
 
 /// Packages the solver brings that the live root works without. A name ending in `*` is a prefix.

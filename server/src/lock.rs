@@ -8,10 +8,11 @@ use akene_archive::lock::{Changes, Made, Snapshots, make, variants};
 use akene_exec::Runner;
 use akene_protocol::issue::Issues;
 use akene_protocol::lock::{ProfileLock, Selection};
-use akene_protocol::{Bytes, Envelope, Inventory, Issue, PublicKey};
+use akene_protocol::{Bytes, Envelope, Inventory, Issue, PublicKey, Sha256};
 use anyhow::{Context as _, Result};
 
 use crate::db::{Db, machines};
+use crate::pool::Pool;
 use crate::site::Site;
 
 /// Most packages of one kind of change that are named in a table.
@@ -61,7 +62,9 @@ pub fn lock(
     let config = site.config()?;
     let key = site.key()?;
     let fleet = fleet(site)?;
-    let mut snapshots = Snapshots::new(&site.dir().join("state/apt"), order.proxy.as_deref());
+    let pool = Pool::of(site);
+    let own = |sum: &Sha256| pool.find(sum);
+    let mut snapshots = Snapshots::new(&site.dir().join("state/apt"), order.proxy.as_deref(), &own);
     let names = match order.profiles.is_empty() {
         true => site.profile_names()?,
         false => order.profiles.clone(),

@@ -139,7 +139,6 @@ impl<'a> Bench<'a> {
                 urls: vec![format!("{}/pool/{}", self.local.server.url(), pool_name(&file))],
                 file,
                 base,
-                helper: false,
                 release: None,
             })
         };

@@ -53,14 +53,18 @@ fn both(set: &Set, dir: &Path, recommends: bool, before: &[(&str, &str)]) -> Com
     put_before(&mine, before);
     std::fs::create_dir_all(&mine).unwrap();
     std::fs::create_dir(&tools).unwrap();
-    akene_lay::make(&set.debs(&pool), &mine, &tools).unwrap_or_else(|e| panic!("{e:#}"));
+    let made = akene_lay::make(&set.debs(&pool), &mine, &tools).unwrap_or_else(|e| panic!("{e:#}"));
+    let kernels = mine.join("boot").read_dir().unwrap().count() > 0;
+    assert_eq!(made.early, kernels, "the initramfs was not made early: {:?}", made.again);
     eprintln!("our engine: {} packages, {:.1} s", set.len(), started.elapsed().as_secs_f64());
     let started = Instant::now();
     reference::make(set, &local, recommends, before, &theirs).unwrap_or_else(|e| panic!("{e:#}"));
     eprintln!("mmdebstrap: {} packages, {:.1} s", set.len(), started.elapsed().as_secs_f64());
     let comparison = compare(&theirs, &mine, since).unwrap();
     eprintln!("{comparison}");
-    assert_eq!(initramfs(&theirs), initramfs(&mine), "the initramfs does not hold the same files");
+    let (first, second) = (initramfs(&theirs), initramfs(&mine));
+    let differ = first.lines().zip(second.lines()).find(|(one, other)| one != other);
+    assert!(first == second, "the initramfs holds other things: {differ:?}");
     for (program, args) in [("dpkg", ["--audit"].as_slice()), ("apt-get", &["check", "-qq"])] {
         assert_eq!(inside(&mine, program, args), "", "{program} {args:?}");
     }
@@ -82,10 +86,12 @@ fn inside(root: &Path, program: &str, args: &[&str]) -> String {
     }
 }
 
-/// Names of what is in each initramfs.
+/// What is in each initramfs: names, modes, owners, links, and the sums of files.
 fn initramfs(root: &Path) -> String {
-    let list = "for i in /boot/initrd.img-*; do test ! -e $i || { echo $i; lsinitramfs $i | sort; }; done";
-    inside(root, "sh", &["-c", list])
+    let list = "for i in /boot/initrd.img-*; do test -e $i || continue; echo $i; \
+                unmkinitramfs $i /run/${i##*/}; cd /run/${i##*/}; find . -printf '%p %y %m %U %G %l\\n' | sort; \
+                find . -type f -exec sha256sum {} + | sort -k2; done";
+    inside(root, "sh", &["-e", "-c", list])
 }
 
 fn debian(suite: &str, requested: &[&str], recommends: bool) {

@@ -49,8 +49,16 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     }
     let dir = tempfile::tempdir().unwrap();
     let mirror = Mirror::start().unwrap();
-    let profile = format!("{}\n[storage]\nkeep-homes = false\n", small_server(&mirror, "127.0.0.1"));
-    let mut site = Site::new(dir.path(), "127.0.0.1", &profile).unwrap();
+    let server = small_server(&mirror, "127.0.0.1");
+    let profile = format!("classes = [\"own\"]\n{server}\n[storage]\nkeep-homes = false\n");
+    let mut site = Site::new(dir.path(), "127.0.0.1", &server).unwrap();
+    // A package that no archive has, beside a class.
+    let beside = site.dir.join("classes/own/packages");
+    std::fs::create_dir_all(&beside).unwrap();
+    std::fs::write(site.dir.join("classes/own/class.toml"), "description = \"Ours\"\n").unwrap();
+    let control = "Package: site-own\nVersion: 1:2.0~x\nArchitecture: all\nDepends: less\n";
+    let own = akene_tests::deb::make(&beside, control, &[("usr/share/site-own/mark", vec![7; 999])]).unwrap();
+    site.write_profile(&profile).unwrap();
 
     // Made by one program, found right by the other, and the same to the byte when made again from nothing.
     let failed = lock("akene-server", &site, &["--check"]).unwrap_err();
@@ -108,7 +116,7 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     std::fs::write(&file, serde_json::to_vec(&changed).unwrap()).unwrap();
     tells(&run(&refused, &[]), "signature-wrong");
     std::fs::create_dir(dir.path().join("stranger")).unwrap();
-    let strangers = Site::new(&dir.path().join("stranger"), "127.0.0.1", &profile).unwrap();
+    let strangers = Site::new(&dir.path().join("stranger"), "127.0.0.1", &server).unwrap();
     let theirs = akene_server::site::Site::open(&strangers.dir).unwrap();
     std::fs::copy(theirs.write_lock(&signed).unwrap(), &file).unwrap();
     tells(&run(&refused, &[]), "signature-wrong");
@@ -132,6 +140,16 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     std::fs::write(&file, &text).unwrap();
     site.write_profile(&required.replace("[\"main\"]", "[\"main\", \"contrib\"]")).unwrap();
     tells(&run(&refused, &[]), "lock-of-other-archives");
+    // A newer one beside the class was not locked.
+    site.write_profile(&required).unwrap();
+    let locked_file = std::fs::read(&own).unwrap();
+    std::fs::remove_file(&own).unwrap();
+    let newer = akene_tests::deb::make(&beside, &control.replace("2.0", "2.1"), &[]).unwrap();
+    let outcome = run(&refused, &[]);
+    tells(&outcome, "lock-of-other-archives");
+    assert!(outcome.story().contains("`apt.local` has changed"), "{}", outcome.story());
+    std::fs::remove_file(newer).unwrap();
+    std::fs::write(&own, locked_file).unwrap();
     site.write_profile(&required.replace("\"less\"", "\"less\", \"nano\"")).unwrap();
     tells(&run(&refused, &[]), "lock-without-selection");
     // The archive has deleted what newer versions replaced: known before a disk changes. Who may choose for
@@ -187,14 +205,15 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     let query = query.args(["-W", "-f", "${Package} ${Version} ${Architecture}\\n"]);
     let installed: BTreeSet<String> =
         SystemRunner.run(&query).unwrap().text().lines().map(str::to_owned).collect();
-    let locked: BTreeSet<String> = kept
-        .packages
-        .iter()
-        .filter(|p| !p.helper)
-        .map(|p| format!("{} {} {}", p.name, p.version, p.architecture))
-        .collect();
+    let locked: BTreeSet<String> =
+        kept.packages.iter().map(|p| format!("{} {} {}", p.name, p.version, p.architecture)).collect();
     assert_eq!(installed, locked);
     let sums: BTreeSet<Sha256> = signed.packages.iter().map(|p| p.sha256).collect();
-    assert!(kept.packages.iter().all(|p| sums.contains(&p.sha256) && p.release.is_some()));
+    assert!(kept.packages.iter().all(|p| sums.contains(&p.sha256)));
+    let of_no_archive: Vec<&str> =
+        kept.packages.iter().filter(|p| p.release.is_none()).map(|p| p.name.as_str()).collect();
+    assert_eq!(of_no_archive, ["site-own"]);
+    assert!(installed.contains("site-own 1:2.0~x all"), "{installed:?}");
+    assert_eq!(std::fs::read(root.join("usr/share/site-own/mark")).unwrap(), vec![7; 999]);
     assert!(kept.requested.contains(&"less".to_owned()) && !kept.releases.is_empty());
 }

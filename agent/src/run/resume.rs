@@ -306,7 +306,7 @@ mod tests {
             profile: Envelope::sign(&bundle, key),
             consent,
             inventory: machine(Some("S1")),
-            request: Request { packages: vec![], optional: vec![], helpers: vec![], recommends: false },
+            request: Request { packages: vec![], optional: vec![], recommends: false },
             firmware: FirmwareKind::Bios,
             choice: Choice { lock: Lock::default(), requested: vec![] },
             signed_lock: None,
@@ -371,7 +371,6 @@ mod tests {
                 absent: vec![],
                 packages: vec![(0, 1)],
                 base: vec![(0, 1)],
-                helpers: vec![],
             }],
         };
         let right: Choice = lock.select("p", &wanted.archive, &resume.request).unwrap().into();

@@ -110,7 +110,6 @@ impl Effects for World {
             urls: vec![],
             file: "a.deb".into(),
             base: false,
-            helper: false,
             release: None,
         };
         Ok(Lock { version: 2, architecture: "amd64".into(), packages: vec![package], ..Lock::default() })

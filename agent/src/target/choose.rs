@@ -9,7 +9,7 @@ use akene_protocol::resolve::Resolved;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-pub(super) use akene_protocol::lock::{NO_FSYNC, is_builtin_locale};
+pub(super) use akene_protocol::lock::is_builtin_locale;
 
 /// The exact packages, and what was asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -9,8 +9,8 @@
 //!    dpkg. No archive, no index and no solver is needed for it: only the files, all of them verified.
 //!
 //! Scripts of packages see policy-rc.d (nothing is started), and on `/run` stand-ins for what would only cost
-//! time now or look at disks that are not theirs: the initramfs is made once at the end, the boot
-//! loader by [`configure`]. What writes to disk does so without waiting (libeatmydata from `/run`); one
+//! time now or look at disks that are not theirs: the initramfs is made once, beside their scripts, the boot
+//! loader by [`configure`]. What writes to disk does so without waiting (the kernel answers syncs at once); one
 //! `syncfs` ends it. Nothing of that is in the installed system, because it lived on `/run`.
 //!
 //! [`configure`] then writes what makes it this machine's system: name, users, network, sources, the profile's
@@ -199,9 +199,9 @@ impl Job<'_> {
         Ok(self.runner.run(cmd)?.text())
     }
 
-    /// Whether the lock has this package (not only as a helper).
+    /// Whether the lock has this package.
     fn has_package(&self, name: &str) -> bool {
-        self.lock().packages.iter().any(|p| p.name == name && !p.helper)
+        self.lock().packages.iter().any(|p| p.name == name)
     }
 
     fn lock(&self) -> &Lock {

@@ -2,17 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use akene_archive::{Deb, Engine, Later, Progress, Root, Said};
+use akene_archive::{Engine, Later, Progress, Root, Said};
 use akene_exec::{ChrootMounts, Cmd, ExecError};
 use akene_protocol::Issue;
 use akene_protocol::issue::Issues;
 use akene_protocol::lock::LockedPackage;
 use anyhow::{Context, Result, bail};
 
-use super::choose::NO_FSYNC;
 use super::sources::{hold, write_sources};
 use super::{Job, Watch, bootloader, system};
 
@@ -24,8 +23,7 @@ const LIMIT: Duration = Duration::from_secs(4 * 3600);
 
 /// Programs that packages' scripts call and that wait until the end, or would look at this computer's disks
 /// instead of the new system's.
-const STAND_INS: [&str; 5] =
-    ["update-initramfs", "update-grub", "update-grub2", "grub-install", "start-stop-daemon"];
+const STAND_INS: [&str; 4] = ["update-grub", "update-grub2", "grub-install", "start-stop-daemon"];
 
 /// Hundredths of a percent, as [`Progress`] counts here.
 const WHOLE: u64 = 10_000;
@@ -36,7 +34,7 @@ const UNPACKED: u64 = 4_500;
 /// See [`super::install`].
 pub(super) fn install(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
     let of_lock = |base: bool| -> Vec<&LockedPackage> {
-        job.lock().packages.iter().filter(|p| !p.helper && p.base == base).collect()
+        job.lock().packages.iter().filter(|p| p.base == base).collect()
     };
     let (base, rest) = (of_lock(true), of_lock(false));
     if base.is_empty() {
@@ -59,6 +57,7 @@ pub(super) fn install(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
     laid.context("installing the base system")?;
     write_sources(job, &mut root, true)?;
     system::write_fstab(job, &mut root)?;
+    write_resume(job, &mut root)?;
     preseed(job, &tools)?;
     meter = Meter { seen: 0, total: rest.len() as u64, from: BASE_DONE, to: UNPACKED };
     let laid = engine.unpack(&mut |said| meter.hear(said, watch));
@@ -66,8 +65,12 @@ pub(super) fn install(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
     // What the boot loader is made from is there: from now on the disk finds the installer by itself.
     bootloader::put_on_disk(job, &mut root, watch).context("making the disk startable")?;
     meter = Meter { seen: 0, total: rest.len() as u64, from: UNPACKED, to: WHOLE };
-    let bare = |program: &str| job.inside(program).timeout(LIMIT);
-    let set_up = || engine.configure(&mut |said| meter.hear(said, watch));
+    let bare = |program: &str| job.inside(program).without_syncs().timeout(LIMIT);
+    let set_up = || {
+        engine.configure_for_start(&mut |said| meter.hear(said, watch))?;
+        put_off(job).start_early(job.runner, &bare)?;
+        engine.configure(&mut |said| meter.hear(said, watch))
+    };
     put_off(job).beside(job.runner, &bare, set_up).context("setting the packages up")?;
     mark_automatic(job, &mut root)?;
     watch.progress(Progress { done: WHOLE, total: WHOLE, what: "packages".into() });
@@ -77,7 +80,6 @@ pub(super) fn install(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
 /// What is shown on the new root's `/run` while packages are installed.
 struct Tools {
     mounts: ChrootMounts,
-    preload: bool,
 }
 
 impl Tools {
@@ -96,54 +98,20 @@ impl Tools {
                 0o755,
             )?;
         }
-        let mut preload = false;
-        if let Some(helper) = job.lock().packages.iter().find(|p| p.name == NO_FSYNC) {
-            let unpacked = dir.join("helper");
-            fs::create_dir_all(&unpacked).with_context(making)?;
-            let is_library =
-                |p: &Path| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("libeatmydata.so"));
-            Deb::new(job.debs.join(&helper.file)).extract_some(&unpacked, &mut |p| is_library(p))?;
-            if let Some(library) = find_file(&unpacked, &is_library)? {
-                ours.write(
-                    "no-fsync.so",
-                    fs::read(&library).with_context(|| format!("reading {}", library.display()))?,
-                    0o644,
-                )?;
-                preload = true;
-            }
-        }
         let mounts = ChrootMounts::new(&job.layout.root).bind(&dir, OURS);
-        Ok(Tools { mounts, preload })
+        Ok(Tools { mounts })
     }
 
     /// A command inside the new root with the stand-ins, and with the files of the lock where apt keeps them.
     fn inside(&self, job: &Job<'_>, program: &str) -> Cmd {
-        let mut cmd = job
-            .inside(program)
+        job.inside(program)
             .chroot(self.mounts.clone().bind(job.debs, "/var/cache/apt/archives"))
             .env("PATH", format!("{OURS}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
             .env("DEBIAN_PRIORITY", "critical")
             .env("RUNLEVEL", "1")
-            .timeout(LIMIT);
-        if self.preload {
-            cmd = cmd.env("LD_PRELOAD", format!("{OURS}/no-fsync.so"));
-        }
-        cmd
+            .without_syncs()
+            .timeout(LIMIT)
     }
-}
-
-fn find_file(dir: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<Option<PathBuf>> {
-    for entry in fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
-        let path = entry.with_context(|| format!("reading {}", dir.display()))?.path();
-        let found = match path.is_dir() {
-            true => find_file(&path, wanted)?,
-            false => wanted(&path).then_some(path),
-        };
-        if found.is_some() {
-            return Ok(found);
-        }
-    }
-    Ok(None)
 }
 
 /// What the first scripts expect of a root in which nothing was installed yet.
@@ -202,7 +170,7 @@ fn mark_automatic(job: &Job<'_>, root: &mut Root) -> Result<()> {
         .lock()
         .packages
         .iter()
-        .filter(|p| !p.base && !p.helper && !is_requested(&job.choice.requested, &p.name))
+        .filter(|p| !p.base && !is_requested(&job.choice.requested, &p.name))
         .map(|p| {
             let native = if p.architecture == "all" { &job.lock().architecture } else { &p.architecture };
             format!("Package: {}\nArchitecture: {native}\nAuto-Installed: 1\n\n", p.name)
@@ -242,24 +210,21 @@ impl Meter {
 
 /// What scripts put off to the end.
 fn put_off(job: &Job<'_>) -> Later {
-    Later::new(job.scratch("tools"))
+    Later::new(job.scratch("tools"), &job.layout.root)
 }
 
-/// The initramfs, once, when everything it looks at is in place; and beside it what else was put off.
-pub(super) fn initramfs(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -> Result<()> {
-    let resume = job
-        .layout
-        .partitions
-        .iter()
-        .find(|p| p.role == akene_planner::Role::Swap)
-        .and_then(|p| p.uuid.as_deref());
-    let resume = resume.map_or_else(|| "none".to_owned(), |uuid| format!("UUID={uuid}"));
-    root.write("etc/initramfs-tools/conf.d/resume", format!("RESUME={resume}\n"), 0o644)?;
-    let inside = |program: &str| job.inside(program).timeout(LIMIT);
-    put_off(job).run(job.runner, &inside, &mut |line| watch.log(line), |log| {
-        let cmd = inside("update-initramfs").args(["-c", "-k", "all"]);
-        job.runner.run_lines(&cmd, log).context("making the initramfs")
-    })?;
+/// Where a computer that was sent to sleep finds what it had in memory. The initramfs is made from it.
+fn write_resume(job: &Job<'_>, root: &mut Root) -> Result<()> {
+    let swap = job.layout.partitions.iter().find(|p| p.role == akene_planner::Role::Swap);
+    let uuid = swap.and_then(|p| p.uuid.as_deref());
+    let resume = uuid.map_or_else(|| "none".to_owned(), |uuid| format!("UUID={uuid}"));
+    root.write("etc/initramfs-tools/conf.d/resume", format!("RESUME={resume}\n"), 0o644)
+}
+
+/// The initramfs, where what it is made from has changed since packages were set up; and what else was put off.
+pub(super) fn initramfs(job: &Job<'_>, _: &mut Root, watch: &mut dyn Watch) -> Result<()> {
+    let inside = |program: &str| job.inside(program).without_syncs().timeout(LIMIT);
+    put_off(job).run(job.runner, &inside, &mut |line| watch.log(line))?;
     let boot = job.layout.root.join("boot");
     let names: Vec<String> = fs::read_dir(&boot)
         .with_context(|| format!("reading {}", boot.display()))?
@@ -295,7 +260,7 @@ pub(super) fn finish(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -> R
         .lock()
         .packages
         .iter()
-        .filter(|p| !p.helper && !installed.contains(&p.name))
+        .filter(|p| !installed.contains(&p.name))
         .map(|p| p.name.as_str())
         .collect();
     if !wrong.is_empty() {

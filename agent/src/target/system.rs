@@ -101,7 +101,21 @@ pub(super) fn settle(job: &Job<'_>, root: &mut Root, _: &mut dyn Watch) -> Resul
         quote(&keyboard.layout),
         quote(&keyboard.variant)
     );
-    root.write("etc/default/keyboard", text, 0o644)
+    // The package that keeps it says the same in more words, which the initramfs was made from already.
+    let there = root.read("etc/default/keyboard")?.unwrap_or_default();
+    match says_all(&String::from_utf8_lossy(&there), &text) {
+        true => Ok(()),
+        false => root.write("etc/default/keyboard", text, 0o644),
+    }
+}
+
+/// Whether each line of `wanted` is one of `text`, and no other line sets anything.
+fn says_all(text: &str, wanted: &str) -> bool {
+    let set = |text: &str| -> std::collections::BTreeSet<String> {
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        lines.map(str::to_owned).collect()
+    };
+    set(text) == set(wanted)
 }
 
 fn locale(job: &Job<'_>, root: &mut Root) -> Result<()> {

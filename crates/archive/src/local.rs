@@ -41,7 +41,6 @@ impl AptRoot {
             urls: Vec::new(),
             file: package.sha256.to_string(),
             base: false,
-            helper: false,
             release: None,
         };
         self.archive().local.iter().map(file).collect()

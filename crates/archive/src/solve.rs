@@ -1,6 +1,6 @@
 //! Choosing packages: apt's solver asked what it would install into an empty system.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use akene_exec::Runner;
 use akene_protocol::issue::Issues;
@@ -31,8 +31,6 @@ pub(crate) struct Common {
     of_base: BTreeSet<String>,
     /// The release files.
     releases: Vec<Release>,
-    /// Helpers that were located.
-    helpers: BTreeMap<String, LockedPackage>,
 }
 
 impl AptRoot {
@@ -44,7 +42,7 @@ impl AptRoot {
     /// [`Issues`]: `package-missing` for each package the archives do not have,
     /// `packages-conflict` with apt's explanation when they cannot be installed together.
     pub fn solve(&self, runner: &dyn Runner, packages: &[String], recommends: bool) -> Result<Lock> {
-        let Common { base, of_base, releases, .. } = self.common(runner)?;
+        let Common { base, of_base, releases } = self.common(runner)?;
         let mut all = base;
         all.extend(packages.iter().cloned());
         let mut chosen = self.choose(runner, "install", &all, recommends)?;
@@ -56,35 +54,13 @@ impl AptRoot {
         Ok(Lock { version: VERSION, architecture: "amd64".into(), releases, requested, packages: chosen })
     }
 
-    /// Answers a machine's request: its packages, the optional ones the archives have, and the helpers.
+    /// Answers a machine's request: its packages, and the optional ones the archives have.
     ///
     /// # Errors
     /// Those of [`AptRoot::solve`].
     pub fn answer(&self, runner: &dyn Runner, request: &Request) -> Result<Lock> {
         let absent = self.absent(runner, request)?;
-        let mut lock = self.solve(runner, &request.without(&absent), request.recommends)?;
-        for helper in request.helpers.iter().filter(|name| !absent.contains(name)) {
-            if lock.packages.iter().any(|p| p.name == *helper) {
-                continue;
-            }
-            lock.packages.push(self.helper(runner, helper, &lock.releases)?);
-        }
-        Ok(lock)
-    }
-
-    fn helper(&self, runner: &dyn Runner, name: &str, releases: &[Release]) -> Result<LockedPackage> {
-        let known = self.common(runner)?.helpers.remove(name);
-        if let Some(package) = known {
-            return Ok(package);
-        }
-        let mut found = self.locate(runner, &[name.to_owned()])?;
-        self.attribute(runner, releases, &mut found)?;
-        let package = found.pop().with_context(|| format!("finding {name}"))?;
-        let package = LockedPackage { helper: true, ..package };
-        if let Some(common) = self.common.borrow_mut().as_mut() {
-            common.helpers.insert(name.to_owned(), package.clone());
-        }
-        Ok(package)
+        self.solve(runner, &request.without(&absent), request.recommends)
     }
 
     /// What every request has the same answer to, asked once for the indexes there are.
@@ -95,7 +71,7 @@ impl AptRoot {
         let mut base: Vec<String> = BASE.map(str::to_owned).to_vec();
         base.extend(self.known(runner, &[MERGED_USR])?);
         let of_base = self.choose(runner, "install", &base, false)?.into_iter().map(|p| p.name).collect();
-        let common = Common { base, of_base, releases: self.releases(runner)?, helpers: BTreeMap::new() };
+        let common = Common { base, of_base, releases: self.releases(runner)? };
         *self.common.borrow_mut() = Some(common.clone());
         Ok(common)
     }
@@ -105,7 +81,7 @@ impl AptRoot {
     /// # Errors
     /// apt-cache cannot be run.
     pub fn absent(&self, runner: &dyn Runner, request: &Request) -> Result<Vec<String>> {
-        let names: Vec<&str> = request.optional.iter().chain(&request.helpers).map(String::as_str).collect();
+        let names: Vec<&str> = request.optional.iter().map(String::as_str).collect();
         let known = self.known(runner, &names)?;
         Ok(names.into_iter().filter(|n| !known.iter().any(|k| k == n)).map(str::to_owned).collect())
     }
@@ -189,7 +165,6 @@ impl AptRoot {
                 urls: self.on_every_mirror(url),
                 file: file.clone(),
                 base: false,
-                helper: false,
                 release: None,
             })
         };

@@ -82,7 +82,6 @@ fn package(urls: &[String]) -> LockedPackage {
         urls: urls.to_vec(),
         file: "thing_1.0_all.deb".into(),
         base: false,
-        helper: false,
         release: None,
     }
 }
@@ -240,4 +239,24 @@ fn files_on_a_medium_and_missing_ones() {
     let issues = fetch(package(std::slice::from_ref(&nothing)), dir.path()).unwrap_err();
     assert!(issues.0[0].message.contains("No such file"), "{issues}");
     fetch(package(&[nothing, format!("file://{}", file.display())]), dir.path()).unwrap();
+}
+
+/// What lies beside a class and on a medium has no address anywhere.
+#[test]
+fn a_medium_has_files_by_their_sums_and_needs_no_address() {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let dir = tempfile::tempdir().unwrap();
+    let (pool, to) = (dir.path().join("pool"), dir.path().join("to"));
+    std::fs::create_dir(&pool).unwrap();
+    let package = package(&[]);
+    let fetcher = || Fetcher::new(reqwest::blocking::Client::new());
+    assert!(!fetcher().has_sources());
+    let issues = fetcher().fetch(std::slice::from_ref(&package), &to, &|_| {}).unwrap_err();
+    assert!(format!("{issues:#}").contains("package-unreachable"), "{issues:#}");
+    std::fs::write(pool.join(package.sha256.to_string()), content()).unwrap();
+    let medium = fetcher().first(akene_archive::Source::directory("the medium", &pool));
+    assert!(medium.has_sources());
+    assert!(medium.gone(std::slice::from_ref(&package)).is_empty());
+    medium.fetch(std::slice::from_ref(&package), &to, &|_| {}).unwrap();
+    assert_eq!(std::fs::read(to.join(&package.file)).unwrap(), content());
 }

@@ -10,6 +10,7 @@
 //! Whatever happens to the agent, nothing is left mounted.
 
 mod chroot;
+mod no_sync;
 mod run;
 mod spawn;
 

@@ -43,6 +43,7 @@ pub struct Cmd {
     chroot: Option<ChrootMounts>,
     dir: Option<PathBuf>,
     clear_env: bool,
+    without_syncs: bool,
     watch: Option<Watch>,
 }
 
@@ -69,6 +70,7 @@ impl Cmd {
             chroot: None,
             dir: None,
             clear_env: false,
+            without_syncs: false,
             watch: None,
         }
     }
@@ -129,6 +131,13 @@ impl Cmd {
         self
     }
 
+    /// Lets every sync, of it and of all it starts, be done at once: nothing is waited for, and nothing is on the disk
+    /// before somebody else writes it out.
+    pub fn without_syncs(mut self) -> Self {
+        self.without_syncs = true;
+        self
+    }
+
     /// The program and its arguments, as the recording runner and errors show them.
     pub fn argv(&self) -> Vec<String> {
         std::iter::once(&self.program).chain(&self.args).map(|s| s.to_string_lossy().into_owned()).collect()
@@ -167,6 +176,9 @@ impl Cmd {
                     command.current_dir(dir);
                 }
             }
+        }
+        if self.without_syncs {
+            crate::no_sync::before_exec(&mut command);
         }
         Ok(command)
     }

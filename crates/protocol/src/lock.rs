@@ -25,11 +25,11 @@ use crate::resolve::Archive;
 use crate::size::Bytes;
 
 pub use age::Age;
-pub use request::{NO_FSYNC, Planned, Request, is_builtin_locale};
+pub use request::{Planned, Request, is_builtin_locale};
 pub use signed::{ArchiveSettings, PinnedPackage, ProfileLock, SIGNED_VERSION, Selection, differences};
 
 /// The version of [`Lock`] this crate writes and reads.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Every package of an installation, pinned by hash.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -85,9 +85,6 @@ pub struct LockedPackage {
     /// Whether it belongs to the base that must stand before apt itself can run in the new root.
     #[serde(default)]
     pub base: bool,
-    /// Whether it only helps during the installation: it is never part of the installed system.
-    #[serde(default)]
-    pub helper: bool,
     /// The release that vouches for it, by its place in [`Lock::releases`].
     #[serde(default)]
     pub release: Option<usize>,

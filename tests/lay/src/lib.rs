@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use akene_archive::{Engine, Later, Said};
-use akene_exec::{ChrootMounts, Cmd, Runner, SystemRunner};
+use akene_exec::{ChrootMounts, Cmd, SystemRunner};
 use anyhow::{Context, Result};
 
 /// A part of the work and what it took.
@@ -22,6 +22,17 @@ pub struct Debs<'a> {
     pub pool: &'a Path,
 }
 
+/// What came of it.
+#[derive(Debug)]
+pub struct Made {
+    /// How long each part took.
+    pub laps: Vec<Lap>,
+    /// Whether the initramfs is the one that was made while packages were set up.
+    pub early: bool,
+    /// Why it was made once more.
+    pub again: Option<String>,
+}
+
 /// Where our own things are seen inside the root.
 const OURS: &str = "/run/akene-install";
 
@@ -30,30 +41,30 @@ const OURS: &str = "/run/akene-install";
 ///
 /// # Errors
 /// The engine fails, with what was said before.
-pub fn make(debs: &Debs<'_>, root: &Path, tools: &Path) -> Result<Vec<Lap>> {
+pub fn make(debs: &Debs<'_>, root: &Path, tools: &Path) -> Result<Made> {
     let mut lines = Vec::new();
-    let went = lay(debs, root, tools, &mut |line| lines.push(line.to_owned()));
+    let mut went = lay(debs, root, tools, &mut |line| lines.push(line.to_owned()));
+    if let Ok(made) = &mut went {
+        made.again = lines.iter().find(|line| line.contains("initramfs is made once more")).cloned();
+    }
     let last = lines[lines.len().saturating_sub(30)..].join("\n");
     went.with_context(|| format!("making a root with our engine; it said before:\n{last}"))
 }
 
-fn lay(debs: &Debs<'_>, root: &Path, tools: &Path, log: &mut dyn FnMut(&str)) -> Result<Vec<Lap>> {
-    prepare(debs, root, tools).context("preparing a root")?;
+fn lay(debs: &Debs<'_>, root: &Path, tools: &Path, log: &mut dyn FnMut(&str)) -> Result<Made> {
+    prepare(root, tools).context("preparing a root")?;
     let inside = |program: &str| {
         let mounts = ChrootMounts::new(root).bind(tools, OURS).bind(debs.pool, "/var/cache/apt/archives");
         let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-        let mut cmd = Cmd::new(program)
+        Cmd::new(program)
             .chroot(mounts)
             .env("PATH", format!("{OURS}/bin:{path}"))
             .env("DEBIAN_FRONTEND", "noninteractive")
             .env("DEBCONF_NONINTERACTIVE_SEEN", "true")
             .env("LC_ALL", "C.UTF-8")
             .env("RUNLEVEL", "1")
-            .timeout(Duration::from_secs(3600));
-        if tools.join("no-fsync.so").exists() {
-            cmd = cmd.env("LD_PRELOAD", format!("{OURS}/no-fsync.so"));
-        }
-        cmd
+            .without_syncs()
+            .timeout(Duration::from_secs(3600))
     };
     let (mut laps, mut since) = (Vec::new(), Instant::now());
     let mut engine = Engine::new(root, &SystemRunner, inside, debs.base, debs.rest)?;
@@ -72,27 +83,26 @@ fn lay(debs: &Debs<'_>, root: &Path, tools: &Path, log: &mut dyn FnMut(&str)) ->
     lap("unpack");
     let bare = |program: &str| {
         let cmd = Cmd::new(program).chroot(ChrootMounts::new(root)).env("LC_ALL", "C.UTF-8");
-        cmd.timeout(Duration::from_secs(1800))
+        cmd.without_syncs().timeout(Duration::from_secs(1800))
     };
-    let later = Later::new(tools);
-    later.beside(&SystemRunner, &bare, || engine.configure(&mut said)).context("setting the packages up")?;
+    let later = Later::new(tools, root);
+    let set_up = || {
+        engine.configure_for_start(&mut said).context("setting up what starts the kernel")?;
+        later.start_early(&SystemRunner, &bare)?;
+        engine.configure(&mut said)
+    };
+    later.beside(&SystemRunner, &bare, set_up).context("setting the packages up")?;
     lap("configure");
     drop(engine);
-    later.run(&SystemRunner, &bare, log, |_| {
-        if !root.join("usr/sbin/update-initramfs").exists() {
-            return Ok(());
-        }
-        let cmd = bare("update-initramfs").args(["-c", "-k", "all"]);
-        SystemRunner.run(&cmd).map(drop).context("making the initramfs")
-    })?;
+    let early = later.run(&SystemRunner, &bare, log)?;
     lap("once at the end");
     std::fs::remove_file(root.join("usr/sbin/policy-rc.d")).context("removing the ban on services")?;
-    Ok(laps)
+    Ok(Made { laps, early, again: None })
 }
 
 /// What has to be there before the first package: links of a merged /usr, mount points, a ban on services,
 /// and stand-ins for what is done once at the end.
-fn prepare(debs: &Debs<'_>, root: &Path, tools: &Path) -> Result<()> {
+fn prepare(root: &Path, tools: &Path) -> Result<()> {
     use std::os::unix::fs::{PermissionsExt, symlink};
     let program = |path: &Path, text: &str| -> Result<()> {
         std::fs::create_dir_all(path.parent().context("a program has a directory")?)?;
@@ -106,18 +116,10 @@ fn prepare(debs: &Debs<'_>, root: &Path, tools: &Path) -> Result<()> {
     for dir in ["var/cache/apt/archives", "dev", "proc", "sys", "run"] {
         std::fs::create_dir_all(root.join(dir))?;
     }
-    let name = |deb: &Path| deb.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    Later::new(tools).prepare(OURS).context("making what puts work off")?;
+    Later::new(tools, root).prepare(OURS).context("making what puts work off")?;
     program(&root.join("usr/sbin/policy-rc.d"), "#!/bin/sh\nexit 101\n")?;
-    for stand_in in ["update-initramfs", "update-grub", "update-grub2", "grub-install", "start-stop-daemon"] {
+    for stand_in in ["update-grub", "update-grub2", "grub-install", "start-stop-daemon"] {
         program(&tools.join("bin").join(stand_in), "#!/bin/sh\nexit 0\n")?;
-    }
-    if let Some(deb) = debs.rest.iter().find(|deb| name(deb).starts_with("libeatmydata1_")) {
-        let unpacked = tools.join("unpacked");
-        SystemRunner.run(&Cmd::new("dpkg-deb").arg("-x").arg(deb).arg(&unpacked))?;
-        let find = Cmd::new("find").arg(&unpacked).args(["-name", "libeatmydata.so.*", "-type", "f"]);
-        let library = SystemRunner.run(&find)?.text();
-        std::fs::copy(library.lines().next().context("finding the library")?, tools.join("no-fsync.so"))?;
     }
     Ok(())
 }

@@ -34,13 +34,15 @@ fn main() -> Result<()> {
         lock.packages.iter().filter(|p| p.base == base).map(|p| pool.join(&p.file)).collect::<Vec<_>>()
     };
     let (base, rest) = (files(true), files(false));
-    let laps = make(&Debs { base: &base, rest: &rest, pool: &pool }, root, tools)?;
+    let made = make(&Debs { base: &base, rest: &rest, pool: &pool }, root, tools)?;
     std::fs::remove_dir_all(&pool).context("removing the files of the packages")?;
     let status = std::fs::read_to_string("/proc/self/status").context("reading the use of memory")?;
     let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.split_whitespace().next());
     let peak: u64 = peak.and_then(|p| p.parse().ok()).context("finding the peak of memory")?;
     print!("{{\"peak\":{peak},\"fetch\":{}", fetched.as_secs_f64());
-    laps.iter().for_each(|(what, took)| print!(",\"{what}\":{}", took.as_secs_f64()));
+    print!(",\"early initramfs\":{}", made.early);
+    made.again.iter().for_each(|why| eprintln!("{why}"));
+    made.laps.iter().for_each(|(what, took)| print!(",\"{what}\":{}", took.as_secs_f64()));
     println!("}}");
     Ok(())
 }

@@ -228,7 +228,6 @@ impl Rig {
                 absent: vec![],
                 packages: vec![(0, 2)],
                 base: vec![(0, 1)],
-                helpers: vec![],
             }],
         };
         lock.check().unwrap();

@@ -5,18 +5,22 @@
 //! writes down how it was called.
 //!
 //! dpkg sets packages up one after the other and so leaves all processors but one idle: what needs no more than the
-//! files of packages is done there ([`Later::beside`]). The rest is done once ([`Later::run`]).
+//! files of packages is done there ([`Later::beside`]). The rest is done once ([`Later::run`]). The initramfs is made there
+//! too, as soon as what it is made from is settled ([`start`]).
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use akene_exec::{Cmd, Runner};
 use anyhow::{Context, Result};
+
+use super::start;
 
 /// When a program's turn comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,21 +31,32 @@ enum When {
     SoonOrLast,
     /// Once, at the end.
     Last,
+    /// Whoever asks, the initramfs is made.
+    Start,
+    /// Not a program: from here on the initramfs can be made.
+    Early,
 }
+
+/// What stands for [`When::Early`] among the notes, and the file with what the initramfs is made from.
+const EARLY: &str = "early";
 
 /// fontconfig's postinst and its trigger scan all fonts (4 s each); every postinst of a Python package starts the
 /// compiler for its own files; that of a kernel lists its modules, that of udev translates its hardware database,
 /// and both are first read by the initramfs. Not `update-ca-certificates`: Java's packages read what it makes in
 /// their scripts.
-const PUT_OFF: [(&str, When); 4] = [
-    ("depmod", When::Soon),
+const PUT_OFF: [(&str, When); 5] = [
+    (DEPMOD, When::Soon),
     ("systemd-hwdb", When::Soon),
     ("py3compile", When::SoonOrLast),
     ("fc-cache", When::Last),
+    (start::MAKER, When::Start),
 ];
 
+/// Lists the modules of a kernel.
+const DEPMOD: &str = "depmod";
+
 /// How often it is looked whether something was asked for.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(25);
 
 /// Where the stand-ins write.
 const NOTES: &str = "later";
@@ -50,12 +65,13 @@ const NOTES: &str = "later";
 #[derive(Debug)]
 pub struct Later {
     dir: PathBuf,
+    root: PathBuf,
 }
 
 impl Later {
-    /// Keeps what it needs in `dir`.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Later { dir: dir.into() }
+    /// For the root at `root`; keeps what it needs in `dir`.
+    pub fn new(dir: impl Into<PathBuf>, root: impl Into<PathBuf>) -> Self {
+        Later { dir: dir.into(), root: root.into() }
     }
 
     /// Makes the stand-ins in `bin` of the directory, which has to be first on the `PATH` of scripts; they see the
@@ -80,6 +96,25 @@ impl Later {
         Ok(())
     }
 
+    /// To be called while packages are set up ([`Self::beside`]), after those that have a say in the initramfs
+    /// ([`Engine::configure_for_start`](super::Engine::configure_for_start)): from now on it is made behind the rest.
+    ///
+    /// # Errors
+    /// What it is made from cannot be read, or the cache of libraries not be made.
+    pub fn start_early(&self, runner: &dyn Runner, inside: &dyn Fn(&str) -> Cmd) -> Result<()> {
+        let Some(fingerprint) = start::fingerprint(&self.root)? else { return Ok(()) };
+        // Its programs are copied with the libraries this knows.
+        runner.run(&inside("ldconfig")).context("making the cache of libraries")?;
+        let path = self.dir.join(EARLY);
+        fs::write(&path, fingerprint).with_context(|| format!("writing {}", path.display()))?;
+        let path = self.dir.join(NOTES);
+        let notes = fs::File::options().append(true).create(true).open(&path);
+        let line = Call { program: EARLY.into(), args: vec![] }.line();
+        notes
+            .and_then(|mut notes| notes.write_all(line.as_bytes()))
+            .with_context(|| format!("writing {}", path.display()))
+    }
+
     /// Sets packages up by `beside`, and meanwhile does what it puts off and what needs not wait. `inside` makes a
     /// command in the new root that finds the programs themselves. A call that fails is made once more when the
     /// packages are set up.
@@ -92,20 +127,35 @@ impl Later {
         inside: &dyn Fn(&str) -> Cmd,
         beside: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
+        let soon = |when: When| matches!(when, When::Soon | When::SoonOrLast);
         let programs: BTreeMap<&str, Cmd> =
-            PUT_OFF.iter().filter(|(_, when)| *when != When::Last).map(|(p, _)| (*p, inside(p))).collect();
+            PUT_OFF.iter().filter(|(_, when)| soon(*when)).map(|(p, _)| (*p, inside(p))).collect();
+        let maker = inside(start::MAKER);
         let make =
             |call: &Call| programs.get(&*call.program).map(|cmd| runner.run(&cmd.clone().args(&call.args)));
         let (result, done) = thread::scope(|scope| {
             let (goes_on, ended) = mpsc::channel::<()>();
-            let make = &make;
+            let (make, maker, root) = (&make, &maker, &self.root);
             let follower = scope.spawn(move || -> Result<Vec<(Call, bool)>> {
+                // What takes longest, and what the initramfs waits for: not only when a script asks.
+                let lists = list_modules(root, make)?;
                 let (mut done, mut pause) = (Vec::new(), LOOK);
                 while ended.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Timeout) {
                     let calls = self.calls()?;
                     pause = LOOK;
                     if let Some(call) = calls.get(done.len()) {
-                        let went = make(call).is_some_and(|went| went.is_ok());
+                        if call.when() == Some(When::Early) {
+                            // One that fails leaves none, and fails again where it is told.
+                            scope.spawn(move || start::make(root, runner, maker).is_ok());
+                        }
+                        let went = match lists.get(call) {
+                            Some(inputs)
+                                if start::depmod_inputs(root, &call.args[0])?.as_ref() == Some(inputs) =>
+                            {
+                                true
+                            }
+                            _ => make(call).is_some_and(|went| went.is_ok()),
+                        };
                         done.push((call.clone(), went));
                         pause = Duration::ZERO;
                     }
@@ -137,22 +187,25 @@ impl Later {
         Ok(result)
     }
 
-    /// Does what was put off, each call once and those of one program in their order, while `beside` goes on.
-    /// `inside` makes a command in the new root that finds the programs themselves. As in a script, one that
-    /// fails is told and stops nothing.
+    /// Does what was put off, each call once and those of one program in their order, and beside it makes the initramfs,
+    /// if it has not been made early or is to be made of something else by now. `inside` makes a command in the new root
+    /// that finds the programs themselves. As in a script, one that fails is told and stops nothing.
+    ///
+    /// Gives whether the initramfs that was made early is the one.
     ///
     /// # Errors
-    /// Those of `beside`, or the notes cannot be read.
-    pub fn run<T>(
+    /// The initramfs cannot be made, or the notes not be read.
+    pub fn run(
         &self,
         runner: &dyn Runner,
         inside: &dyn Fn(&str) -> Cmd,
         log: &mut dyn FnMut(&str),
-        beside: impl FnOnce(&mut dyn FnMut(&str)) -> Result<T>,
-    ) -> Result<T> {
+    ) -> Result<bool> {
+        let calls = self.calls()?;
+        let early = self.early_counts(&calls, log)?;
         // Where a call is repeated only the last counts.
         let mut programs: BTreeMap<String, Vec<Call>> = BTreeMap::new();
-        for call in self.calls()? {
+        for call in calls.into_iter().filter(|c| !matches!(c.when(), Some(When::Start | When::Early))) {
             let calls = programs.entry(call.program.clone()).or_default();
             calls.retain(|earlier| *earlier != call);
             calls.push(call);
@@ -173,11 +226,39 @@ impl Later {
                     }
                 });
             }
-            beside(log)
+            match early {
+                true => Ok(()),
+                false => start::make_last(&self.root, runner, inside(start::MAKER), log),
+            }
         });
         let trouble = trouble.into_inner().unwrap_or_else(PoisonError::into_inner);
         trouble.iter().for_each(|line| log(line));
-        result
+        start::clear(&self.root)?;
+        result.map(|()| early)
+    }
+
+    /// Puts the initramfs that was made early into its place, if it is what would be made now.
+    fn early_counts(&self, calls: &[Call], log: &mut dyn FnMut(&str)) -> Result<bool> {
+        let Some(at) = calls.iter().rposition(|call| call.when() == Some(When::Early)) else {
+            return Ok(false);
+        };
+        let mut again = |why: &str| log(&format!("the initramfs is made once more: {why}"));
+        if let Some(call) = calls[at..].iter().find(|call| call.when() == Some(When::Start)) {
+            again(&format!("a package asked for it ({} {})", call.program, call.args.join(" ")));
+            return Ok(false);
+        }
+        let path = self.dir.join(EARLY);
+        let then = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        let now = start::fingerprint(&self.root)?.unwrap_or_default();
+        if let Some(what) = start::difference(&then, &now) {
+            again(&format!("{what} has changed"));
+            return Ok(false);
+        }
+        let taken = start::take(&self.root)?;
+        if !taken {
+            again("it could not be made early");
+        }
+        Ok(taken)
     }
 
     /// All that was noted so far, in its order. A line that is not whole is not there yet.
@@ -193,8 +274,25 @@ impl Later {
     }
 }
 
+/// Lists the modules of each kernel, as the kernel's own script will ask for. Gives those calls, and what each list was
+/// made from.
+fn list_modules<R>(
+    root: &Path,
+    make: impl Fn(&Call) -> Option<Result<R>>,
+) -> Result<BTreeMap<Call, Vec<u8>>> {
+    let mut lists = BTreeMap::new();
+    for kernel in start::kernels(root)? {
+        let Some(inputs) = start::depmod_inputs(root, &kernel)? else { continue };
+        let call = Call { program: DEPMOD.into(), args: vec![kernel] };
+        if make(&call).is_some_and(|went| went.is_ok()) {
+            lists.insert(call, inputs);
+        }
+    }
+    Ok(lists)
+}
+
 /// A call of a program that was put off.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Call {
     program: String,
     args: Vec<String>,
@@ -213,7 +311,8 @@ impl Call {
     }
 
     fn when(&self) -> Option<When> {
-        PUT_OFF.iter().find(|(program, _)| *program == self.program).map(|(_, when)| *when)
+        let known = PUT_OFF.iter().chain(&[(EARLY, When::Early)]);
+        known.into_iter().find(|(program, _)| *program == self.program).map(|(_, when)| *when)
     }
 }
 
@@ -227,7 +326,7 @@ mod tests {
     fn calls_are_noted_and_made_once_in_their_order() {
         let dir = tempfile::tempdir().unwrap();
         let seen = dir.path().to_str().unwrap();
-        let later = Later::new(dir.path());
+        let later = Later::new(dir.path(), dir.path().join("root"));
         later.prepare(seen).unwrap();
         let call = |program: &str, args: &[&str]| {
             let path = dir.path().join("bin").join(program);
@@ -240,8 +339,7 @@ mod tests {
         call("fc-cache", &["-s", "-v"]);
         let runner = RecordingRunner::default();
         let inside = |program: &str| Cmd::new(program);
-        let done = later.run(&runner, &inside, &mut |_| {}, |_| Ok("beside")).unwrap();
-        assert_eq!(done, "beside");
+        later.run(&runner, &inside, &mut |_| {}).unwrap();
         let mut calls = runner.calls();
         calls.sort_by_key(|c| c[0].clone());
         let expected: [&[&str]; 4] = [
@@ -256,7 +354,7 @@ mod tests {
     #[test]
     fn what_needs_not_wait_is_done_beside() {
         let dir = tempfile::tempdir().unwrap();
-        let later = Later::new(dir.path());
+        let later = Later::new(dir.path(), dir.path().join("root"));
         later.prepare(dir.path().to_str().unwrap()).unwrap();
         let call = |program: &str, args: &[&str]| {
             SystemRunner.run(&Cmd::new(dir.path().join("bin").join(program)).args(args)).unwrap();
@@ -267,7 +365,7 @@ mod tests {
             call("fc-cache", &["-s"]);
             call("depmod", &["6.12"]);
             // The script goes on when it has been done.
-            for _ in 0..100 {
+            for _ in 0..400 {
                 if runner.calls().len() == 1 {
                     break;
                 }
@@ -282,16 +380,53 @@ mod tests {
         assert_eq!(later.beside(&runner, &inside, set_up).unwrap(), 7);
         assert!(runner.calls().contains(&vec!["depmod".to_owned(), "6.13".into()]));
         assert!(!runner.calls().iter().any(|c| c[0] == "fc-cache"));
-        later.run(&runner, &inside, &mut |_| {}, |_| Ok(())).unwrap();
+        later.run(&runner, &inside, &mut |_| {}).unwrap();
         let mut calls: Vec<String> = runner.calls().iter().map(|c| c.join(" ")).collect();
         calls.sort();
         assert_eq!(calls, ["depmod 6.12", "depmod 6.13", "fc-cache -s", "py3compile -p x"]);
     }
 
     #[test]
+    fn modules_are_listed_before_the_kernel_asks_and_again_if_that_was_too_early() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = with_kernel(dir.path());
+        fs::create_dir_all(root.join("usr/lib/modules/6.12/kernel")).unwrap();
+        let later = Later::new(dir.path(), &root);
+        later.prepare(dir.path().to_str().unwrap()).unwrap();
+        let runner = RecordingRunner::default();
+        let inside = |program: &str| Cmd::new(program);
+        let listed = |times: usize| {
+            for _ in 0..400 {
+                if runner.calls().len() >= times {
+                    break;
+                }
+                thread::sleep(LOOK);
+            }
+            runner.calls()
+        };
+        let ask = || SystemRunner.run(&Cmd::new(dir.path().join("bin/depmod")).arg("6.12")).map(drop);
+        let set_up = || {
+            assert_eq!(listed(1), [["depmod", "6.12"]]);
+            ask()
+        };
+        later.beside(&runner, &inside, set_up).unwrap();
+        // At the latest when all is set up, whether or not it was seen that the kernel has asked.
+        assert!(runner.calls().len() <= 2, "{:?}", runner.calls());
+        fs::remove_file(dir.path().join(NOTES)).unwrap();
+        let before = runner.calls().len();
+        let changed = || {
+            listed(before + 1);
+            fs::create_dir_all(root.join("usr/lib/modules/6.12/updates"))?;
+            ask()
+        };
+        later.beside(&runner, &inside, changed).unwrap();
+        assert_eq!(runner.calls().len(), before + 2);
+    }
+
+    #[test]
     fn what_others_count_on_must_not_fail() {
         let dir = tempfile::tempdir().unwrap();
-        let later = Later::new(dir.path());
+        let later = Later::new(dir.path(), dir.path().join("root"));
         let fails = |_: &str| Cmd::new("false");
         let note = |line: &str| fs::write(dir.path().join(NOTES), line).unwrap();
         note("depmod\t6.12\n");
@@ -300,17 +435,75 @@ mod tests {
         note("py3compile\t-p\tx\n");
         later.beside(&SystemRunner, &fails, || Ok(())).unwrap();
         let mut told = Vec::new();
-        later.run(&SystemRunner, &fails, &mut |line| told.push(line.to_owned()), |_| Ok(())).unwrap();
+        later.run(&SystemRunner, &fails, &mut |line| told.push(line.to_owned())).unwrap();
         assert_eq!(told.len(), 1);
     }
 
     #[test]
     fn nothing_was_put_off_where_nothing_called() {
         let dir = tempfile::tempdir().unwrap();
-        let later = Later::new(dir.path());
+        let later = Later::new(dir.path(), dir.path().join("root"));
         later.prepare("/run/x").unwrap();
         let runner = RecordingRunner::default();
-        later.run(&runner, &|program: &str| Cmd::new(program), &mut |_| {}, |_| Ok(())).unwrap();
+        later.run(&runner, &|program: &str| Cmd::new(program), &mut |_| {}).unwrap();
         assert!(runner.calls().is_empty());
+    }
+
+    /// A root whose maker of the initramfs writes what it is made from into it.
+    fn with_kernel(dir: &Path) -> PathBuf {
+        let root = dir.join("root");
+        for part in ["boot", "usr/sbin", "etc/modprobe.d"] {
+            fs::create_dir_all(root.join(part)).unwrap();
+        }
+        fs::write(root.join("boot/vmlinuz-6.12"), "").unwrap();
+        fs::write(root.join("etc/modprobe.d/a.conf"), "a\n").unwrap();
+        let maker = "#!/bin/sh\ncd ${0%/*}/../..\ndir=boot\n[ \"$4\" = -b ] && dir=.$5\n\
+                     cat etc/modprobe.d/* > $dir/initrd.img-6.12\n";
+        let program = root.join("usr/sbin/update-initramfs");
+        fs::write(&program, maker).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        root
+    }
+
+    /// Sets up by `rest`, after the initramfs could be made; gives whether that one counts, and what is in it.
+    fn early(rest: impl FnOnce(&Later, &Path)) -> (bool, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = with_kernel(dir.path());
+        let later = Later::new(dir.path().join("tools"), &root);
+        later.prepare(dir.path().join("tools").to_str().unwrap()).unwrap();
+        let inside = |program: &str| match program {
+            start::MAKER => Cmd::new(root.join("usr/sbin/update-initramfs")),
+            _ => Cmd::new("true"),
+        };
+        let set_up = || {
+            later.start_early(&SystemRunner, &inside)?;
+            for _ in 0..400 {
+                if root.join(".akene-start/initrd.img-6.12").exists() {
+                    break;
+                }
+                thread::sleep(LOOK);
+            }
+            rest(&later, &root);
+            Ok(())
+        };
+        later.beside(&SystemRunner, &inside, set_up).unwrap();
+        assert!(!root.join("boot/initrd.img-6.12").exists(), "no script may meet it");
+        let early = later.run(&SystemRunner, &inside, &mut |_| {}).unwrap();
+        assert!(!root.join(".akene-start").exists());
+        (early, fs::read_to_string(root.join("boot/initrd.img-6.12")).unwrap())
+    }
+
+    #[test]
+    fn the_initramfs_is_made_early_and_counts_if_nothing_speaks_against_it() {
+        assert_eq!(early(|_, _| ()), (true, "a\n".into()));
+        // A setting, whoever has changed it.
+        let changed = early(|_, root| fs::write(root.join("etc/modprobe.d/a.conf"), "b\n").unwrap());
+        assert_eq!(changed, (false, "b\n".into()));
+        // A package that says it has to be made anew.
+        let asked = early(|later, root| {
+            fs::write(root.join("etc/elsewhere"), "").unwrap();
+            SystemRunner.run(&Cmd::new(later.dir.join("bin/update-initramfs")).arg("-u")).unwrap();
+        });
+        assert_eq!(asked, (false, "a\n".into()));
     }
 }

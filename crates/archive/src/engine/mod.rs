@@ -9,7 +9,8 @@
 //! 2. [`Engine::unpack`] lays further packages. A `preinst` runs before the package's files, when what it
 //!    pre-depends on is configured ([`order`]); diversions it makes are obeyed. Then the files of all packages
 //!    are given their names ([`unpack`]), and dpkg's database says of each of them *unpacked* ([`database`]).
-//! 3. [`Engine::configure`] has dpkg configure everything: conffiles, `postinst`, triggers.
+//! 3. [`Engine::configure`] has dpkg configure everything: conffiles, `postinst`, triggers. What the initramfs is made
+//!    from may come before ([`Engine::configure_for_start`]), so that it is made meanwhile ([`start`]).
 //!
 //! Between these calls the root is in a state dpkg knows, so that anything can be done in it. A package that dpkg
 //! would treat in a way of its own (two packages with the same path, a device node) is handed over to
@@ -20,6 +21,7 @@ mod later;
 mod order;
 mod package;
 mod stage;
+mod start;
 mod unpack;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,6 +73,27 @@ pub struct Engine<'a> {
     stage: Option<Stage>,
     /// Version of the new root's dpkg, which scripts are told.
     dpkg: String,
+    /// Writes their files to the disk meanwhile.
+    writing: Option<Writing>,
+}
+
+/// Writing out what is there, while scripts run and the disk has nothing to do: the last sync has the less to wait for.
+#[derive(Debug)]
+struct Writing(Option<thread::JoinHandle<()>>);
+
+impl Writing {
+    fn start(root: &Path) -> Result<Self> {
+        let top = std::fs::File::open(root).with_context(|| format!("opening {}", root.display()))?;
+        // Whoever ends the installation syncs, and is told what went wrong.
+        Ok(Writing(Some(thread::spawn(move || nix::unistd::syncfs(&top).unwrap_or_default()))))
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        // Afterwards the filesystem is not held any more.
+        self.0.take().map(thread::JoinHandle::join);
+    }
 }
 
 impl<'a> Engine<'a> {
@@ -103,6 +126,7 @@ impl<'a> Engine<'a> {
             base: base.len(),
             stage: Some(stage),
             dpkg: String::new(),
+            writing: None,
         })
     }
 
@@ -151,7 +175,11 @@ impl<'a> Engine<'a> {
         let needs: Vec<Needs> = self.packages.iter().map(needs_of).collect();
         loop {
             match order::next(&needs, &self.states) {
-                Step::Done => return self.stage.take().map_or(Ok(()), Stage::end),
+                Step::Done => {
+                    self.stage.take().map_or(Ok(()), Stage::end)?;
+                    self.writing = Some(Writing::start(&self.root)?);
+                    return Ok(());
+                }
                 Step::Lay(places) => {
                     // As they are before the scripts run; diversions count as they are after. dpkg does it so.
                     let ownership = self.database.ownership()?;
@@ -167,6 +195,24 @@ impl<'a> Engine<'a> {
                     self.dpkg_configure(&places, &["--no-triggers", "--force-depends"], said)?;
                 }
             }
+        }
+    }
+
+    /// Configures those of the unpacked packages that have a say in the initramfs, and what they depend on, so that it
+    /// can be made behind all others ([`Later::start_early`]).
+    ///
+    /// # Errors
+    /// [`Issues`] `package-failed` with what dpkg says.
+    pub fn configure_for_start(&mut self, said: &mut dyn FnMut(Said<'_>)) -> Result<()> {
+        let mut having_say = self.claims.bringers(start::is_input);
+        let has_say = |p: &usize| start::has_say(&self.packages[*p]);
+        having_say.extend((0..self.packages.len()).filter(has_say));
+        having_say.retain(|p| self.states[*p] == State::Unpacked);
+        let needs: Vec<Needs> = self.packages.iter().map(needs_of).collect();
+        let places = order::closure(&needs, &self.states, &Vec::from_iter(having_say));
+        match places.is_empty() {
+            true => Ok(()),
+            false => self.dpkg_configure(&places, &["--no-triggers", "--force-depends"], said),
         }
     }
 

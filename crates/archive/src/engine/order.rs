@@ -62,7 +62,7 @@ pub(super) fn next(needs: &[Needs], states: &[State]) -> Step {
 }
 
 /// The packages and everything they depend on that is not configured, in order.
-fn closure(needs: &[Needs], states: &[State], of: &[usize]) -> Vec<usize> {
+pub(super) fn closure(needs: &[Needs], states: &[State], of: &[usize]) -> Vec<usize> {
     let mut found: BTreeSet<usize> = of.iter().copied().collect();
     let mut look: Vec<usize> = of.to_vec();
     while let Some(p) = look.pop() {

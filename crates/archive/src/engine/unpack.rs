@@ -84,6 +84,15 @@ impl Claims {
         });
         (files, directories)
     }
+
+    /// Places of the packages that brought a path of which `wanted` is true.
+    pub fn bringers(&self, wanted: impl Fn(&Path) -> bool) -> BTreeSet<usize> {
+        let bringer = |(path, claim): (&PathBuf, &Claim)| match claim {
+            Claim::Other(by) => wanted(path).then_some(*by),
+            Claim::Directory(_) => None,
+        };
+        self.0.iter().filter_map(bringer).collect()
+    }
 }
 
 /// Users and groups of the new system, by name.

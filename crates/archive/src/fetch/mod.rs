@@ -104,6 +104,11 @@ impl Fetcher {
         self
     }
 
+    /// Whether there is a source besides the addresses in the lock.
+    pub fn has_sources(&self) -> bool {
+        !self.first.is_empty() || !self.last.is_empty()
+    }
+
     /// How many files at once; the default is six.
     pub fn streams(mut self, streams: usize) -> Self {
         self.streams = streams.max(1);

@@ -21,19 +21,22 @@ use crate::release::below;
 
 /// The indexes of one moment, one set for each different list of archives. Profiles that share archives share
 /// what was read of them.
-pub struct Snapshots {
+pub struct Snapshots<'a> {
     dir: PathBuf,
     proxy: Option<String>,
+    /// Where the site's own package with a sum lies.
+    own: &'a dyn Fn(&Sha256) -> Result<Option<PathBuf>>,
     /// What was noted while they were read.
     notes: Vec<Issue>,
     taken: Vec<(Archive, AptRoot)>,
 }
 
-impl Snapshots {
+impl<'a> Snapshots<'a> {
     /// Keeps indexes below `dir`, which may hold those of an earlier time: what has not changed is not
-    /// fetched again.
-    pub fn new(dir: &Path, proxy: Option<&str>) -> Self {
-        Snapshots { dir: dir.to_owned(), proxy: proxy.map(str::to_owned), notes: vec![], taken: vec![] }
+    /// fetched again. `own` finds the packages that lie beside the site's classes.
+    pub fn new(dir: &Path, proxy: Option<&str>, own: &'a dyn Fn(&Sha256) -> Result<Option<PathBuf>>) -> Self {
+        let (dir, proxy) = (dir.to_owned(), proxy.map(str::to_owned));
+        Snapshots { dir, proxy, own, notes: vec![], taken: vec![] }
     }
 
     fn of(
@@ -54,12 +57,27 @@ impl Snapshots {
                     proxy: self.proxy.as_deref(),
                 };
                 let apt = AptRoot::create(&dir, &settings)?;
+                self.bring_own(&apt)?;
                 self.notes.extend(apt.update(runner, progress).context("reading the package archives")?);
                 self.taken.push((archive.clone(), apt));
                 self.taken.len() - 1
             }
         };
         Ok(&self.taken[at].1)
+    }
+
+    /// Puts the site's own packages beside the archives while apt chooses.
+    fn bring_own(&self, apt: &AptRoot) -> Result<()> {
+        let to = apt.local_dir();
+        for package in apt.local_files() {
+            let from = (self.own)(&package.sha256)?;
+            let from = from.with_context(|| {
+                format!("finding the package {} beside the classes: it is another file now", package.name)
+            })?;
+            fs::create_dir_all(&to).with_context(|| format!("making {}", to.display()))?;
+            fs::copy(&from, to.join(&package.file)).with_context(|| format!("copying {}", from.display()))?;
+        }
+        apt.use_local()
     }
 }
 
@@ -83,7 +101,7 @@ pub fn make(
     runner: &dyn Runner,
     bundle: &Bundle,
     variants: &Variants,
-    snapshots: &mut Snapshots,
+    snapshots: &mut Snapshots<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Made> {
     let mut left_out = variants.unresolved.clone();
@@ -105,10 +123,12 @@ pub fn make(
                 Err(error) => return Err(error.context(format!("choosing packages for {}", variant.what))),
             },
         };
+        let is_own =
+            |package: &LockedPackage| variant.archive.local.iter().any(|p| p.sha256 == package.sha256);
         let places: Vec<usize> = lock
             .packages
             .iter()
-            .map(|package| pool.place(package, &lock.releases))
+            .map(|package| pool.place(package, &lock.releases, is_own(package)))
             .collect::<Result<_>>()
             .with_context(|| format!("choosing packages for {}", variant.what))?;
         let those = |which: &dyn Fn(&LockedPackage) -> bool| {
@@ -125,7 +145,6 @@ pub fn make(
             absent: apt.absent(runner, &variant.request)?,
             packages: Selection::runs(places.iter().copied()),
             base: those(&|p| p.base),
-            helpers: those(&|p| p.helper),
         });
     }
     if selections.is_empty() {
@@ -157,7 +176,7 @@ struct Pool {
 }
 
 impl Pool {
-    fn place(&mut self, package: &LockedPackage, releases: &[Release]) -> Result<usize> {
+    fn place(&mut self, package: &LockedPackage, releases: &[Release], own: bool) -> Result<usize> {
         let key = (
             package.name.clone(),
             package.version.clone(),
@@ -174,7 +193,8 @@ impl Pool {
                 .iter()
                 .find_map(|url| below(url, &release.uri))
                 .with_context(|| format!("finding {} below {}", package.name, release.uri))?,
-            None if package.urls.is_empty() => String::new(),
+            // No archive has it: the profile that this lock is of says what it is.
+            None if own => String::new(),
             None => bail!("{} {} is in no release that apt verified", package.name, package.version),
         };
         let release = release.map(|release| {

@@ -9,10 +9,6 @@ use crate::inventory::FirmwareKind;
 use crate::profile::{Distribution, Filesystem};
 use crate::resolve::Resolved;
 
-/// Turns the many `fsync`s of an installation into one at the end. Taken from its package to `/run`, never
-/// installed.
-pub const NO_FSYNC: &str = "libeatmydata1";
-
 /// What a machine asks an archive for. Lists are sorted, so that equal wishes are equal requests.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -21,8 +17,6 @@ pub struct Request {
     pub packages: Vec<String>,
     /// Packages it takes where the archive has them.
     pub optional: Vec<String>,
-    /// Packages that only help during the installation, where the archive has them.
-    pub helpers: Vec<String>,
     /// Whether recommended packages come too.
     pub recommends: bool,
 }
@@ -59,7 +53,7 @@ impl Request {
             list.dedup();
         }
         let recommends = resolved.archive.install_recommends;
-        Request { packages, optional, helpers: vec![NO_FSYNC.to_owned()], recommends }
+        Request { packages, optional, recommends }
     }
 
     /// The names that are asked for where `absent` is what the archives do not have.

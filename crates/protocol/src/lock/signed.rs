@@ -21,7 +21,7 @@ use crate::resolve::Archive;
 use crate::size::Bytes;
 
 /// The version of [`ProfileLock`] this crate writes and reads.
-pub const SIGNED_VERSION: u32 = 1;
+pub const SIGNED_VERSION: u32 = 2;
 
 /// A profile's packages for every kind of machine that was foreseen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -49,7 +49,7 @@ pub struct ProfileLock {
 }
 
 impl Document for ProfileLock {
-    const PAYLOAD_TYPE: &'static str = "application/vnd.akene.lock+json; version=1";
+    const PAYLOAD_TYPE: &'static str = "application/vnd.akene.lock+json; version=2";
 }
 
 /// The settings that decide what an archive answers. Where the files lie is not among them: `mirrors` and
@@ -96,15 +96,13 @@ pub struct Selection {
     pub request: Request,
     /// Of which archives, by the place in [`ProfileLock::archives`].
     pub archive: usize,
-    /// Optional packages and helpers of the request that these archives do not have.
+    /// Optional packages of the request that these archives do not have.
     pub absent: Vec<String>,
     /// The packages in the order apt means to unpack them, as runs of places in [`ProfileLock::packages`]: the
     /// first place and how many.
     pub packages: Vec<(usize, usize)>,
     /// Those of them that are the base.
     pub base: Vec<(usize, usize)>,
-    /// Those that only help during the installation.
-    pub helpers: Vec<(usize, usize)>,
 }
 
 impl Selection {
@@ -192,7 +190,7 @@ impl ProfileLock {
                             .any(|(first, count)| place >= *first && place - *first < *count)
                     })
             };
-            if selection.base.is_empty() || !within(&selection.base) || !within(&selection.helpers) {
+            if selection.base.is_empty() || !within(&selection.base) {
                 return odd("a selection of the lock has no base, or one that is not part of it".into());
             }
         }
@@ -252,7 +250,6 @@ impl ProfileLock {
     /// A selection as the packages of a machine.
     fn flatten(&self, selection: &Selection, archive: &Archive) -> Lock {
         let base: BTreeSet<usize> = Selection::places(&selection.base).collect();
-        let helpers: BTreeSet<usize> = Selection::places(&selection.helpers).collect();
         let package = |place: usize| {
             let pinned = self.packages.get(place)?;
             let release = pinned.release.and_then(|at| self.releases.get(at));
@@ -269,7 +266,6 @@ impl ProfileLock {
                     .collect(),
                 file: file_name(&pinned.name, &pinned.version, &pinned.architecture),
                 base: base.contains(&place),
-                helper: helpers.contains(&place),
                 release: pinned.release,
             })
         };
@@ -299,7 +295,7 @@ impl ArchiveSettings {
 /// What the second request asks for and the first does not, and the other way round.
 pub fn differences(first: &Request, second: &Request) -> (Vec<String>, Vec<String>) {
     let all = |r: &Request| -> BTreeSet<String> {
-        let lists = r.packages.iter().chain(&r.optional).chain(&r.helpers).cloned();
+        let lists = r.packages.iter().chain(&r.optional).cloned();
         lists.chain(r.recommends.then(|| "the recommended packages".to_owned())).collect()
     };
     let (a, b) = (all(first), all(second));

@@ -59,7 +59,6 @@ fn lock(resolved: &Resolved) -> ProfileLock {
         absent: vec!["apparmor".into()],
         packages,
         base: vec![(1, 1)],
-        helpers: vec![(0, 1)],
     };
     ProfileLock {
         version: SIGNED_VERSION,
@@ -69,7 +68,7 @@ fn lock(resolved: &Resolved) -> ProfileLock {
         architecture: "amd64".into(),
         releases: vec![release(MAIN, "bookworm"), release(SECURITY, "bookworm-security")],
         archives: vec![ArchiveSettings::of(&resolved.archive)],
-        packages: vec![pinned("helper", 0), pinned("libc6", 1), pinned("less", 0), pinned("xfsprogs", 0)],
+        packages: vec![pinned("own", 0), pinned("libc6", 1), pinned("less", 0), pinned("xfsprogs", 0)],
         selections: vec![
             selection(Filesystem::Ext4, vec![(1, 2), (0, 1)]),
             selection(Filesystem::Xfs, vec![(1, 3), (0, 1)]),
@@ -90,14 +89,14 @@ fn a_machine_gets_the_selection_of_its_request_from_its_own_mirrors() {
     archive.mirrors = vec!["http://a.test/debian/".into(), "http://b.test/debian".into()];
     let ext4 = lock.select("desk", &archive, &ask(&resolved, Filesystem::Ext4, FirmwareKind::Bios)).unwrap();
     let names: Vec<_> = ext4.packages.iter().map(|p| p.name.as_str()).collect();
-    assert_eq!(names, ["libc6", "less", "helper"]);
+    assert_eq!(names, ["libc6", "less", "own"]);
     assert_eq!(
         ext4.packages[1].urls,
         ["http://a.test/debian/pool/less.deb", "http://b.test/debian/pool/less.deb"]
     );
     assert!(ext4.packages[0].urls.iter().all(|u| u.starts_with(&*archive.security_mirrors[0])));
     assert_eq!(ext4.packages[1].file, "less_1%3a2.0_amd64.deb");
-    assert!(ext4.packages[0].base && !ext4.packages[1].base && ext4.packages[2].helper);
+    assert!(ext4.packages[0].base && !ext4.packages[1].base && !ext4.packages[2].base);
     assert!(ext4.requested.contains(&"less".to_owned()) && !ext4.requested.contains(&"apparmor".to_owned()));
     assert!(ext4.requested.contains(&"zstd".to_owned()), "an optional package that is there was asked for");
     let xfs = lock.select("desk", &archive, &ask(&resolved, Filesystem::Xfs, FirmwareKind::Bios)).unwrap();
