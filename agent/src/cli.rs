@@ -34,6 +34,8 @@ pub enum Command {
     Resident(ResidentArgs),
     /// Put off what was announced on this computer, if that is permitted. Everybody may.
     Postpone(PostponeArgs),
+    /// Look at disks, save files, repair: a menu, or one of its choices.
+    Rescue(crate::rescue::cmd::RescueArgs),
     /// Called by the DHCP client of the live system.
     #[command(hide = true)]
     DhcpHook {

@@ -5,7 +5,7 @@
 //!
 //! [`boot`] → [`net`] → [`probe`] → [`fetch`] → plan (the planner crate) → [`storage`] → [`target`] →
 //! [`resident`]. [`run`] is the pipeline that leads through them, [`report`] is how everybody learns
-//! about it, [`journal`] is what a power cut must find. [`sys`] is the only room that talks to the
+//! about it, [`rescue`] is for machines that need help, [`journal`] is what a power cut must find. [`sys`] is the only room that talks to the
 //! kernel in ways the compiler cannot check.
 
 pub mod boot;
@@ -18,6 +18,7 @@ pub mod journal;
 pub mod net;
 pub mod probe;
 pub mod report;
+pub mod rescue;
 pub mod resident;
 pub mod run;
 pub mod storage;

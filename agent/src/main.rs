@@ -7,7 +7,7 @@ use akene_agent::cli::{Cli, Command, PlanArgs, ProbeArgs};
 use akene_agent::run::native::{self, Outcome};
 use akene_agent::run::{Done, live};
 use akene_agent::sys::terminal;
-use akene_agent::{boot, net, probe, resident};
+use akene_agent::{boot, net, probe, rescue, resident};
 use akene_exec::SystemRunner;
 use akene_planner::render::Style;
 use anyhow::{Context, Result};
@@ -37,6 +37,10 @@ fn main() -> ExitCode {
         Command::Postpone(args) => resident::postpone(&args.root).map(|answer| {
             println!("{answer}");
             ExitCode::SUCCESS
+        }),
+        Command::Rescue(args) => rescue::cmd::run(&args, &SystemRunner).map(|good| match good {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::from(FAILED),
         }),
         Command::DhcpHook { action } => {
             net::dhcp::hook(&action, &|name| std::env::var(name).ok(), &SystemRunner)

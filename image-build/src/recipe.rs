@@ -41,6 +41,7 @@ pub const LIVE: &[Wanted] = &[
     wanted(&["efibootmgr"], "the firmware's boot entries"),
     wanted(&["apt", "dpkg", "tar", "gzip", "xz-utils", "zstd"], "resolving and unpacking packages"),
     wanted(&["ca-certificates"], "mirrors over https"),
+    wanted(&["rsync"], "saving people's files from the rescue menu"),
 ];
 
 /// Taken if the archive has it: not every release has each of these under this name.
@@ -48,6 +49,7 @@ pub const LIVE_IF_THERE: &[Wanted] = &[
     wanted(&["debian-archive-keyring"], "keys of Debian's archive"),
     wanted(&["ubuntu-keyring", "ubuntu-archive-keyring"], "keys of Ubuntu's archive"),
     wanted(&["usr-is-merged"], "stands in for usrmerge, which draws in Perl"),
+    wanted(&["memtester"], "testing memory from the rescue menu, where Secure Boot refuses memtest86+"),
 ];
 
 /// Packages the solver brings that the live root works without. A name ending in `*` is a prefix.

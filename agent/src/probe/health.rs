@@ -85,6 +85,43 @@ impl Grade {
     }
 }
 
+/// What of a disk's own report a person can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Figure {
+    /// Hours in use.
+    Hours(u64),
+    /// Degrees Celsius.
+    Temperature(u64),
+    /// Sectors that were replaced by spare ones.
+    Replaced(u64),
+    /// Sectors that could not be read and wait to be replaced.
+    Waiting(u64),
+    /// Sectors that cannot be read.
+    Unreadable(u64),
+    /// Errors that were not corrected.
+    Uncorrected(u64),
+    /// Per cent of a flash disk's life that are used.
+    LifeUsed(u64),
+    /// Per cent of the spare blocks that are left.
+    Spare(u64),
+}
+
+/// The grade of a disk that was asked just now, with its figures; none where it tells none.
+pub(crate) fn asked(runner: &dyn Runner, root: &ProbeRoot, disk: &Disk) -> (Grade, Vec<Figure>) {
+    match disk.bus {
+        Bus::Sata | Bus::Ide | Bus::Scsi | Bus::Sas | Bus::Nvme => match report(runner, &disk.path) {
+            Ok(json) => (read(&json), figures(&json)),
+            Err(grade) => (grade, Vec::new()),
+        },
+        _ => (of(runner, root, disk), Vec::new()),
+    }
+}
+
+/// The figures of a report of smartctl's.
+pub(crate) fn figures(json: &[u8]) -> Vec<Figure> {
+    serde_json::from_slice::<Report>(json).map(|report| report.figures()).unwrap_or_default()
+}
+
 /// Asks the disk.
 pub(super) fn of(runner: &dyn Runner, root: &ProbeRoot, disk: &Disk) -> Grade {
     match disk.bus {
@@ -96,14 +133,19 @@ pub(super) fn of(runner: &dyn Runner, root: &ProbeRoot, disk: &Disk) -> Grade {
 }
 
 fn smart(runner: &dyn Runner, path: &str) -> Grade {
+    report(runner, path).map_or_else(|grade| grade, |json| read(&json))
+}
+
+/// What smartctl prints, or the grade of a disk that it cannot ask.
+fn report(runner: &dyn Runner, path: &str) -> Result<Vec<u8>, Grade> {
     let cmd = Cmd::new("smartctl").args(["--json", "-i", "-H", "-A"]).arg(path).timeout(PATIENCE);
     match runner.run(&cmd) {
-        Ok(output) => read(&output.stdout),
+        Ok(output) => Ok(output.stdout),
         Err(e) => match e.downcast_ref::<ExecError>() {
             // Its exit code says what is wrong with the disk; so does what it printed, and better.
-            Some(ExecError { code: Some(_), output, .. }) => read(&output.stdout),
-            Some(ExecError { how, .. }) => Grade::unknown(format!("smartctl {how}")),
-            None => Grade::unknown(format!("{e:#}")),
+            Some(ExecError { code: Some(_), output, .. }) => Ok(output.stdout.clone()),
+            Some(ExecError { how, .. }) => Err(Grade::unknown(format!("smartctl {how}"))),
+            None => Err(Grade::unknown(format!("{e:#}"))),
         },
     }
 }
@@ -127,6 +169,7 @@ struct Report {
     smart_support: Option<Support>,
     rotation_rate: Option<u64>,
     power_on_time: Hours,
+    temperature: Temperature,
     ata_smart_attributes: Attributes,
     nvme_smart_health_information_log: Option<Nvme>,
     scsi_grown_defect_list: u64,
@@ -159,6 +202,12 @@ struct Support {
 #[serde(default)]
 struct Hours {
     hours: u64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Temperature {
+    current: Option<u64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -222,6 +271,29 @@ impl Report {
             nvme.judge(&mut grade);
         }
         grade
+    }
+
+    fn figures(&self) -> Vec<Figure> {
+        let mut figures = Vec::new();
+        figures.extend(Some(self.power_on_time.hours).filter(|h| *h > 0).map(Figure::Hours));
+        figures.extend(self.temperature.current.filter(|t| *t > 0).map(Figure::Temperature));
+        for attribute in &self.ata_smart_attributes.table {
+            let raw = attribute.raw.value & 0xffff_ffff;
+            figures.extend(match attribute.id {
+                5 => Some(Figure::Replaced(raw)),
+                187 => Some(Figure::Uncorrected(raw)),
+                197 => Some(Figure::Waiting(raw)),
+                198 => Some(Figure::Unreadable(raw)),
+                _ => None,
+            });
+        }
+        figures.extend(Some(self.scsi_grown_defect_list).filter(|n| *n > 0).map(Figure::Replaced));
+        if let Some(nvme) = &self.nvme_smart_health_information_log {
+            figures.push(Figure::LifeUsed(nvme.percentage_used));
+            figures.extend(nvme.available_spare.map(Figure::Spare));
+            figures.push(Figure::Uncorrected(nvme.media_errors));
+        }
+        figures
     }
 
     fn ata(&self, grade: &mut Grade) {

@@ -77,7 +77,7 @@ pub(super) fn from_inside(content: &mut Content, device: &Path) -> Result<()> {
 }
 
 /// The driver and the options to look at a kind of filesystem with. `None`: it is not looked into.
-fn driver(kind: &str) -> Option<(&'static str, &'static str)> {
+pub(crate) fn driver(kind: &str) -> Option<(&'static str, &'static str)> {
     Some(match kind {
         // The driver of ext4 takes all three.
         "ext2" | "ext3" | "ext4" => ("ext4", "noload"),

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use akene_exec::{Cmd, Runner};
 use akene_protocol::Bytes;
@@ -285,25 +286,82 @@ fn look(
     if !has_device_mapper(runner) {
         bail!("it lies on several disks, and this kernel has no device-mapper");
     }
-    let mapping = Mapping::make(runner, places)?;
+    let mapping = Mapping::make(runner, places, true)?;
     super::content_of(runner, root, &mapping.node()?, shown, problems)
 }
 
-/// A read-only mapping of ours, until it is dropped.
-struct Mapping<'r> {
+/// A logical volume as a device, as long as this is there or the device is in use.
+pub(crate) enum Shown<'r> {
+    /// In one piece: a loop device at its place.
+    Loop(PathBuf, #[expect(dead_code, reason = "it keeps the device")] std::fs::File),
+    /// In several.
+    Mapped(PathBuf, Mapping<'r>),
+}
+
+impl Shown<'_> {
+    /// Its node.
+    pub(crate) fn node(&self) -> &Path {
+        match self {
+            Shown::Loop(path, _) | Shown::Mapped(path, _) => path,
+        }
+    }
+
+    /// Lets the device stay after us: something of it is mounted that shall outlive us.
+    pub(crate) fn stay(self) {
+        if let Shown::Mapped(_, mapping) = self {
+            std::mem::forget(mapping);
+        }
+    }
+}
+
+/// Shows a logical volume of these disks.
+///
+/// # Errors
+/// There is none of that name in a complete group, or it does not consist of linear pieces.
+pub(crate) fn show<'r>(
+    runner: &'r dyn Runner,
+    disks: &[Disk],
+    group: &str,
+    volume: &str,
+    read_only: bool,
+) -> Result<Shown<'r>> {
+    let report = Report::of(&devices(disks), runner)?;
+    let found = report.groups.iter().find(|g| g.name == group);
+    let found = found.with_context(|| format!("looking for the volume group {group}"))?;
+    let places = report.places(found, volume).filter(|_| report.is_complete(found));
+    let places = places.with_context(|| {
+        format!("showing {group}/{volume}: it is not made of plain pieces that are all there")
+    })?;
+    if let [place] = &places[..] {
+        let attach = if read_only { loopdev::attach_part_read_only } else { loopdev::attach_part };
+        let (path, device) = attach(&place.device, place.offset, place.size)?;
+        return Ok(Shown::Loop(path, device));
+    }
+    if !has_device_mapper(runner) {
+        bail!("showing {group}/{volume}: it lies in several pieces, and this kernel has no device-mapper");
+    }
+    let mapping = Mapping::make(runner, &places, read_only)?;
+    Ok(Shown::Mapped(mapping.node()?, mapping))
+}
+
+/// A mapping of ours, until it is dropped.
+pub(crate) struct Mapping<'r> {
     runner: &'r dyn Runner,
     name: String,
 }
 
 impl<'r> Mapping<'r> {
-    fn make(runner: &'r dyn Runner, places: &[Place]) -> Result<Self> {
+    fn make(runner: &'r dyn Runner, places: &[Place], read_only: bool) -> Result<Self> {
+        // One program may show several at once.
+        static MADE: AtomicU32 = AtomicU32::new(0);
         let line = |p: &Place| {
             format!("{} {} linear {} {}\n", p.at / 512, p.size / 512, p.device.display(), p.offset / 512)
         };
-        let name = format!("akene-look-{}", std::process::id());
-        let create = ["create", &name, "--readonly", "--noudevsync", "--noudevrules"];
+        let name = format!("akene-look-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let create = ["create", &name, "--noudevsync", "--noudevrules"];
+        let create = Cmd::new("dmsetup").args(create).args(read_only.then_some("--readonly"));
         let table: String = places.iter().map(line).collect();
-        runner.run(&Cmd::new("dmsetup").args(create).stdin(table)).context("mapping its pieces")?;
+        runner.run(&create.stdin(table)).context("mapping its pieces")?;
         Ok(Mapping { runner, name })
     }
 

@@ -29,6 +29,7 @@ macro_rules! texts {
         }
     };
 }
+pub(crate) use texts;
 
 texts! {
     /// Before the computer's number, below the large digits.
@@ -103,12 +104,6 @@ texts! {
     /// The answer to the three keys.
     KeysPressed: "Restarting, because Ctrl-Alt-Del was pressed.",
         "Redémarrage, car Ctrl-Alt-Suppr a été pressé.";
-    /// The head of the rescue shell.
-    Rescue: "Rescue shell. Nothing is installed and nothing is changed unless you do it.",
-        "Console de secours. Rien n'est installé ni modifié si vous ne le faites pas vous-même.";
-    /// Below it.
-    RescueHelp: "`busybox reboot -f` restarts the computer, `akene-agent --help` shows what the installer can do by hand.",
-        "`busybox reboot -f` redémarre l'ordinateur, `akene-agent --help` montre ce que l'installateur sait faire à la main.";
     /// Before what became of the network.
     Network: "Network:", "Réseau :";
 }

@@ -146,7 +146,7 @@ fn is_ours(dir: &Path, stamp: &Stamp) -> Result<bool> {
 }
 
 /// Whether an ext4 filesystem was unmounted in order: mounting it then plays back no journal.
-pub(super) fn is_clean(node: &Path) -> Result<bool> {
+pub(crate) fn is_clean(node: &Path) -> Result<bool> {
     const VALID: u16 = 1;
     const NEEDS_RECOVERY: u32 = 4;
     let mut block = [0; 0x64];

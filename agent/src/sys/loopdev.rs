@@ -64,6 +64,11 @@ pub fn attach_part_read_only(file: &Path, offset: u64, size: u64) -> Result<(Pat
     attach(file, &backing, 0, LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR, (offset, size))
 }
 
+/// The same with a part that can be written.
+pub fn attach_part(file: &Path, offset: u64, size: u64) -> Result<(PathBuf, File)> {
+    attach(file, &open_rw(file)?, 0, LO_FLAGS_AUTOCLEAR, (offset, size))
+}
+
 /// Attaches a file as a disk that can be written and have partitions, with logical sectors of this size.
 /// It too is let go by itself.
 pub fn attach_disk(file: &Path, sector: u32) -> Result<(PathBuf, File)> {

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use akene_archive::Root;
+use akene_exec::Runner;
 use akene_planner::Role;
 use akene_protocol::Issue;
 use akene_protocol::inventory::{FirmwareKind, TableKind};
@@ -72,20 +73,49 @@ pub(super) fn lead_to_installer(boot: &Path, uuid: &str, consoles: &[String]) ->
     durable::replace(&boot.join(MENU), 0o644, |out| out.write_all(text.as_bytes()).context("writing"))
 }
 
+/// What it takes to put the boot loader of a system on its disks.
+pub(super) struct Tools<'a> {
+    /// The disks, mounted below its root.
+    pub layout: &'a Layout,
+    /// Name of the distribution on the EFI system partition.
+    pub distribution: &'static str,
+    /// Firmware of the machine the disks will start.
+    pub firmware: FirmwareKind,
+    /// Whether that machine is this one.
+    pub this_machine: bool,
+    /// A directory on a memory filesystem.
+    pub scratch: &'a Path,
+    /// Runs the commands.
+    pub runner: &'a dyn Runner,
+}
+
+impl<'a> Tools<'a> {
+    pub(super) fn of(job: &Job<'a>) -> Self {
+        Tools {
+            layout: job.layout,
+            distribution: job.distribution(),
+            firmware: job.firmware,
+            this_machine: job.this_machine,
+            scratch: job.scratch,
+            runner: job.runner,
+        }
+    }
+}
+
 /// Puts GRUB on the disk, as soon as its packages are there: from now on a power cut leads back into the
 /// installer on the boot partition, and the medium can be taken out.
-pub(super) fn put_on_disk(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -> Result<()> {
-    modules(job, root)?;
+pub(super) fn put_on_disk(with: &Tools<'_>, root: &mut Root, watch: &mut dyn Watch) -> Result<()> {
+    modules(with, root)?;
     // What the core images load has to be there before they are.
-    durable::sync_for_boot_loader(&job.layout.root.join("boot"))?;
-    for_bios(job, watch)?;
-    for_efi(job, root, watch)
+    durable::sync_for_boot_loader(&with.layout.root.join("boot"))?;
+    for_bios(with, watch)?;
+    for_efi(with, root, watch)
 }
 
 /// Puts the modules of every platform there is where the core images look for them.
-fn modules(job: &Job<'_>, root: &mut Root) -> Result<()> {
+fn modules(with: &Tools<'_>, root: &mut Root) -> Result<()> {
     for platform in ["i386-pc", "x86_64-efi", "i386-efi"] {
-        let source = job.layout.root.join("usr/lib/grub").join(platform);
+        let source = with.layout.root.join("usr/lib/grub").join(platform);
         if !source.is_dir() {
             continue;
         }
@@ -134,23 +164,23 @@ fn has_others(layout: &Layout, disk: &MountedDisk) -> bool {
 
 /// Each disk of ours gets a core image where it has room for one: a disk that is started first for whatever
 /// reason finds its way. Only the boot disk must have one.
-fn for_bios(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
-    let Some(first) = job.layout.boot_disk() else { bail!("installing GRUB: the plan has no disk") };
-    let partition = job.layout.partition(&Role::Boot).context("looking for the boot partition")?;
-    let disks = started_disks(job.layout)?;
+fn for_bios(with: &Tools<'_>, watch: &mut dyn Watch) -> Result<()> {
+    let Some(first) = with.layout.boot_disk() else { bail!("installing GRUB: the plan has no disk") };
+    let partition = with.layout.partition(&Role::Boot).context("looking for the boot partition")?;
+    let disks = started_disks(with.layout)?;
     if !disks.iter().any(|(disk, _)| disk.path == first.path) || partition.disk != first.path {
         let message = if first.logical_sector == 512 {
             "the disk has no BIOS boot partition, so a computer with a BIOS will not start from it"
         } else {
             "the disk has sectors of 4096 bytes, from which no BIOS starts"
         };
-        if job.firmware == FirmwareKind::Bios {
+        if with.firmware == FirmwareKind::Bios {
             bail!("installing GRUB for this computer's BIOS: {message}");
         }
         watch.warn(Issue::new("not-startable-by-bios", first.path.display().to_string(), message, ""));
         return Ok(());
     }
-    let image = job.layout.root.join("usr/lib/grub/i386-pc/boot.img");
+    let image = with.layout.root.join("usr/lib/grub/i386-pc/boot.img");
     let boot = fs::read(&image).with_context(|| format!("reading {}", image.display()))?;
     for (disk, room) in disks {
         let own = partition.disk == disk.path;
@@ -160,10 +190,10 @@ fn for_bios(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
                 TableKind::Mbr => "msdos",
             };
             let prefix = format!("(,{kind}{})/grub", partition.number);
-            mkimage(job, "i386-pc", &prefix, None, &["biosdisk"])?
+            mkimage(with, "i386-pc", &prefix, None, &["biosdisk"])?
         } else {
-            let where_it_is = prefix_of(job.boot_uuid()?);
-            mkimage(job, "i386-pc", "/grub", Some(&where_it_is), &["biosdisk"])?
+            let where_it_is = prefix_of(super::boot_uuid(with.layout)?);
+            mkimage(with, "i386-pc", "/grub", Some(&where_it_is), &["biosdisk"])?
         };
         match bios::embed(&disk.path, &boot, &core, room) {
             Err(error) if !own => watch.warn(Issue::new(
@@ -189,15 +219,15 @@ pub(super) fn menu_of(uuid: &str) -> String {
 }
 
 /// Fills the ESP, and where this computer has UEFI tells its firmware.
-fn for_efi(job: &Job<'_>, root: &Root, watch: &mut dyn Watch) -> Result<()> {
-    let Some(esp) = job.layout.partition(&Role::Esp) else {
-        if job.firmware != FirmwareKind::Bios {
+fn for_efi(with: &Tools<'_>, root: &Root, watch: &mut dyn Watch) -> Result<()> {
+    let Some(esp) = with.layout.partition(&Role::Esp) else {
+        if with.firmware != FirmwareKind::Bios {
             bail!("installing GRUB for this computer's UEFI: the plan has no EFI system partition");
         }
         return Ok(());
     };
-    let uuid = job.boot_uuid()?;
-    let ours = job.distribution();
+    let uuid = super::boot_uuid(with.layout)?;
+    let ours = with.distribution;
     // A core image of ours goes on with `normal`, which reads the lists of commands and the menu from the
     // prefix; a configfile in it would run before there are any commands.
     let prefix_is = prefix_of(uuid);
@@ -233,7 +263,7 @@ fn for_efi(job: &Job<'_>, root: &Root, watch: &mut dyn Watch) -> Result<()> {
                 "the archive has no signed boot loader, so the system does not start while Secure Boot is on",
                 "switch Secure Boot off, or use an archive with shim-signed and grub-efi-amd64-signed",
             ));
-            let image = mkimage(job, "x86_64-efi", "/grub", Some(&prefix_is), &[])?;
+            let image = mkimage(with, "x86_64-efi", "/grub", Some(&prefix_is), &[])?;
             files.add(&format!("EFI/{ours}/grubx64.efi"), image.clone());
             files.add("EFI/BOOT/BOOTX64.EFI", image);
             "grubx64.efi"
@@ -242,22 +272,22 @@ fn for_efi(job: &Job<'_>, root: &Root, watch: &mut dyn Watch) -> Result<()> {
     // The signed GRUB knows its distribution's directory; one made by somebody else may look beside itself.
     files.add(&format!("EFI/{ours}/grub.cfg"), where_it_is.clone());
     files.add("EFI/BOOT/grub.cfg", where_it_is.clone());
-    if job.layout.root.join("usr/lib/grub/i386-efi").is_dir() {
-        files.add("EFI/BOOT/BOOTIA32.EFI", mkimage(job, "i386-efi", "/grub", Some(&prefix_is), &[])?);
-    } else if job.firmware == FirmwareKind::Uefi32 {
+    if with.layout.root.join("usr/lib/grub/i386-efi").is_dir() {
+        files.add("EFI/BOOT/BOOTIA32.EFI", mkimage(with, "i386-efi", "/grub", Some(&prefix_is), &[])?);
+    } else if with.firmware == FirmwareKind::Uefi32 {
         bail!("installing GRUB for this computer's 32-bit UEFI: the archive has no grub-efi-ia32-bin");
     }
-    files.write(&esp.device, job.scratch, job.runner)?;
-    if job.this_machine && job.firmware == FirmwareKind::Uefi64 {
+    files.write(&esp.device, with.scratch, with.runner)?;
+    if with.this_machine && with.firmware == FirmwareKind::Uefi64 {
         let loader = format!("\\EFI\\{ours}\\{loader}");
         let entry = Entry {
-            label: &format!("{} (akene)", job.distribution()),
+            label: &format!("{} (akene)", with.distribution),
             disk: &esp.disk,
             partition: esp.number,
             partuuid: esp.partuuid.as_deref(),
             loader: &loader,
         };
-        if let Err(error) = firmware::enter(job.runner, &entry) {
+        if let Err(error) = firmware::enter(with.runner, &entry) {
             // Old firmwares refuse, or forget: the removable path starts the system all the same.
             watch.warn(Issue::new(
                 "firmware-entry",
@@ -271,19 +301,27 @@ fn for_efi(job: &Job<'_>, root: &Root, watch: &mut dyn Watch) -> Result<()> {
 }
 
 /// A GRUB image, made by the new system's own tool from its own modules.
-fn mkimage(job: &Job<'_>, format: &str, prefix: &str, early: Option<&str>, more: &[&str]) -> Result<Vec<u8>> {
-    let dir = job.scratch("grub");
+fn mkimage(
+    with: &Tools<'_>,
+    format: &str,
+    prefix: &str,
+    early: Option<&str>,
+    more: &[&str],
+) -> Result<Vec<u8>> {
+    let dir = with.scratch.join("grub");
     fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
     let seen = "/run/akene-grub";
-    let mounts = akene_exec::ChrootMounts::new(&job.layout.root).bind(&dir, seen);
-    let mut cmd = job.inside("grub-mkimage").chroot(mounts).args(["-O", format, "-p", prefix]);
+    let mounts = akene_exec::ChrootMounts::new(&with.layout.root).bind(&dir, seen);
+    let mut cmd =
+        super::inside(&with.layout.root, "grub-mkimage").chroot(mounts).args(["-O", format, "-p", prefix]);
     cmd = cmd.args(["-d", &format!("/usr/lib/grub/{format}"), "-o", &format!("{seen}/{format}.img")]);
     if let Some(early) = early {
         let path = dir.join("early.cfg");
         fs::write(&path, early).with_context(|| format!("writing {}", path.display()))?;
         cmd = cmd.args(["-c", &format!("{seen}/early.cfg")]);
     }
-    job.run(&cmd.args(CORE_MODULES).args(more))
+    with.runner
+        .run(&cmd.args(CORE_MODULES).args(more))
         .with_context(|| format!("making GRUB's image for {format}"))?;
     let image = dir.join(format!("{format}.img"));
     fs::read(&image).with_context(|| format!("reading {}", image.display()))

@@ -18,6 +18,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use akene_archive::Root;
+use akene_exec::Runner;
 use akene_planner::Role;
 use akene_protocol::Secret;
 use anyhow::{Context, Result, bail};
@@ -26,6 +27,7 @@ use super::bootloader::MENU;
 use super::{Job, Watch};
 use crate::durable;
 use crate::run::boot_files::{INSTALLED, INSTALLER};
+use crate::storage::Layout;
 
 /// GRUB's environment, below the root.
 const ENVIRONMENT: &str = "boot/grub/grubenv";
@@ -49,17 +51,46 @@ const WAITING: &str = "grub/akene-system.cfg";
 /// Makes the disk start the installed system, which is whole. A menu that a script of the profile wrote meanwhile, being the
 /// newer one, stays.
 pub(super) fn start_system(boot: &Path) -> Result<()> {
-    let (waiting, menu) = (boot.join(WAITING), boot.join(MENU));
-    let text = fs::read(&waiting).with_context(|| format!("reading {}", waiting.display()))?;
-    let now = fs::read_to_string(&menu).unwrap_or_default();
+    let waiting = boot.join(WAITING);
+    let now = fs::read_to_string(boot.join(MENU)).unwrap_or_default();
     if !now.contains("/vmlinuz-") {
-        let mode = waiting.metadata().with_context(|| format!("looking at {}", waiting.display()))?;
-        durable::replace(&menu, mode.permissions().mode() & 0o777, |out| {
-            out.write_all(&text).context("writing")
-        })?;
+        replace(boot)?;
     }
     fs::remove_file(&waiting).with_context(|| format!("removing {}", waiting.display()))?;
     durable::sync_for_boot_loader(boot)
+}
+
+/// Puts the menu that waits in the place of the other one.
+fn replace(boot: &Path) -> Result<()> {
+    let waiting = boot.join(WAITING);
+    let text = fs::read(&waiting).with_context(|| format!("reading {}", waiting.display()))?;
+    let mode = waiting.metadata().with_context(|| format!("looking at {}", waiting.display()))?;
+    durable::replace(&boot.join(MENU), mode.permissions().mode() & 0o777, |out| {
+        out.write_all(&text).context("writing")
+    })
+}
+
+/// Makes the menu of an installed system anew, from the settings that lie in it.
+pub(super) fn renew(layout: &Layout, root: &Root, runner: &dyn Runner) -> Result<()> {
+    let boot = layout.root.join("boot");
+    if !root.exists(ENVIRONMENT) {
+        let create = ["/boot/grub/grubenv", "create"];
+        runner.run(&super::inside(&layout.root, "grub-editenv").args(create))?;
+    }
+    make(layout, root, runner)?;
+    replace(&boot)?;
+    fs::remove_file(boot.join(WAITING)).context("removing the menu that waited")?;
+    durable::sync_for_boot_loader(&boot)
+}
+
+/// Has the system's own tool make its menu, which waits beside the one there is.
+fn make(layout: &Layout, root: &Root, runner: &dyn Runner) -> Result<()> {
+    let links = Links::make(layout)?;
+    let command = super::inside(&layout.root, "grub-mkconfig").args(["-o", &format!("/boot/{WAITING}")]);
+    let configured = runner.run(&command);
+    links.remove();
+    configured.context("writing GRUB's menu")?;
+    check_menu(layout, root)
 }
 
 /// Writes the menu of the installed system.
@@ -69,11 +100,7 @@ pub(super) fn settle(job: &Job<'_>, root: &mut Root, _: &mut dyn Watch) -> Resul
     if !root.exists(ENVIRONMENT) {
         job.run(&job.inside("grub-editenv").args([environment.as_str(), "create"]))?;
     }
-    let links = Links::make(job)?;
-    let configured = job.run(&job.inside("grub-mkconfig").args(["-o", &format!("/boot/{WAITING}")]));
-    links.remove();
-    configured.context("writing GRUB's menu")?;
-    check_menu(job, root)?;
+    make(job.layout, root, job.runner)?;
     let tries = format!("akene_tries={STARTS}");
     job.run(&job.inside("grub-editenv").args([environment.as_str(), "set", &tries]))
         .context("counting the starts of the new system")?;
@@ -203,10 +230,10 @@ fn serial(console: &str) -> Option<(u32, u32)> {
 struct Links(Vec<PathBuf>);
 
 impl Links {
-    fn make(job: &Job<'_>) -> Result<Self> {
+    fn make(layout: &Layout) -> Result<Self> {
         let dir = Path::new("/dev/disk/by-uuid");
         let mut made = Links(Vec::new());
-        for partition in &job.layout.partitions {
+        for partition in &layout.partitions {
             let Some(uuid) = &partition.uuid else { continue };
             let link = dir.join(uuid);
             if link.exists() {
@@ -238,11 +265,11 @@ impl Drop for Links {
 }
 
 /// A menu that names a device of this boot, or nothing at all, would not start anything.
-fn check_menu(job: &Job<'_>, root: &Root) -> Result<()> {
+fn check_menu(layout: &Layout, root: &Root) -> Result<()> {
     let menu =
         root.read(&format!("boot/{WAITING}"))?.context("looking for GRUB's menu, which was not written")?;
     let menu = String::from_utf8_lossy(&menu);
-    let partition = job.layout.partition(&Role::Root).context("looking for the root partition")?;
+    let partition = layout.partition(&Role::Root).context("looking for the root partition")?;
     let uuid = partition.uuid.as_deref().context("looking for the UUID of the root partition")?;
     let kernels: Vec<&str> =
         menu.lines().map(str::trim).filter(|l| l.starts_with("linux") && l.contains("/vmlinuz-")).collect();
@@ -258,7 +285,7 @@ fn check_menu(job: &Job<'_>, root: &Root) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use akene_exec::{Cmd, Runner, SystemRunner};
+    use akene_exec::{Cmd, SystemRunner};
 
     #[test]
     fn consoles_are_read() {

@@ -143,6 +143,30 @@ pub fn start_installer(
     steps().context("making the disk start the installer")
 }
 
+/// Puts the boot loader of an installed system of ours on its disks again, with the programs of that system, and makes
+/// its menu anew. The layout is that of the system, mounted.
+///
+/// `this_machine`: whether the disks belong to this machine, whose firmware then gets an entry.
+///
+/// # Errors
+/// What could not be written.
+pub fn repair_loader(
+    layout: &Layout,
+    distribution: Distribution,
+    firmware: FirmwareKind,
+    this_machine: bool,
+    scratch: &Path,
+    runner: &dyn Runner,
+    watch: &mut dyn Watch,
+) -> Result<()> {
+    let distribution = distribution.directory();
+    let tools = bootloader::Tools { layout, distribution, firmware, this_machine, scratch, runner };
+    let root = &mut Root::open(&layout.root)?;
+    // The menu first: it is only replaced when it is whole, and a loader without one starts nothing.
+    menu::renew(layout, root, runner).context("making the boot loader's menu anew")?;
+    bootloader::put_on_disk(&tools, root, watch).context("putting the boot loader on the disk")
+}
+
 fn boot_uuid(layout: &Layout) -> Result<&str> {
     let boot =
         layout.partition(&Role::Boot).context("looking for the boot partition, which the plan lacks")?;
@@ -185,14 +209,19 @@ pub fn configure(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
     Ok(())
 }
 
+/// A command inside a root.
+fn inside(root: &Path, program: &str) -> Cmd {
+    Cmd::new(program)
+        .chroot(ChrootMounts::new(root))
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("DEBCONF_NONINTERACTIVE_SEEN", "true")
+        .env("LC_ALL", "C.UTF-8")
+}
+
 impl Job<'_> {
     /// A command inside the new root.
     fn inside(&self, program: &str) -> Cmd {
-        Cmd::new(program)
-            .chroot(ChrootMounts::new(&self.layout.root))
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .env("DEBCONF_NONINTERACTIVE_SEEN", "true")
-            .env("LC_ALL", "C.UTF-8")
+        inside(&self.layout.root, program)
     }
 
     fn run(&self, cmd: &Cmd) -> Result<String> {

@@ -63,7 +63,8 @@ pub(super) fn install(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
     let laid = engine.unpack(&mut |said| meter.hear(said, watch));
     laid.context("unpacking the packages")?;
     // What the boot loader is made from is there: from now on the disk finds the installer by itself.
-    bootloader::put_on_disk(job, &mut root, watch).context("making the disk startable")?;
+    bootloader::put_on_disk(&bootloader::Tools::of(job), &mut root, watch)
+        .context("making the disk startable")?;
     meter = Meter { seen: 0, total: rest.len() as u64, from: UNPACKED, to: WHOLE };
     let bare = |program: &str| job.inside(program).without_syncs().timeout(LIMIT);
     let set_up = || {
