@@ -1,10 +1,13 @@
 //! Command line.
 
+mod offline;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use akene_archive::AptSettings;
 use akene_exec::SystemRunner;
+use akene_image::offline::look::Offline;
 use akene_image::{build, inspect, stamp};
 use akene_protocol::api::Consent;
 use akene_protocol::profile::{Apt, Distribution, Pocket};
@@ -32,6 +35,8 @@ enum Command {
     Stamp(Box<StampArgs>),
     /// Show what an image is and whom it belongs to
     Inspect(Inspect),
+    /// Make a stick or disc that installs where there is no network, or bring one up to date
+    Offline(Box<offline::Offline>),
     /// Pin the exact packages of a site's profiles, for all their machines, and sign them
     Lock(LockArgs),
 }
@@ -61,6 +66,17 @@ enum Permission {
     Wipe,
     /// The same, and an old system may be gone before all packages are there
     Streamed,
+}
+
+impl From<Permission> for Consent {
+    fn from(permission: Permission) -> Consent {
+        match permission {
+            Permission::None => Consent::None,
+            Permission::Blank => Consent::Blank,
+            Permission::Wipe => Consent::Wipe,
+            Permission::Streamed => Consent::Streamed,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -197,7 +213,7 @@ struct Inspect {
     /// Show tokens and passwords
     #[arg(long)]
     show_secrets: bool,
-    /// Read every file of the ISO and compare it with its sum
+    /// Read every file and package and compare it with its sum
     #[arg(long)]
     verify: bool,
 }
@@ -208,6 +224,7 @@ pub fn run() -> Result<()> {
         Command::Build(args) => build_image(*args),
         Command::Stamp(args) => stamp_image(*args),
         Command::Inspect(args) => inspect_image(&args),
+        Command::Offline(args) => offline::run(*args),
         Command::Lock(args) => lock_profiles(args),
     }
 }
@@ -247,7 +264,7 @@ fn build_image(args: Build) -> Result<()> {
             None => std::env::current_exe().context("finding this program")?.with_file_name("akene-agent"),
         },
         wireless: args.wireless && !args.no_wireless,
-        cache: args.cache.map_or_else(default_cache, Ok)?,
+        cache: args.cache.map_or_else(|| default_cache("packages"), Ok)?,
         output: args.output,
         epoch: source_date_epoch()?,
         compression: args.compression,
@@ -262,13 +279,13 @@ fn build_image(args: Build) -> Result<()> {
     Ok(())
 }
 
-fn default_cache() -> Result<PathBuf> {
+fn default_cache(what: &str) -> Result<PathBuf> {
     let dir = match (std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME")) {
         (Some(cache), _) if !cache.is_empty() => PathBuf::from(cache),
         (_, Some(home)) => PathBuf::from(home).join(".cache"),
         _ => bail!("there is no HOME to keep downloads in; name a directory with --cache"),
     };
-    Ok(dir.join("akene/packages"))
+    Ok(dir.join("akene").join(what))
 }
 
 fn source_date_epoch() -> Result<Option<Timestamp>> {
@@ -294,12 +311,7 @@ fn stamp_image(args: StampArgs) -> Result<()> {
 
 /// The stamp that the arguments mean: one from a file, changed by the other arguments, or a new one.
 fn make_stamp(args: StampArgs) -> Result<Stamp> {
-    let consent = match args.consent {
-        Permission::None => Consent::None,
-        Permission::Blank => Consent::Blank,
-        Permission::Wipe => Consent::Wipe,
-        Permission::Streamed => Consent::Streamed,
-    };
+    let consent = Consent::from(args.consent);
     let tls = Tls { ca: args.ca.as_deref().map(read_text).transpose()?, pins: args.pins };
     for url in args.server.iter().chain(&args.profile_url) {
         if !url.starts_with("https://") {
@@ -372,6 +384,16 @@ fn inspect_image(args: &Inspect) -> Result<()> {
     if args.verify {
         let count = inspect::verify(&args.image)?;
         println!("{count} files are as they were built");
+    }
+    if !args.image.is_dir()
+        && let Ok(stamp) = &contents.stamp
+        && let Some(offline) = Offline::open(&args.image)?
+    {
+        print!("{}", inspect::describe_offline(&offline, stamp)?);
+        if args.verify {
+            let count = offline.verify(&stamp.site_key)?;
+            println!("{count} files are what manifest and locks say");
+        }
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use akene_protocol::{Bytes, Secret, Sha256};
 use anyhow::{Context, Result, bail};
 
 use crate::iso9660::Iso;
+use crate::offline::look::Offline;
 use crate::stamp::{self, Contents};
 
 /// Describes an image. Secrets are shown only if asked for.
@@ -64,9 +65,15 @@ fn describe_stamp(stamp: &Stamp, show_secrets: bool, line: &mut dyn FnMut(&str, 
             describe_tls(tls, line);
             line("may", &format!("{consent:?}"));
         }
-        Source::Medium { consent, .. } => {
+        Source::Medium { consent, attended, home } => {
             line("profile from", "the medium itself");
             line("may", &format!("{consent:?}"));
+            line("installs", if *attended { "when a technician says so" } else { "by itself" });
+            if let Some(home) = home {
+                line("belongs to", &home.url);
+                describe_tls(&home.tls, line);
+                line("sealed for", &home.seal.to_string());
+            }
         }
     }
     match &stamp.network {
@@ -109,6 +116,18 @@ fn describe_tls(tls: &Tls, line: &mut dyn FnMut(&str, &str)) {
     }
 }
 
+/// Describes what a medium for places without a network holds.
+///
+/// # Errors
+/// It cannot be read, or the site of its stamp did not sign it.
+pub fn describe_offline(offline: &Offline, stamp: &Stamp) -> Result<String> {
+    let mut text = String::new();
+    for (name, value) in offline.describe(&stamp.site_key)? {
+        writeln!(text, "{name:<14} {}", harmless(&value)).context("describing the medium")?;
+    }
+    Ok(text)
+}
+
 /// Reads all of an ISO's files and compares them with the sums it carries. Gives back how many files that were.
 ///
 /// # Errors
@@ -133,7 +152,7 @@ pub fn verify(path: &Path) -> Result<usize> {
     check().with_context(|| format!("checking the files of {}", path.display()))
 }
 
-fn hash(file: &File, offset: u64, length: u64) -> Result<Sha256> {
+pub(crate) fn hash(file: &File, offset: u64, length: u64) -> Result<Sha256> {
     struct At<'a>(&'a File, u64);
     impl Read for At<'_> {
         fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {

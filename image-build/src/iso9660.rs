@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 
 const SECTOR: u64 = 2048;
 
-/// No directory of ours is larger; a damaged image must not make us read gigabytes.
-const MAX_DIRECTORY: u64 = 1 << 20;
+/// No directory of ours is larger, with 20000 packages in it; a damaged image must not make us read gigabytes.
+const MAX_DIRECTORY: u64 = 8 << 20;
 
 /// Where a file lies in an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,36 @@ impl<'a> Iso<'a> {
         Ok(bytes)
     }
 
+    /// The files and directories in a directory.
+    pub fn list(&self, directory: Extent) -> Result<Vec<(String, Extent)>> {
+        let mut all = Vec::new();
+        self.each(directory, &mut |name, extent| {
+            // The first two are the directory itself and the one above it.
+            if !matches!(name.as_str(), "\0" | "\u{1}") {
+                all.push((name, extent));
+            }
+            Ok(true)
+        })?;
+        Ok(all)
+    }
+
     fn entry(&self, directory: Extent, wanted: &str) -> Result<Option<Extent>> {
+        let mut found = None;
+        self.each(directory, &mut |name, extent| {
+            if !name.eq_ignore_ascii_case(wanted) {
+                return Ok(true);
+            }
+            if extent.offset.checked_add(extent.length).is_none_or(|end| end > self.size) {
+                bail!("{wanted} lies beyond the end of the image, which is not complete");
+            }
+            found = Some(extent);
+            Ok(false)
+        })?;
+        Ok(found)
+    }
+
+    /// Gives each entry of a directory to `take`, until that has enough.
+    fn each(&self, directory: Extent, take: &mut dyn FnMut(String, Extent) -> Result<bool>) -> Result<()> {
         let bytes = self.read(directory, MAX_DIRECTORY).context("reading a directory")?;
         for sector in bytes.chunks(SECTOR as usize) {
             let mut at = 0;
@@ -81,16 +110,13 @@ impl<'a> Iso<'a> {
             while let Some(&length) = sector.get(at).filter(|l| **l != 0) {
                 let bytes = sector.get(at..at + length as usize).context("a directory is damaged")?;
                 let (name, extent) = record(bytes)?;
-                if name.eq_ignore_ascii_case(wanted) {
-                    if extent.offset.checked_add(extent.length).is_none_or(|end| end > self.size) {
-                        bail!("{wanted} lies beyond the end of the image, which is not complete");
-                    }
-                    return Ok(Some(extent));
+                if !take(name, extent)? {
+                    return Ok(());
                 }
                 at += length as usize;
             }
         }
-        Ok(None)
+        Ok(())
     }
 }
 

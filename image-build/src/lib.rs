@@ -9,7 +9,8 @@
 //! 4. [`medium`] adds boot loaders and menu, [`iso`] writes the hybrid ISO.
 //!
 //! The same packages and the same agent give the same bytes. [`mod@stamp`] then makes an image one site's,
-//! in place; [`inspect`] shows what an image is.
+//! in place; [`mod@offline`] joins it with everything an installation needs, for places without a network; [`inspect`] shows what an
+//! image is.
 
 pub mod build;
 pub mod files;
@@ -19,6 +20,7 @@ pub mod iso9660;
 pub mod kernel;
 pub mod live;
 pub mod medium;
+pub mod offline;
 pub mod packages;
 pub mod recipe;
 pub mod report;

@@ -127,7 +127,7 @@ pub fn fetch(runner: &dyn Runner, order: &Order<'_>, say: &dyn Fn(&str)) -> Resu
         all.len(),
         order.cache.display()
     ));
-    Fetcher::new(client()?).fetch(&all, order.cache, &|_| {})?;
+    Fetcher::new(client(None)?).fetch(&all, order.cache, &|_| {})?;
     let fetched = |list: Vec<LockedPackage>| -> Vec<Fetched> {
         let mut list: Vec<Fetched> =
             list.into_iter().map(|locked| Fetched { path: order.cache.join(&locked.file), locked }).collect();
@@ -186,14 +186,20 @@ fn newest_release(lists: &Path) -> Result<Timestamp> {
 
 /// An HTTP client with the public authorities and a resolver of its own: these programs are static and must not
 /// load the C library's.
-fn client() -> Result<reqwest::blocking::Client> {
+pub(crate) fn client(proxy: Option<&str>) -> Result<reqwest::blocking::Client> {
     let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .context("choosing TLS versions")?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    reqwest::blocking::Client::builder()
+    let builder = reqwest::blocking::Client::builder();
+    let builder = match proxy {
+        // Only the proxy that was named, whatever the environment says.
+        Some(proxy) => builder.proxy(reqwest::Proxy::all(proxy).context("reading the proxy's address")?),
+        None => builder,
+    };
+    builder
         .tls_backend_preconfigured(tls)
         .dns_resolver(Arc::new(resolver::Hickory::new()?))
         .redirect(redirect_policy())

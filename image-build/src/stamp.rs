@@ -63,13 +63,15 @@ pub fn read(path: &Path) -> Result<Contents> {
 }
 
 /// Writes the stamp into an image, and the signed profile it may carry; a profile of an earlier stamp is wiped.
-/// Nothing is written unless the image is one of ours, everything fits and the profile is signed by the site.
-pub fn write(path: &Path, stamp: &Stamp, profile: Option<&[u8]>) -> Result<()> {
+/// Nothing is written unless the image is one of ours, everything fits and the profile is signed by the site. Gives back how
+/// many bytes were written.
+pub fn write(path: &Path, stamp: &Stamp, profile: Option<&[u8]>) -> Result<u64> {
     let area = stamp.to_area()?;
     let environment = environment(Some(stamp));
     let text = profile_area(stamp, profile)?;
     let contents = read(path)?;
     let writing = || format!("writing the stamp into {}", path.display());
+    let mut written = area.len();
     match contents.places {
         Places::Iso { area: area_at, environment: environment_at, profile: profile_at } => {
             let file = OpenOptions::new().write(true).open(path).with_context(writing)?;
@@ -77,6 +79,7 @@ pub fn write(path: &Path, stamp: &Stamp, profile: Option<&[u8]>) -> Result<()> {
             file.write_all_at(&text, profile_at.offset).with_context(writing)?;
             file.write_all_at(environment.as_bytes(), environment_at.offset).with_context(writing)?;
             file.sync_all().with_context(writing)?;
+            written += text.len() + environment.len();
         }
         Places::Netboot { .. } if profile.is_some() => {
             bail!("what boots from the network has no place for a profile; let it come from a server")
@@ -84,7 +87,7 @@ pub fn write(path: &Path, stamp: &Stamp, profile: Option<&[u8]>) -> Result<()> {
         Places::Netboot { area: place } => fs::write(&place, area).with_context(writing)?,
     }
     match read(path)?.stamp {
-        Ok(written) if written == *stamp => Ok(()),
+        Ok(found) if found == *stamp => Ok(written as u64),
         _ => {
             bail!("{} does not give the stamp back that was written; is the device failing?", path.display())
         }

@@ -5,11 +5,15 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use akene_protocol::api::Consent;
+use akene_protocol::issue::Issues;
 use akene_protocol::rule::Rule;
 use akene_protocol::{Bytes, Issue, profile};
 use anyhow::{Context as _, Result};
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+/// Longest name of an association, in characters: more fits on no line of a screen.
+const LONGEST_NAME: usize = 60;
 
 /// What the administrator decides about the site as a whole.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -34,6 +38,9 @@ pub struct SiteConfig {
     /// What one medium, one computer or everybody together may ask of this server at most.
     #[serde(default)]
     pub limits: Limits,
+    /// Associations this site looks after. Where there is no network, whoever brings the medium chooses one of them.
+    #[serde(default)]
+    pub associations: Vec<String>,
     /// Rules that choose a profile; the first that holds counts.
     #[serde(default)]
     pub profile_rules: Vec<ProfileRule>,
@@ -97,6 +104,7 @@ impl SiteConfig {
         let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let config: SiteConfig = profile::parse_toml(&text, "site.toml")?;
         split_url(&config.url)?;
+        check_associations(&config.associations)?;
         Ok(config)
     }
 
@@ -104,6 +112,28 @@ impl SiteConfig {
     pub fn may_request(&self, profile: &str) -> bool {
         self.requestable_profiles.iter().any(|p| p == "*" || p == profile)
     }
+}
+
+/// Names that a screen can show and a person can tell apart.
+fn check_associations(names: &[String]) -> Result<(), Issues> {
+    let wrong = |(place, name): (usize, &String)| {
+        let why = match name {
+            name if name.trim().is_empty() => "is empty",
+            name if name.chars().any(char::is_control) => "holds what no screen shows",
+            name if name.chars().count() > LONGEST_NAME => "is longer than 60 characters",
+            name if names[..place].contains(name) => "is there twice",
+            _ => return None,
+        };
+        let at = format!("associations[{place}]");
+        Some(Issue::new(
+            "association-odd",
+            at,
+            format!("`{}` {why}", name.escape_debug()),
+            "give it another name",
+        ))
+    };
+    let issues: Vec<Issue> = names.iter().enumerate().filter_map(wrong).collect();
+    if issues.is_empty() { Ok(()) } else { Err(Issues(issues)) }
 }
 
 /// Host and port of `https://HOST[:PORT]`.
@@ -138,6 +168,18 @@ pub fn split_url(url: &str) -> Result<(String, u16), Issue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn associations_can_be_shown_and_told_apart() {
+        let check =
+            |names: &[&str]| check_associations(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
+        assert_eq!(check(&["Foyer de Lannion", "Léo Lagrange"]), Ok(()));
+        let long = "x".repeat(61);
+        let issues = check(&["a", "a", " ", "b\u{1b}[2J", &long]).unwrap_err().0;
+        let places: Vec<&str> = issues.iter().map(|i| i.path.as_str()).collect();
+        assert_eq!(places, ["associations[1]", "associations[2]", "associations[3]", "associations[4]"]);
+        assert!(issues[2].message.contains("\\u{1b}"), "{}", issues[2].message);
+    }
 
     #[test]
     fn urls() {

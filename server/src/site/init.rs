@@ -128,7 +128,8 @@ fn fill(dir: &Path, host: &str, options: &Options) -> Result<()> {
 
     let secret =
         |name: &str, text: &str| keys::write_private(&dir.join("secrets").join(name), text.as_bytes());
-    secret("site.key", &keys::new_site_key()?)?;
+    secret("site.key", keys::new_signing_key()?.expose())?;
+    secret("seal.key", keys::new_seal_key()?.expose())?;
     let (chain, key, ca) = match &options.certificate {
         Some(given) => (given.chain.clone(), given.key.clone(), given.ca.clone()),
         None => {
@@ -150,7 +151,7 @@ fn fill(dir: &Path, host: &str, options: &Options) -> Result<()> {
     tokens.write(&dir.join("secrets/enrol-tokens.toml"))?;
     secret("admin-token", &format!("{}\n", keys::random_hex(32)?))?;
 
-    let site_key = keys::read_site_key(&dir.join("secrets/site.key"))?;
+    let site_key = keys::read_signing_key(&dir.join("secrets/site.key"))?;
     let stamp = Stamp {
         site: name,
         source: Source::Server {

@@ -5,6 +5,7 @@
 //! | `ca.key`, `ca.pem` | the site's own authority, ECDSA P-256, 30 years | `init`, `certificate renew` |
 //! | `server.key`, `server.pem` | the server's key and certificate chain | `serve` |
 //! | `site.key` | Ed25519 key (PKCS #8) that signs profiles and grants | `serve`, `profile export` |
+//! | `seal.key` | X25519 key (base64) that opens what machines without a network report | `serve` |
 //! | `enrol-tokens.toml` | sums of the enrolment tokens | `serve`, `token` |
 //! | `admin-token` | opens the administrator's pages | `serve`, the administrator |
 //!
@@ -14,13 +15,14 @@
 //! and no medium notices.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use akene_protocol::Sha256;
+use akene_protocol::seal::SealSecret;
+use akene_protocol::{Secret, Sha256};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, KeypairBytes};
@@ -77,21 +79,45 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
     fs::rename(&new, path).with_context(doing)
 }
 
-/// A new key for signing the site's documents, as a PEM file.
-pub fn new_site_key() -> Result<String> {
+/// Writes a file only its owner can read, unless there is one of this name already, which then stays as it is.
+pub fn write_private_once(path: &Path, content: &[u8]) -> Result<()> {
+    let doing = || format!("writing {}", path.display());
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}", random_hex(8)?));
+    let new = path.with_file_name(name);
+    write_private(&new, content)?;
+    let linked = match fs::hard_link(&new, path) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    };
+    fs::remove_file(&new).and(linked).with_context(doing)
+}
+
+/// A new Ed25519 key, as a PEM file.
+pub fn new_signing_key() -> Result<Secret> {
     let mut secret_key = [0; 32];
     fill_random(&mut secret_key)?;
     // Without the public key inside: OpenSSL before 3.2 does not read version 2 of PKCS #8.
     let pair = KeypairBytes { secret_key, public_key: None };
-    let pem = pair.to_pkcs8_pem(Default::default()).context("encoding the site key")?;
-    Ok(pem.to_string())
+    let pem = pair.to_pkcs8_pem(Default::default()).context("encoding a new key")?;
+    Ok(Secret::new(pem.as_str()))
 }
 
-/// Reads the key that signs the site's documents.
-pub fn read_site_key(path: &Path) -> Result<SigningKey> {
-    let pem = read_secret(path)?;
-    SigningKey::from_pkcs8_pem(&pem)
-        .with_context(|| format!("reading {}: it is not an Ed25519 key in PKCS #8 form", path.display()))
+/// A new key for opening what was sealed, as a text file.
+pub fn new_seal_key() -> Result<Secret> {
+    let mut key = [0; 32];
+    fill_random(&mut key)?;
+    Ok(SealSecret::from_bytes(key).to_text())
+}
+
+/// Reads a key that [`new_signing_key`] made.
+pub fn read_signing_key(path: &Path) -> Result<SigningKey> {
+    signing_key(&read_secret(path)?).with_context(|| format!("reading {}", path.display()))
+}
+
+/// The key in a PEM text.
+pub fn signing_key(pem: &str) -> Result<SigningKey> {
+    SigningKey::from_pkcs8_pem(pem).context("it is not an Ed25519 key in PKCS #8 form")
 }
 
 /// Reads a text file from `secrets/`.
@@ -235,9 +261,9 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("site.key");
-        write_private(&path, new_site_key().unwrap().as_bytes()).unwrap();
+        write_private(&path, new_signing_key().unwrap().expose().as_bytes()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let (a, b) = (read_site_key(&path).unwrap(), read_site_key(&path).unwrap());
+        let (a, b) = (read_signing_key(&path).unwrap(), read_signing_key(&path).unwrap());
         assert_eq!(a.to_bytes(), b.to_bytes());
     }
 }

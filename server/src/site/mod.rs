@@ -5,6 +5,7 @@
 //! profiles/NAME.toml     what a machine becomes
 //! classes/NAME/          class.toml, and optionally files/, scripts/ and debconf beside it
 //! locks/NAME.json        which packages its machines get, signed; in git
+//! media/ID.toml          media that install with no network, one for each that was made; in git
 //! secrets/               keys and tokens, mode 0700, not in git
 //! state/                 the database, not in git
 //! stamp.json             what `akene-image stamp` writes into an image, mode 0600, not in git
@@ -19,6 +20,7 @@ pub mod init;
 pub mod keys;
 mod locate;
 mod locks;
+pub mod media;
 mod profiles;
 pub mod tokens;
 
@@ -78,7 +80,7 @@ impl Site {
 
     /// The key that signs documents.
     pub fn key(&self) -> Result<SigningKey> {
-        keys::read_site_key(&self.secret("site.key"))
+        keys::read_signing_key(&self.secret("site.key"))
     }
 
     /// The enrolment tokens.

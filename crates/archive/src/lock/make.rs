@@ -66,18 +66,27 @@ impl<'a> Snapshots<'a> {
         Ok(&self.taken[at].1)
     }
 
-    /// Puts the site's own packages beside the archives while apt chooses.
+    /// Puts the site's own packages where apt is shown them.
     fn bring_own(&self, apt: &AptRoot) -> Result<()> {
-        let to = apt.local_dir();
+        let mut missing = Vec::new();
         for package in apt.local_files() {
-            let from = (self.own)(&package.sha256)?;
-            let from = from.with_context(|| {
-                format!("finding the package {} beside the classes: it is another file now", package.name)
-            })?;
-            fs::create_dir_all(&to).with_context(|| format!("making {}", to.display()))?;
-            fs::copy(&from, to.join(&package.file)).with_context(|| format!("copying {}", from.display()))?;
+            let Some(from) = (self.own)(&package.sha256)? else {
+                missing.push(Issue::new(
+                    "package-missing",
+                    &package.name,
+                    format!(
+                        "no file of the site has the sum {} of {} {}",
+                        package.sha256, package.name, package.version
+                    ),
+                    "put the .deb back beside its class",
+                ));
+                continue;
+            };
+            let to = apt.local_dir().join(&package.file);
+            let doing = || format!("copying {} to {}", from.display(), to.display());
+            fs::create_dir_all(apt.local_dir()).and_then(|()| fs::copy(&from, &to)).with_context(doing)?;
         }
-        apt.use_local()
+        if missing.is_empty() { apt.use_local() } else { Err(Issues(missing).into()) }
     }
 }
 
