@@ -9,7 +9,10 @@ use akene_protocol::api::{
 };
 use akene_protocol::envelope::Envelope;
 use akene_protocol::lock::{Lock, ProfileLock};
+use akene_protocol::medium::{Medium, MediumId};
 use akene_protocol::order::Progress;
+use akene_protocol::report::{Letter, Report, ReportAccepted};
+use akene_protocol::seal::SealSecret;
 use akene_protocol::{Bundle, Event, ImageManifest, Inventory, MachineId, Order, PublicKey, Stamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -71,6 +74,38 @@ pub fn signed(data: &[u8]) {
     }
     assert_eq!(lock.behind(&lock), None);
     assert!(lock.of_site(&lock.site).is_ok());
+}
+
+/// What comes home from places without a network: as sealed bytes, as what was sealed, as what was signed.
+pub fn letter(data: &[u8]) {
+    let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+    let public = PublicKey(key.verifying_key());
+    let seal = SealSecret::from_bytes([7; 32]);
+    assert_eq!(seal.open(data), None, "nobody sealed this");
+    assert_eq!(seal.open(&seal.public().seal(data, [7; 32])).as_deref(), Some(data));
+    if let Some(letter) = document::<Letter>(data) {
+        assert!(letter.report.open::<Report>(&public).is_err(), "nobody signed this");
+    }
+    document::<ReportAccepted>(data);
+    if let Some(medium) = document::<Medium>(data) {
+        let envelope = Envelope::sign(&medium, &key);
+        assert_eq!(envelope.open::<Medium>(&public).ok(), Some(medium));
+        assert!(envelope.open::<Report>(&public).is_err(), "one kind passes as another");
+    }
+    let Some(report) = document::<Report>(data) else { return };
+    assert!(report.association().is_none_or(|name| !name.is_empty() && !name.chars().any(char::is_control)));
+    let sealed = {
+        let letter = Letter { medium: MediumId([7; 8]), report: Envelope::sign(&report, &key) };
+        seal.public().seal(&serde_json::to_vec(&letter).unwrap(), [7; 32])
+    };
+    let letter: Letter = serde_json::from_slice(&seal.open(&sealed).unwrap()).unwrap();
+    let again: Report = letter.report.open(&public).unwrap();
+    assert_eq!(serde_json::to_string(&again).unwrap(), serde_json::to_string(&report).unwrap());
+    // What the server takes is one run, in order.
+    if report.check().is_ok() {
+        assert!(report.events.is_sorted_by(|a, b| a.seq < b.seq && a.run == b.run));
+        events(&report.events);
+    }
 }
 
 /// Every other one: an input is tried as each.

@@ -53,6 +53,11 @@ pub const TARGETS: &[Target] = &[
         what: "a profile's signed lock, and the envelope around it",
         run: documents::signed,
     },
+    Target {
+        name: "letter",
+        what: "reports of places without a network, sealed and opened, and media's manifests",
+        run: documents::letter,
+    },
     Target { name: "documents", what: "every other JSON document", run: documents::documents },
     Target { name: "profile", what: "profiles and classes, resolved for a machine", run: profiles::profile },
     Target { name: "inventory", what: "an inventory, judged and planned for", run: machine::inventory },

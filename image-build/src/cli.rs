@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use akene_archive::AptSettings;
 use akene_exec::SystemRunner;
 use akene_image::offline::look::Offline;
-use akene_image::{build, inspect, stamp};
+use akene_image::{build, inspect, stamp, sync};
 use akene_protocol::api::Consent;
 use akene_protocol::profile::{Apt, Distribution, Pocket};
 use akene_protocol::resolve::Archive;
@@ -39,6 +39,8 @@ enum Command {
     Offline(Box<offline::Offline>),
     /// Pin the exact packages of a site's profiles, for all their machines, and sign them
     Lock(LockArgs),
+    /// Deliver the reports that machines without a network left on a stick, and remove from it what was taken
+    Sync(SyncArgs),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -143,6 +145,15 @@ struct LockArgs {
 }
 
 #[derive(Args)]
+struct SyncArgs {
+    /// The stick: its device or an image of it (which takes root), or the directory where it is mounted
+    stick: PathBuf,
+    /// A site directory on this computer that takes them, instead of the server that the stick names
+    #[arg(long, value_name = "DIR")]
+    site_dir: Option<PathBuf>,
+}
+
+#[derive(Args)]
 struct StampArgs {
     /// The ISO, a device it was copied to, or the netboot directory
     image: PathBuf,
@@ -226,6 +237,7 @@ pub fn run() -> Result<()> {
         Command::Inspect(args) => inspect_image(&args),
         Command::Offline(args) => offline::run(*args),
         Command::Lock(args) => lock_profiles(args),
+        Command::Sync(args) => bring_home(&args),
     }
 }
 
@@ -417,6 +429,33 @@ fn read_token(file: &Path) -> Result<Secret> {
 
 fn read_text(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+}
+
+fn bring_home(args: &SyncArgs) -> Result<()> {
+    let site = args.site_dir.as_deref().map(Site::open).transpose()?;
+    let outcome = sync::sync(&SystemRunner, &args.stick, site.as_ref())?;
+    for machine in &outcome.machines {
+        println!("{}", harmless(&machine.to_string()));
+    }
+    for (name, issue) in &outcome.refused {
+        eprintln!("{name} stays on the stick: {}", harmless(&issue.to_string()));
+    }
+    if let Some(error) = outcome.broken {
+        return Err(error
+            .context("not everything was brought home; what is missing is still on the stick: try again"));
+    }
+    if outcome.machines.is_empty() && outcome.refused.is_empty() {
+        println!("No report waits on {}.", args.stick.display());
+    }
+    if !outcome.refused.is_empty() {
+        bail!("{} reports were not taken", outcome.refused.len());
+    }
+    Ok(())
+}
+
+/// What somebody typed far away gives no orders to this terminal.
+fn harmless(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
 }
 
 fn lock_profiles(args: LockArgs) -> Result<()> {

@@ -10,7 +10,7 @@
 //!
 //! The same packages and the same agent give the same bytes. [`mod@stamp`] then makes an image one site's,
 //! in place; [`mod@offline`] joins it with everything an installation needs, for places without a network; [`inspect`] shows what an
-//! image is.
+//! image is. [`mod@sync`] brings home what machines without a network left on a stick.
 
 pub mod build;
 pub mod files;
@@ -25,3 +25,6 @@ pub mod packages;
 pub mod recipe;
 pub mod report;
 pub mod stamp;
+mod stick;
+pub mod sync;
+mod web;

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
-use akene_archive::{AptRoot, AptSettings, Deb, Fetcher, redirect_policy, release_date};
+use akene_archive::{AptRoot, AptSettings, Deb, Fetcher, release_date};
 use akene_exec::Runner;
 use akene_protocol::image::ImagePackage;
 use akene_protocol::lock::LockedPackage;
 use akene_protocol::resolve::Archive;
+use akene_protocol::stamp::Tls;
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 
 use crate::recipe::{self, Wanted};
+use crate::web::client;
 
 /// Everything an image is made of, fetched.
 pub struct Packages {
@@ -127,7 +127,7 @@ pub fn fetch(runner: &dyn Runner, order: &Order<'_>, say: &dyn Fn(&str)) -> Resu
         all.len(),
         order.cache.display()
     ));
-    Fetcher::new(client(None)?).fetch(&all, order.cache, &|_| {})?;
+    Fetcher::new(client(&Tls::default(), None)?).fetch(&all, order.cache, &|_| {})?;
     let fetched = |list: Vec<LockedPackage>| -> Vec<Fetched> {
         let mut list: Vec<Fetched> =
             list.into_iter().map(|locked| Fetched { path: order.cache.join(&locked.file), locked }).collect();
@@ -182,64 +182,4 @@ fn newest_release(lists: &Path) -> Result<Timestamp> {
         newest = newest.max(text.lines().find_map(|l| release_date(l.strip_prefix("Date: ")?)));
     }
     newest.context("looking for the date of the archive's release files: none has one")
-}
-
-/// An HTTP client with the public authorities and a resolver of its own: these programs are static and must not
-/// load the C library's.
-pub(crate) fn client(proxy: Option<&str>) -> Result<reqwest::blocking::Client> {
-    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .context("choosing TLS versions")?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let builder = reqwest::blocking::Client::builder();
-    let builder = match proxy {
-        // Only the proxy that was named, whatever the environment says.
-        Some(proxy) => builder.proxy(reqwest::Proxy::all(proxy).context("reading the proxy's address")?),
-        None => builder,
-    };
-    builder
-        .tls_backend_preconfigured(tls)
-        .dns_resolver(Arc::new(resolver::Hickory::new()?))
-        .redirect(redirect_policy())
-        .connect_timeout(Duration::from_secs(20))
-        .timeout(None)
-        .user_agent(concat!("akene-image/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .context("preparing downloads")
-}
-
-mod resolver {
-    //! Names by DNS and `/etc/hosts`, as the system is configured.
-
-    use std::net::SocketAddr;
-    use std::sync::Arc;
-
-    use anyhow::{Context, Result};
-    use hickory_resolver::TokioResolver;
-    use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-
-    pub struct Hickory(Arc<TokioResolver>);
-
-    impl Hickory {
-        pub fn new() -> Result<Self> {
-            let resolver = TokioResolver::builder_tokio()
-                .context("reading how this machine resolves names")?
-                .build()
-                .context("preparing to resolve names")?;
-            Ok(Hickory(Arc::new(resolver)))
-        }
-    }
-
-    impl Resolve for Hickory {
-        fn resolve(&self, name: Name) -> Resolving {
-            let resolver = self.0.clone();
-            Box::pin(async move {
-                let found = resolver.lookup_ip(name.as_str()).await?;
-                let addresses: Vec<SocketAddr> = found.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
-                Ok(Box::new(addresses.into_iter()) as Addrs)
-            })
-        }
-    }
 }

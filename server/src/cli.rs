@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use akene_protocol::OrderId;
+use akene_protocol::medium::MediumId;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Serves the profiles of a site, takes in what machines report, and shows the fleet.
@@ -82,6 +83,57 @@ pub enum Command {
     Different {
         #[command(flatten)]
         machine: Machine,
+    },
+    /// Decide about machines that wait: installed without a network, from a medium that does not count
+    #[command(subcommand)]
+    Machine(Newcomers),
+    /// List the media that install without a network, or declare one lost
+    #[command(subcommand)]
+    Media(Media),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Newcomers {
+    /// List them
+    Waiting {
+        /// The site directory
+        dir: PathBuf,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let one join, with what it has reported
+    Admit {
+        #[command(flatten)]
+        machine: Machine,
+    },
+    /// Let one not join; what it reports is refused from now on
+    Drop {
+        #[command(flatten)]
+        machine: Machine,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Media {
+    /// List them, the oldest first
+    List {
+        /// The site directory
+        dir: PathBuf,
+    },
+    /// Machines that report from it wait for a person's word from now on
+    Lost {
+        /// The site directory
+        dir: PathBuf,
+        /// Its id, as `media list` shows it
+        id: MediumId,
+    },
+    /// It was found, and counts again
+    Found {
+        /// The site directory
+        dir: PathBuf,
+        /// Its id, as `media list` shows it
+        id: MediumId,
     },
 }
 

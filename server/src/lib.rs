@@ -4,6 +4,7 @@
 //! * [`db`] is what the server learns: one SQLite file.
 //! * [`identity`] decides who a machine is, [`grant`] whether it may be installed, [`state`] how far it is.
 //! * [`order`] gives orders to machines that are installed.
+//! * [`report`] takes in what machines tell that were installed with no network.
 //! * [`http`] speaks with machines and the administrator; [`view`] is what the latter sees, [`picture`] the disks.
 //!
 //! [`Server::start`] runs it on threads of its own, for the program and for tests alike.
@@ -18,6 +19,7 @@ mod opening;
 pub mod order;
 pub mod picture;
 pub mod pool;
+pub mod report;
 mod server;
 pub mod site;
 pub mod state;

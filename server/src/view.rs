@@ -2,6 +2,7 @@
 
 use akene_protocol::api::Consent;
 use akene_protocol::event::{EventKind, Phase};
+use akene_protocol::medium::MediumId;
 use akene_protocol::order::{OrderId, Task};
 use akene_protocol::{AssetNumber, Event, Inventory, Issue, MachineId, RunId};
 use anyhow::Result;
@@ -9,6 +10,7 @@ use jiff::Timestamp;
 use rusqlite::Transaction;
 use serde::Serialize;
 
+use crate::db::strangers::{self, Decision};
 use crate::db::{events, machines, orders, runs};
 use crate::order::in_words;
 use crate::state::{Progress, Stage};
@@ -63,8 +65,60 @@ pub struct Summary {
     pub allowed: Option<Consent>,
     /// Vendor, product, memory and disks in one line.
     pub hardware: String,
+    /// The association it was installed for, where a technician chose one.
+    pub association: Option<String>,
+    /// The medium it joined by, without a network.
+    pub medium: Option<MediumId>,
     /// Its newest order.
     pub order: Option<OrderView>,
+}
+
+/// A machine that waits for a person's word before it joins.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Waiting {
+    /// Who it says it is.
+    pub machine: MachineId,
+    /// The number it calls itself. Members may have the same.
+    pub asset: AssetNumber,
+    /// The medium it was installed from.
+    pub medium: MediumId,
+    /// The association in its report.
+    pub association: Option<String>,
+    /// Vendor, product, memory and disks in one line.
+    pub hardware: String,
+    /// Why it waits, or what was decided.
+    pub words: String,
+    /// Whether nobody has decided yet.
+    pub undecided: bool,
+    /// When it was first heard of.
+    pub created: String,
+    /// When it was heard of last.
+    pub seen: String,
+    /// From where.
+    pub peer: String,
+}
+
+/// The machines that wait, and those a person has decided about and that were not heard of since.
+pub fn waiting(db: &Transaction<'_>) -> Result<Vec<Waiting>> {
+    let words = |stranger: &strangers::Stranger| match stranger.decision {
+        None => format!("waits: {}", stranger.why),
+        Some(Decision::Drop) => "dropped: what it sends is refused".to_owned(),
+        Some(Decision::Admit) => "joins when it is heard of again".to_owned(),
+    };
+    let view = |stranger: strangers::Stranger| Waiting {
+        words: words(&stranger),
+        machine: stranger.machine,
+        asset: stranger.asset,
+        medium: stranger.medium,
+        association: stranger.association,
+        hardware: stranger.hardware,
+        undecided: stranger.decision.is_none(),
+        created: stranger.created,
+        seen: stranger.seen,
+        peer: stranger.peer,
+    };
+    Ok(strangers::all(db)?.into_iter().map(view).collect())
 }
 
 /// An order.
@@ -225,12 +279,14 @@ fn summary(machine: &machines::Machine, runs: &[runs::Run], order: Option<&order
         maybe: machine.maybe,
         allowed: machine.allowed,
         hardware: hardware(&machine.inventory),
+        association: runs.iter().find_map(|run| run.association.clone()),
+        medium: machine.medium,
         order: order.map(|stored| OrderView::of(stored, machine.asset)),
     }
 }
 
 /// One line that tells a person which computer it is.
-fn hardware(inventory: &Inventory) -> String {
+pub(crate) fn hardware(inventory: &Inventory) -> String {
     let dmi = &inventory.dmi;
     let name: Vec<&str> =
         [&dmi.system_vendor, &dmi.product_name].into_iter().flatten().map(String::as_str).collect();

@@ -243,6 +243,27 @@ fn no_secret_is_written_anywhere_but_in_secrets() {
         client.post(format!("{}/v1/enrol", server.url)).json(&request).send().unwrap()
     };
     let who = ok::<akene_protocol::api::EnrolResponse>(enrol(&token, None)).identity;
+    // Two that were installed without a network: one joins, one waits.
+    let (joined, waits) = (minted(8, 123_456), minted(9, 123_457));
+    for (stick, who) in [(Stick::of(&site, 1, 1), &joined), (Stick::of(&site, 2, 0), &waits)] {
+        let sealed =
+            stick.sealed(&report(who, run_id(who.machine.0[0]), &inventory(u32::from(who.machine.0[0])), 1));
+        let answer = client.post(format!("{}/v1/reports", server.url)).body(sealed).send().unwrap();
+        let accepted = answer.text().unwrap();
+        assert!(
+            accepted.contains("\"admitted\":") && !accepted.contains(who.credential.expose()),
+            "{accepted}"
+        );
+    }
+    let seal = keys::read_secret(&site.secret("seal.key")).unwrap().trim().to_owned();
+    let secrets = [
+        token.expose(),
+        who.credential.expose(),
+        &admin,
+        joined.credential.expose(),
+        waits.credential.expose(),
+        &seal,
+    ];
     enrol(&token, Some(who.clone()));
     enrol(&Secret::new(format!("{}x", token.expose())), Some(who.clone()));
     let post = |path: &str, body: String| {
@@ -253,12 +274,12 @@ fn no_secret_is_written_anywhere_but_in_secrets() {
     post("/v1/events", serde_json::to_string(&EventBatch { events: good_run(run_id(1)) }).unwrap());
     post("/v1/events", "{".into());
     post(&format!("/v1/runs?token={}", token.expose()), "{}".into());
-    for path in ["/", "/v1/admin/machines", "/machines/1001-6"] {
+    for path in ["/", "/v1/admin/machines", "/machines/1001-6", "/machines/123456-5"] {
         let answer =
             client.get(format!("{}{path}", server.url)).basic_auth("admin", Some(&admin)).send().unwrap();
         assert_eq!(answer.status(), 200, "{path}");
         let page = answer.text().unwrap();
-        for secret in [token.expose(), who.credential.expose(), &admin] {
+        for secret in secrets {
             assert!(!page.contains(secret), "{path} shows a secret");
         }
     }
@@ -276,7 +297,7 @@ fn no_secret_is_written_anywhere_but_in_secrets() {
     for file in files {
         let bytes = std::fs::read(&file).unwrap();
         looked_at += bytes.len();
-        for secret in [token.expose(), who.credential.expose(), &admin] {
+        for secret in secrets {
             let found = bytes.windows(secret.len()).any(|w| w == secret.as_bytes());
             assert!(!found, "{} holds a secret", file.display());
         }

@@ -8,6 +8,7 @@ use akene_protocol::api::{
 };
 use akene_protocol::event::Event;
 use akene_protocol::order;
+use akene_protocol::report::ReportAccepted;
 use akene_protocol::{Envelope, Inventory, Issue, OrderId, RunId, Secret};
 
 use super::http::{Answer, Ask, Http, Method, Request};
@@ -20,6 +21,9 @@ const LARGEST_ANSWER: usize = 1 << 20;
 
 /// Most bytes of a log that are sent: its end, where a failure is.
 const LARGEST_LOG: usize = 3 << 20;
+
+/// How long a report may take on a slow line: the server waits no longer, either.
+const LONGEST_DELIVERY: Duration = Duration::from_secs(150);
 
 /// How much later than it promised a server may answer a question it kept.
 const LATE: Duration = Duration::from_secs(20);
@@ -173,6 +177,15 @@ impl<'a> Server<'a> {
         request.authorization = Some(identity.bearer());
         request.body = Some(("text/plain; charset=utf-8", text.to_vec()));
         self.http.send(&request)?.success(&url).map(|_| ())
+    }
+
+    /// Hands over a sealed report. It says itself who this machine is.
+    pub fn deliver(&self, sealed: Vec<u8>) -> Result<ReportAccepted, Issue> {
+        let url = format!("{}/v1/reports", self.url);
+        let mut request = Request::new(Method::Post, &url, LARGEST_ANSWER);
+        request.body = Some(("application/octet-stream", sealed));
+        request.patience = Some(LONGEST_DELIVERY);
+        self.http.send(&request)?.success(&url)?.json(&url)
     }
 
     fn post(

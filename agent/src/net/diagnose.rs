@@ -19,7 +19,7 @@ use rustls::CertificateError;
 
 use super::http::USER_AGENT;
 use super::resolver::{NameError, Resolver};
-use super::tls::NotPinned;
+use super::tls::{NotPinned, find};
 
 /// What was going on when something failed.
 #[derive(Clone, Debug)]
@@ -177,23 +177,6 @@ fn check_status(
         )),
         _ => None,
     }
-}
-
-/// Finds an error of type `T` among an error and its causes. `io::Error` hides what it wraps from
-/// `source`, so it is opened on the way.
-pub fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = match inner {
-            Some(inner) => Some(inner as &(dyn Error + 'static)),
-            None => error.source(),
-        };
-    }
-    None
 }
 
 fn cause_of(error: &(dyn Error + 'static), proxied: bool) -> Cause {

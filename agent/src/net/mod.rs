@@ -23,8 +23,8 @@ pub mod http;
 pub mod online;
 pub mod resolv_conf;
 pub mod resolver;
-pub mod tls;
 
+pub use akene_tls as tls;
 pub use bring_up::{Wanted, bring_up};
 pub use online::{Online, Site, connect};
 

@@ -28,10 +28,16 @@ impl Resident {
     /// An [`Issue`] when it could not be told; trying again is always allowed.
     pub fn confirm(&self) -> Result<bool> {
         let Some(server) = &self.config.server else { return Ok(false) };
-        if self.confirmed_run() == Some(self.config.run) && self.spooled()?.is_empty() {
+        let letters = self.letters()?;
+        let told = self.confirmed_run() == Some(self.config.run) && self.spooled()?.is_empty();
+        if told && letters.is_empty() {
             return Ok(true);
         }
-        self.tell(&self.web(&server.tls)?, &server.url)?;
+        let web = self.web(&server.tls)?;
+        self.deliver(&web, &server.url, &letters)?;
+        if !told {
+            self.tell(&web, &server.url)?;
+        }
         Ok(true)
     }
 
@@ -68,7 +74,7 @@ impl Resident {
             if run == self.config.run && self.confirmed_run() != Some(run) {
                 self.add_confirmation(&mut spool)?;
             }
-            if let Err(error) = deliver(&server, &self.identity, &mut spool) {
+            if let Err(error) = send(&server, &self.identity, &mut spool) {
                 // A disk that is full keeps the server from nothing, either.
                 let refused = error.downcast_ref::<Issue>().is_none_or(|issue| !is_transient(issue));
                 if run == self.config.run || !refused {
@@ -91,7 +97,7 @@ impl Resident {
             // The spool of the installation is gone (another boot partition): the run still ends.
             let mut spool = Spool::open(&self.spool_dir(), self.config.run)?;
             self.add_confirmation(&mut spool)?;
-            deliver(&server, &self.identity, &mut spool)?;
+            send(&server, &self.identity, &mut spool)?;
             self.remember(self.config.run)?;
             spool.remove()?;
         }
@@ -150,7 +156,7 @@ impl Resident {
     }
 }
 
-fn deliver(server: &Server<'_>, identity: &Identity, spool: &mut Spool) -> Result<()> {
+fn send(server: &Server<'_>, identity: &Identity, spool: &mut Spool) -> Result<()> {
     let pending = spool.pending()?;
     for batch in pending.chunks(MAX_EVENTS) {
         server.events(identity, batch)?;

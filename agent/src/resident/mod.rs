@@ -1,7 +1,8 @@
 //! The service on the installed system.
 //!
 //! The installation is over only when the system it made has started and said so. [`run`] finds who and
-//! whose it is in `/etc/akene`, sends what the installer could not deliver, and then
+//! whose it is in `/etc/akene`, sends what the installer could not deliver (after an installation with no network that is
+//! who this machine is, too), and then
 //! [`Confirmed`](akene_protocol::EventKind::Confirmed) with the next number of the same run. The network
 //! may come hours later, or with another technician's stick: it tries for ever, with growing pauses.
 //! Doing it twice does no harm, the server knows events by their numbers.
@@ -10,6 +11,7 @@
 //!
 //! | part | what it does |
 //! |---|---|
+//! | [`letters`] | delivers the reports of installations with no network |
 //! | [`confirm`] | tells the server that the system runs, and what the installer could not tell |
 //! | [`work`] | asks for orders, verifies them, carries them out, one step at a time |
 //! | [`book`] | what must outlive a power cut: the orders in hand, those used, words the server has not heard |
@@ -28,6 +30,7 @@ mod book;
 mod confirm;
 mod desk;
 mod installer;
+mod letters;
 mod logs;
 mod people;
 mod prefetch;
@@ -168,9 +171,8 @@ pub fn run(root: &Path, options: Options) -> Result<()> {
     if let Err(error) = crate::target::host_keys::keep(root) {
         eprintln!("keeping this computer's SSH keys for its next system: {error:#}");
     }
-    let mut work = Work::open(&resident, runner, options.inventory)?;
     // Before anything is delivered: what an installer left is read here, too.
-    if let Err(error) = work.wake() {
+    if let Err(error) = Work::open(&resident, runner, options.inventory.clone())?.wake() {
         eprintln!("looking after what an earlier start left: {error:#}");
     }
     let (mut pause, mut refused) = (FIRST_PAUSE, 0);
@@ -190,7 +192,9 @@ pub fn run(root: &Path, options: Options) -> Result<()> {
                 eprintln!("the server does not know yet that this system runs: {error:#}");
                 let issue = error.downcast_ref::<Issue>();
                 let passing = issue.is_none_or(is_transient);
-                refused += u32::from(issue.is_none_or(|issue| !is_transient(issue)));
+                // As long as a person has to decide, orders cannot be heard, either.
+                let waits = issue.is_some_and(|issue| issue.code == letters::WAITS);
+                refused += u32::from(!waits && issue.is_none_or(|issue| !is_transient(issue)));
                 std::thread::sleep(jitter(pause));
                 pause = next_pause(pause, passing);
             }
@@ -201,7 +205,9 @@ pub fn run(root: &Path, options: Options) -> Result<()> {
             std::thread::park();
         }
     }
-    work.go_on(confirmed)
+    // The server may have given this machine another number.
+    let resident = Resident::open(root)?;
+    Work::open(&resident, runner, options.inventory)?.go_on(confirmed)
 }
 
 fn said(told: bool) {

@@ -7,6 +7,7 @@ use akene_protocol::api::EventBatch;
 use akene_protocol::event::{Event, EventKind};
 use akene_protocol::{AssetNumber, MachineId, Secret};
 use jiff::Timestamp;
+use std::fs::File;
 use std::sync::Mutex;
 
 const RUN: RunId = RunId([4; 8]);
@@ -132,6 +133,97 @@ fn a_run_the_server_does_not_take_keeps_no_other_from_being_confirmed() {
     let (root, resident) = system();
     Spool::open(&root.path().join("boot/akene/events"), RUN).unwrap().append(&[event(RUN, 1)]).unwrap();
     assert!(resident.tell(&Fleet { refuses: Some(RUN), ..Fleet::default() }, "https://s").is_err());
+}
+
+/// A server that answers each report as told, by its content.
+struct Receiver(Mutex<Vec<String>>);
+
+impl Http for Receiver {
+    fn send(&self, request: &Request) -> Result<Answer, Issue> {
+        assert_eq!((request.url.as_str(), &request.authorization), ("https://s/v1/reports", &None));
+        let body = String::from_utf8(request.body.clone().unwrap().1).unwrap();
+        self.0.lock().unwrap().push(body.clone());
+        let accepted = |asset: &str, admitted: bool| {
+            let recognised = if admitted { "new" } else { "ask" };
+            serde_json::json!({ "asset": asset, "recognised": recognised, "admitted": admitted, "new": 3 })
+        };
+        let (status, body) = match body.as_str() {
+            "admitted" => (200, accepted("7-9", true)),
+            "renamed" => (200, accepted("1001-6", true)),
+            "waits" => (200, accepted("7-9", false)),
+            "refused" => {
+                (401, serde_json::json!({ "code": "report-seal", "path": "", "message": "no", "next": "" }))
+            }
+            "busy" => {
+                (429, serde_json::json!({ "code": "too-often", "path": "", "message": "wait", "next": "" }))
+            }
+            other => panic!("{other}"),
+        };
+        let body = body.to_string().into_bytes();
+        Ok(Answer { status, objection: None, body, tag: None, ask: Default::default() })
+    }
+}
+
+#[test]
+fn reports_stay_until_the_server_admits_this_machine() {
+    let (root, resident) = system();
+    let dir = root.path().join("boot/akene/reports");
+    assert!(resident.letters().unwrap().is_empty(), "there is no directory");
+    fs::create_dir_all(&dir).unwrap();
+    let receiver = Receiver(Mutex::default());
+    // What is delivered how, what stays, and with which code it ends.
+    for (letters, left, code) in [
+        (&["admitted", "refused", "admitted"][..], &["refused"][..], None),
+        (&["waits", "refused", "admitted"], &["refused", "waits"], Some(letters::WAITS)),
+        (&["admitted", "busy", "admitted"], &["admitted", "busy"], Some("server-busy")),
+    ] {
+        for (n, letter) in letters.iter().enumerate() {
+            fs::write(dir.join(format!("{n}.sealed")), letter).unwrap();
+        }
+        fs::write(dir.join("9.new"), "not whole").unwrap();
+        let error = resident.deliver(&receiver, "https://s/", &resident.letters().unwrap()).err();
+        let found = error.as_ref().map(|error| error.downcast_ref::<Issue>().unwrap().code.as_str());
+        assert_eq!(found, code, "{letters:?}");
+        let letters = resident.letters().unwrap();
+        let mut stayed: Vec<String> = letters.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+        stayed.sort();
+        assert_eq!(stayed, left);
+        letters.iter().for_each(|path| fs::remove_file(path).unwrap());
+    }
+    // One that is too large is none.
+    File::create(dir.join("0.sealed")).unwrap().set_len(akene_protocol::report::LARGEST as u64 + 1).unwrap();
+    let asked = receiver.0.lock().unwrap().len();
+    resident.deliver(&receiver, "https://s", &resident.letters().unwrap()).unwrap();
+    assert_eq!(receiver.0.lock().unwrap().len(), asked);
+}
+
+#[test]
+fn the_number_the_server_gives_is_taken_over_everywhere_and_of_no_other_machine() {
+    use std::os::unix::fs::PermissionsExt;
+    let (root, resident) = system();
+    let boot = root.path().join("boot/akene/identity.json");
+    let letter = root.path().join("boot/akene/reports/0.sealed");
+    fs::create_dir_all(letter.parent().unwrap()).unwrap();
+    let receiver = Receiver(Mutex::default());
+    let known = |path: &Path| serde_json::from_slice::<Identity>(&fs::read(path).unwrap()).unwrap();
+    // Of a disk that came from another machine.
+    let other = Identity { machine: MachineId([9; 16]), ..resident.identity.clone() };
+    for (there, expected) in
+        [(None, None), (Some(&other), Some("7-9")), (Some(&resident.identity), Some("1001-6"))]
+    {
+        if let Some(there) = there {
+            fs::write(&boot, serde_json::to_vec(there).unwrap()).unwrap();
+        }
+        fs::write(root.path().join(IDENTITY), serde_json::to_vec(&resident.identity).unwrap()).unwrap();
+        fs::write(&letter, "renamed").unwrap();
+        resident.deliver(&receiver, "https://s", &resident.letters().unwrap()).unwrap();
+        assert_eq!(boot.exists().then(|| known(&boot).asset.to_string()).as_deref(), expected);
+        let found = known(&root.path().join(IDENTITY));
+        assert_eq!((found.asset.to_string(), found.machine), ("1001-6".into(), resident.identity.machine));
+        assert_eq!(found.credential, resident.identity.credential);
+    }
+    assert_eq!(fs::metadata(&boot).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!letter.exists());
 }
 
 #[test]

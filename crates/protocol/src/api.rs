@@ -12,6 +12,7 @@
 //! | `GET /v1/profiles/NAME/lock` | – | a signed [`ProfileLock`](crate::lock::ProfileLock), or 404 | credential |
 //! | `POST /v1/logs/RUN/NAME` | text | – | credential |
 //! | `GET /v1/pool/sha256/HASH` | – | the file, ranges too | credential |
+//! | `POST /v1/reports` | a sealed [`Letter`](crate::report::Letter) | [`ReportAccepted`](crate::report::ReportAccepted) | the signature of a medium, inside |
 //! | `GET /v1/time` | – | [`Time`] | nobody: it mends the clock before anything else |
 //!
 //! "Credential" is `Authorization: Bearer MACHINE:SECRET`. Every refusal has an [`Issue`] as its body,

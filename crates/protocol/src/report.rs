@@ -6,6 +6,8 @@
 //! or the machine itself. `POST /v1/reports` takes the sealed bytes, asks for no other proof, and may be sent the same
 //! report, or a longer one of the same run, again and again.
 //!
+//! A machine keeps the identity in its report unless the number is another machine's already ([`ReportAccepted`]).
+//!
 //! A medium can be declared lost at the server. What comes from it afterwards, and what comes after more machines than
 //! it was made for, waits for a person's word and gives its machine nothing until then.
 
@@ -17,7 +19,8 @@ use crate::api::{Identity, Recognised};
 use crate::envelope::{Document, Envelope};
 use crate::event::{Event, RunId};
 use crate::ids::AssetNumber;
-use crate::inventory::Inventory;
+use crate::inventory::{self, Inventory};
+use crate::issue::Issue;
 use crate::medium::MediumId;
 
 /// The version of [`Report`] this crate writes and reads.
@@ -77,12 +80,138 @@ pub struct Letter {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ReportAccepted {
-    /// The machine's number at the server. Another one than in the report where that was taken.
+    /// The machine's number at the server.
     pub asset: AssetNumber,
+    /// The number in the report, where that was another machine's already.
+    #[serde(default)]
+    pub instead_of: Option<AssetNumber>,
+    /// Whether the number in the report stands on the machine.
+    #[serde(default)]
+    pub labelled: bool,
+    /// The association in the report.
+    #[serde(default)]
+    pub association: Option<String>,
     /// Who the server thinks it is.
     pub recognised: Recognised,
     /// Whether the machine is a member. Otherwise a person has to decide first.
     pub admitted: bool,
     /// How many events were new.
     pub new: usize,
+}
+
+/// Shortest and longest credential a machine may bring along, in characters: 128 random bits, and no novel.
+const CREDENTIAL: std::ops::RangeInclusive<usize> = 32..=256;
+
+/// Longest name of an association that is kept, in characters.
+const LONGEST_NAME: usize = 120;
+
+impl Report {
+    /// Whether it can be a machine's: versions this crate reads, events of this run alone, each with a higher number
+    /// than the one before, and a credential nobody guesses.
+    ///
+    /// # Errors
+    /// `report-version`, `inventory-version` or `report-odd`.
+    pub fn check(&self) -> Result<(), Issue> {
+        let refuse = |code: &str, message: String, next: &str| {
+            Err(Issue::new(code, format!("run {}", self.run), message, next))
+        };
+        if self.version != VERSION {
+            return refuse("report-version", other_version(self.version, VERSION), UPDATE);
+        }
+        if self.inventory.version != inventory::VERSION {
+            let message =
+                format!("its inventory: {}", other_version(self.inventory.version, inventory::VERSION));
+            return refuse("inventory-version", message, UPDATE);
+        }
+        let credential = self.identity.credential.expose();
+        if !CREDENTIAL.contains(&credential.len()) || !credential.chars().all(|c| c.is_ascii_graphic()) {
+            return refuse("report-odd", "its credential is none that an installer makes".into(), FAULT);
+        }
+        let mut last = 0;
+        for event in &self.events {
+            if event.run != self.run || event.seq <= last {
+                let message = format!("event {} of run {} is out of place", event.seq, event.run);
+                return refuse("report-odd", message, FAULT);
+            }
+            last = event.seq;
+        }
+        Ok(())
+    }
+
+    /// The association as it can be shown: somebody may have typed it.
+    pub fn association(&self) -> Option<String> {
+        let typed = self.association.as_deref().unwrap_or_default();
+        let name: String = typed.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect();
+        Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+    }
+}
+
+const UPDATE: &str = "update the older one of medium and server";
+const FAULT: &str = "report this as a fault of the installer";
+
+fn other_version(found: u32, read: u32) -> String {
+    format!("it has version {found}, this server reads version {read}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EventKind;
+    use crate::ids::MachineId;
+    use crate::inventory::FirmwareKind;
+    use crate::secret::Secret;
+
+    fn report() -> Report {
+        let run = RunId([1; 8]);
+        let event = |seq| Event {
+            version: crate::event::VERSION,
+            run,
+            seq,
+            at: Timestamp::UNIX_EPOCH,
+            uptime_ms: seq,
+            kind: EventKind::Installed,
+        };
+        Report {
+            version: VERSION,
+            run,
+            at: Timestamp::UNIX_EPOCH,
+            identity: Identity {
+                machine: MachineId([1; 16]),
+                asset: AssetNumber::new(1042),
+                credential: Secret::new("c".repeat(64)),
+            },
+            labelled: false,
+            association: Some(" Foyer\u{1b}[2J de Lannion ".into()),
+            profile: None,
+            inventory: Inventory::unknown(FirmwareKind::Bios),
+            plan: None,
+            events: vec![event(1), event(2), event(7)],
+            log: None,
+        }
+    }
+
+    #[test]
+    fn only_what_an_installer_can_have_written_is_taken() {
+        assert_eq!(report().check(), Ok(()));
+        let code = |change: fn(&mut Report)| {
+            let mut report = report();
+            change(&mut report);
+            report.check().unwrap_err().code
+        };
+        assert_eq!(code(|r| r.version = 2), "report-version");
+        assert_eq!(code(|r| r.inventory.version = 99), "inventory-version");
+        assert_eq!(code(|r| r.identity.credential = Secret::new("short")), "report-odd");
+        assert_eq!(code(|r| r.identity.credential = Secret::new("é".repeat(40))), "report-odd");
+        assert_eq!(code(|r| r.events[1].run = RunId([2; 8])), "report-odd");
+        assert_eq!(code(|r| r.events[1].seq = 1), "report-odd");
+        assert_eq!(code(|r| r.events[0].seq = 0), "report-odd");
+    }
+
+    #[test]
+    fn a_typed_association_can_be_shown_and_a_credential_is_not() {
+        assert_eq!(report().association().as_deref(), Some("Foyer[2J de Lannion"));
+        let empty = Report { association: Some(" \n".into()), ..report() };
+        assert_eq!(empty.association(), None);
+        assert!(!format!("{:?}", report()).contains("ccc"));
+    }
 }

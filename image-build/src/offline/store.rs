@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use akene_archive::{Fetcher, Source};
 use akene_protocol::lock::LockedPackage;
+use akene_protocol::stamp::Tls;
 use akene_protocol::{Bytes, Issue, Sha256};
 use anyhow::{Context, Result};
 use nix::sys::statvfs::statvfs;
@@ -16,7 +17,7 @@ use nix::sys::statvfs::statvfs;
 use super::content::Content;
 use super::size::Place;
 use super::{Goal, Workshop};
-use crate::packages;
+use crate::web::client;
 
 /// How often it is said how far the download has come.
 const SAY: Duration = Duration::from_secs(10);
@@ -100,7 +101,7 @@ impl Store {
                 (shop.say)(&format!("{} of {} are here", Bytes(p.done), Bytes(p.total)));
             }
         };
-        let report = Fetcher::new(packages::client(shop.proxy.as_deref())?)
+        let report = Fetcher::new(client(&Tls::default(), shop.proxy.as_deref())?)
             .first(Source::directory("the site's pool", shop.site.dir().join("state/pool")))
             .fetch(packages, &self.dir, &progress)?;
         report.warnings.iter().for_each(|warning| (shop.say)(&format!("attention: {warning}")));

@@ -31,21 +31,26 @@ pub(super) fn with<T>(
 
 /// `machines`.
 pub fn list(dir: &Path, json: bool) -> Result<()> {
-    let list = open(dir)?.run(|db| Ok(view::list(db)?)).map_err(Trouble::into_error)?;
+    let (list, waiting) =
+        open(dir)?.run(|db| Ok((view::list(db)?, view::waiting(db)?))).map_err(Trouble::into_error)?;
     if json {
         return say(&serde_json::to_string_pretty(&list).context("encoding the list")?);
     }
     if list.is_empty() {
-        return say("No machine has enrolled yet.");
+        say("No machine has enrolled yet.")?;
     }
     for m in list {
         let seen: String = m.seen.chars().take(16).collect::<String>().replace('T', " ");
-        say(&format!("{:>8}  {seen}  {}  [{}]", m.asset.to_string(), m.words, m.hardware))?;
+        let association = m.association.map(|name| format!("  {name}")).unwrap_or_default();
+        say(&format!("{:>8}  {seen}  {}  [{}]{association}", m.asset.to_string(), m.words, m.hardware))?;
         if let Some(order) = m.order.filter(|order| order.state.is_pending()) {
             say(&format!("          {}: {}", order.asks, order.words))?;
         }
     }
-    Ok(())
+    match waiting.iter().filter(|machine| machine.undecided).count() {
+        0 => Ok(()),
+        n => say(&format!("{n} more wait for your word: `akene-server machine waiting` lists them.")),
+    }
 }
 
 /// `show`.
@@ -57,6 +62,12 @@ pub fn show(args: &Machine, json: bool) -> Result<()> {
     let m = &detail.summary;
     say(&format!("{}  {}\n{}\nid {}", m.asset, m.words, m.hardware, m.machine))?;
     say(&format!("first seen {}, last seen {} from {}", m.created, m.seen, m.peer))?;
+    if let Some(association) = &m.association {
+        say(&format!("for {association}"))?;
+    }
+    if let Some(medium) = m.medium {
+        say(&format!("joined without a network, by the medium {medium}"))?;
+    }
     if let Some(consent) = m.allowed {
         say(&format!("its next run may install ({consent:?})"))?;
     }

@@ -2,6 +2,8 @@
 
 mod lock;
 mod machines;
+mod media;
+mod newcomers;
 mod orders;
 mod pool;
 mod profiles;
@@ -30,6 +32,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Allow { machine, wipe, streamed } => machines::allow(&machine, wipe, streamed).map(done),
         Command::Order(order) => orders::give(&order).map(done),
         Command::Orders(command) => orders::run(command).map(done),
+        Command::Machine(command) => newcomers::run(&command).map(done),
+        Command::Media(command) => media::run(&command).map(done),
         Command::Different { machine } => machines::different(&machine).map(done),
     }
 }

@@ -17,6 +17,9 @@ const MAX_EVENTS_OF_RUN: i64 = 200_000;
 /// Most logs of one run.
 const MAX_LOGS_OF_RUN: i64 = 64;
 
+/// Name of the log in a report.
+const REPORTED_LOG: &str = "install.log";
+
 /// Keeps those events of a batch that are new. All or none: what is not acknowledged is sent again.
 pub fn keep(db: &Transaction<'_>, machine: MachineId, events: &[Event]) -> Result<usize, Trouble> {
     let now = Timestamp::now().to_string();
@@ -164,6 +167,30 @@ pub fn keep_log(
         params![run.to_string(), name, Timestamp::now().to_string(), text],
     )?;
     Ok(())
+}
+
+/// Keeps the log of a report, or its end where it is too long; of the logs of one run that were reported, the longest. A
+/// report is not refused for its log.
+pub fn keep_reported_log(
+    db: &Transaction<'_>,
+    machine: MachineId,
+    run: RunId,
+    text: &str,
+    most: Bytes,
+) -> Result<(), Trouble> {
+    let from = text.len().saturating_sub(usize::try_from(most.0).unwrap_or(usize::MAX));
+    let from = (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    let text = &text[from..];
+    let known = log(db, run, REPORTED_LOG)?;
+    if text.is_empty() || known.is_some_and(|known| known.len() >= text.len()) {
+        return Ok(());
+    }
+    match keep_log(db, machine, run, REPORTED_LOG, text, most) {
+        Err(Trouble::Refused(issue)) => {
+            Ok(machines::note(db, machine, &format!("the log in a report was not kept: {issue}"))?)
+        }
+        kept => kept,
+    }
 }
 
 /// Deletes old logs of a machine until one more of this size fits.

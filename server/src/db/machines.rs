@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use akene_protocol::api::{Consent, Identity, Recognised};
+use akene_protocol::medium::MediumId;
 use akene_protocol::{AssetNumber, Inventory, Issue, MachineId, Secret, Sha256};
 use anyhow::{Context as _, Result, anyhow};
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{OptionalExtension as _, Row, Transaction, params};
+use rusqlite::{OptionalExtension as _, Row, ToSql, Transaction, params};
 
 use super::{Trouble, from_json};
 use crate::identity::{Evidence, Verdict, decide, evidence};
@@ -14,6 +15,9 @@ use crate::site::keys::random_hex;
 
 /// The first asset number: four digits, so that all of a site look alike.
 const FIRST_SERIAL: u32 = 1001;
+
+/// From here on machines without a network draw numbers of their own (`fetch/mint.rs` of the agent).
+const DRAWN_SERIAL: u32 = 100_000;
 
 /// Most credentials a machine has at a time: each enrolment by hardware alone adds one.
 const MAX_CREDENTIALS: u32 = 8;
@@ -39,6 +43,8 @@ pub struct Machine {
     pub maybe: Option<MachineId>,
     /// Consent a person gave for its next run.
     pub allowed: Option<Consent>,
+    /// The medium it joined by, without a network.
+    pub medium: Option<MediumId>,
 }
 
 /// What an enrolment is made of.
@@ -84,10 +90,10 @@ pub fn enrol(db: &Transaction<'_>, enrolment: &Enrolment<'_>) -> Result<(Identit
         let name = if maybe.is_some() { "ask" } else { "new" };
         db.execute(
             "INSERT INTO machines (id, serial, created, seen, peer, inventory, recognised, maybe, token)
-             SELECT ?1, coalesce(max(serial) + 1, ?2), ?3, ?3, ?4, ?5, ?6, ?7, ?8 FROM machines",
+             VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
                 id.to_string(),
-                FIRST_SERIAL,
+                free_serial(db)?,
                 now,
                 enrolment.peer,
                 inventory,
@@ -148,6 +154,19 @@ fn check_new(db: &Transaction<'_>, enrolment: &Enrolment<'_>) -> Result<(), Trou
     )))
 }
 
+/// The next asset number that no machine has.
+pub(super) fn free_serial(db: &Transaction<'_>) -> Result<u32> {
+    let doing = "finding an asset number";
+    let newest: Option<u32> = db
+        .query_row("SELECT max(serial) FROM machines WHERE serial < ?1", [DRAWN_SERIAL], |row| row.get(0))
+        .context(doing)?;
+    let mut serial = newest.map_or(FIRST_SERIAL, |newest| newest + 1).max(FIRST_SERIAL);
+    while with_serial(db, serial)?.is_some() {
+        serial = serial.checked_add(1).context(doing)?;
+    }
+    Ok(serial)
+}
+
 fn new_id() -> Result<MachineId> {
     random_hex(16)?.parse().map_err(|e: String| anyhow!(e))
 }
@@ -160,13 +179,18 @@ pub fn sum(credential: &Secret) -> String {
 /// Whether this is a credential of that machine. The look-up is by a sum nobody can steer, so its time
 /// tells nothing about the credentials there are.
 pub fn authenticate(db: &rusqlite::Connection, machine: MachineId, credential: &Secret) -> Result<bool> {
+    Ok(owner(db, credential)? == Some(machine))
+}
+
+/// Whose credential this is.
+pub fn owner(db: &rusqlite::Connection, credential: &Secret) -> Result<Option<MachineId>> {
     let owner: Option<String> = db
         .prepare_cached("SELECT machine FROM credentials WHERE sum = ?1")
         .context("looking up a credential")?
         .query_row([sum(credential)], |row| row.get(0))
         .optional()
         .context("looking up a credential")?;
-    Ok(owner == Some(machine.to_string()))
+    owner.as_deref().map(parsed).transpose()
 }
 
 /// Retires every credential of a machine but one: called when the installation it asked for confirms.
@@ -199,7 +223,7 @@ pub fn all_seen(db: &Transaction<'_>, visits: &[(MachineId, Timestamp, String)])
     Ok(())
 }
 
-/// Keeps what a machine is now. Evidence is added to: a part that comes back is known.
+/// Keeps what a machine says that it is now. Evidence is added to: a part that comes back is known.
 fn keep_facts(
     db: &Transaction<'_>,
     id: MachineId,
@@ -209,10 +233,15 @@ fn keep_facts(
     now: &str,
 ) -> Result<()> {
     db.execute(
-        "UPDATE machines SET seen = ?2, peer = ?3, inventory = ?4 WHERE id = ?1",
-        params![id.to_string(), now, peer, inventory],
+        "UPDATE machines SET seen = ?2, peer = ?3, inventory = ?4, told = ?5, told_seq = ?6 WHERE id = ?1",
+        params![id.to_string(), now, peer, inventory, Timestamp::now().as_millisecond(), i64::MAX],
     )
     .context("keeping an inventory")?;
+    keep_evidence(db, id, found)
+}
+
+/// Adds to what tells a machine from others.
+pub(super) fn keep_evidence(db: &Transaction<'_>, id: MachineId, found: &BTreeSet<Evidence>) -> Result<()> {
     let mut insert = db.prepare_cached("INSERT OR IGNORE INTO evidence VALUES (?1, ?2, ?3)")?;
     for item in found {
         insert.execute(params![id.to_string(), item.kind.name(), item.value]).context("keeping evidence")?;
@@ -227,7 +256,7 @@ pub fn update(db: &Transaction<'_>, id: MachineId, peer: &str, inventory: &Inven
 }
 
 /// The machines that share a value of weight with this evidence, with all their evidence of weight.
-fn candidates(
+pub(super) fn candidates(
     db: &Transaction<'_>,
     found: &BTreeSet<Evidence>,
 ) -> Result<BTreeMap<MachineId, BTreeSet<Evidence>>> {
@@ -354,9 +383,20 @@ pub fn take_allowed(db: &Transaction<'_>, machine: MachineId) -> Result<()> {
     Ok(())
 }
 
-const COLUMNS: &str = "id, serial, created, seen, peer, inventory, recognised, maybe, allowed";
+const COLUMNS: &str = "id, serial, created, seen, peer, inventory, recognised, maybe, allowed, medium";
 
-struct Raw(String, u32, String, String, String, String, String, Option<String>, Option<String>);
+struct Raw(
+    String,
+    u32,
+    String,
+    String,
+    String,
+    String,
+    String,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+);
 
 fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
     Ok(Raw(
@@ -369,6 +409,7 @@ fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
         row.get(6)?,
         row.get(7)?,
         row.get(8)?,
+        row.get(9)?,
     ))
 }
 
@@ -384,19 +425,39 @@ impl Raw {
             recognised: self.6,
             maybe: self.7.as_deref().map(parsed).transpose()?,
             allowed: self.8.as_deref().map(from_json).transpose()?,
+            medium: self.9.as_deref().map(parsed).transpose()?,
         })
     }
 }
 
-fn parsed<T: std::str::FromStr<Err = String>>(text: &str) -> Result<T> {
+pub(super) fn parsed<T: std::str::FromStr<Err = String>>(text: &str) -> Result<T> {
     text.parse().map_err(|e: String| anyhow!(e)).context("reading the database")
 }
 
 /// The machine with this id, which must exist.
 pub fn get(db: &Transaction<'_>, id: MachineId) -> Result<Machine> {
-    db.query_row(&format!("SELECT {COLUMNS} FROM machines WHERE id = ?1"), [id.to_string()], raw)
-        .with_context(|| format!("reading the machine {id}"))?
-        .read()
+    with_id(db, id)?.with_context(|| format!("reading the machine {id}"))
+}
+
+/// The machine with this id, if there is one.
+pub fn with_id(db: &Transaction<'_>, id: MachineId) -> Result<Option<Machine>> {
+    one(db, "id", &id.to_string())
+}
+
+/// The machine with this serial number, if there is one.
+pub(super) fn with_serial(db: &Transaction<'_>, serial: u32) -> Result<Option<Machine>> {
+    one(db, "serial", &serial)
+}
+
+fn one(db: &Transaction<'_>, column: &str, value: &dyn ToSql) -> Result<Option<Machine>> {
+    let query = format!("SELECT {COLUMNS} FROM machines WHERE {column} = ?1");
+    db.query_row(&query, [value], raw).optional().context("reading a machine")?.map(Raw::read).transpose()
+}
+
+/// How many machines have joined by this medium.
+pub fn joined_by(db: &Transaction<'_>, medium: MediumId) -> Result<u32> {
+    db.query_row("SELECT count(*) FROM machines WHERE medium = ?1", [medium.to_string()], |row| row.get(0))
+        .context("counting the machines of a medium")
 }
 
 /// All machines, newest visit first.
@@ -410,14 +471,10 @@ pub fn all(db: &Transaction<'_>) -> Result<Vec<Machine>> {
 pub fn find(db: &Transaction<'_>, name: &str) -> Result<Machine, Trouble> {
     let unknown =
         |next: &str| Trouble::Refused(Issue::new("machine-unknown", name, "there is no such machine", next));
-    let (column, value) = match (name.parse::<MachineId>(), name.parse::<AssetNumber>()) {
-        (Ok(id), _) => ("id", id.to_string()),
-        (_, Ok(asset)) => ("serial", asset.serial().to_string()),
+    let found = match (name.parse::<MachineId>(), name.parse::<AssetNumber>()) {
+        (Ok(id), _) => with_id(db, id)?,
+        (_, Ok(asset)) => with_serial(db, asset.serial())?,
         (_, Err(why)) => return Err(unknown(&why)),
     };
-    let query = format!("SELECT {COLUMNS} FROM machines WHERE {column} = ?1");
-    match db.query_row(&query, [value], raw).optional()? {
-        Some(row) => Ok(row.read()?),
-        None => Err(unknown("`akene-server machines` lists them all")),
-    }
+    found.ok_or_else(|| unknown("`akene-server machines` lists them all"))
 }

@@ -125,6 +125,37 @@ const STEPS: &[&str] = &[
         BEGIN UPDATE order_clock SET n = n + 1; END;
     CREATE TRIGGER order_gone AFTER DELETE ON orders BEGIN UPDATE order_clock SET n = n + 1; END;
 ",
+    "
+    ALTER TABLE machines ADD COLUMN medium TEXT;         -- the medium it joined by, without a network
+    -- Of when its inventory is: milliseconds since 1970, and the newest event then. One that the machine sent itself counts
+    -- more than every report of that moment.
+    ALTER TABLE machines ADD COLUMN told INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE machines ADD COLUMN told_seq INTEGER NOT NULL DEFAULT 0;
+    UPDATE machines SET told = coalesce(CAST(strftime('%s', seen) AS INTEGER), 0) * 1000;
+    CREATE INDEX machines_medium ON machines (medium) WHERE medium IS NOT NULL;
+    ALTER TABLE runs ADD COLUMN association TEXT;
+
+    CREATE TABLE strangers (                  -- machines of media that do not count, until a person decides
+        machine TEXT PRIMARY KEY,
+        credential TEXT NOT NULL,             -- sum
+        medium TEXT NOT NULL,
+        serial INTEGER NOT NULL,              -- of the asset number it calls itself
+        association TEXT,
+        hardware TEXT NOT NULL,               -- for people
+        why TEXT NOT NULL,                    -- why it waits
+        created TEXT NOT NULL,
+        seen TEXT NOT NULL,
+        peer TEXT NOT NULL,
+        decision TEXT                         -- what a person said: admit or drop
+    ) STRICT;
+    CREATE TABLE letters (                    -- their reports, sealed as they came
+        machine TEXT NOT NULL REFERENCES strangers (machine) ON DELETE CASCADE,
+        run TEXT NOT NULL,
+        events INTEGER NOT NULL,
+        sealed BLOB NOT NULL,
+        PRIMARY KEY (machine, run)
+    ) STRICT;
+",
 ];
 
 /// Brings the tables up to date.

@@ -5,14 +5,17 @@
 //! acknowledged to a machine survives a power cut of the server, because the machine forgets it then.
 //!
 //! [`machines`] is who there is, [`runs`] their installations, [`events`] what happened in them,
-//! [`orders`] what they are asked to do and [`requests`] who asked for what.
+//! [`orders`] what they are asked to do and [`requests`] who asked for what. [`newcomers`] came with a report instead of
+//! enrolling, and [`strangers`] wait for a person's word.
 
 pub mod events;
 pub mod machines;
 mod migrations;
+pub mod newcomers;
 pub mod orders;
 pub mod requests;
 pub mod runs;
+pub mod strangers;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

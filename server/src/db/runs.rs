@@ -18,7 +18,7 @@ const MAX_RUNS: i64 = 2000;
 pub struct Run {
     /// Its id.
     pub id: RunId,
-    /// When it was first heard of.
+    /// When it was first heard of; without a network, when it began.
     pub created: Timestamp,
     /// What the machine was told.
     pub answer: Option<RunResponse>,
@@ -32,6 +32,8 @@ pub struct Run {
     pub consent: Option<Consent>,
     /// Why nothing was granted.
     pub refusal: Option<Issue>,
+    /// The association it was for, where a technician chose one.
+    pub association: Option<String>,
     /// Where it stands.
     pub state: RunState,
 }
@@ -90,6 +92,23 @@ pub fn open(db: &Transaction<'_>, machine: MachineId, run: RunId) -> Result<(), 
     }
 }
 
+/// The same, for a run that began earlier than it was heard of.
+pub fn open_since(
+    db: &Transaction<'_>,
+    machine: MachineId,
+    run: RunId,
+    began: Timestamp,
+) -> Result<(), Trouble> {
+    open(db, machine, run)?;
+    if get(db, run)?.is_some_and(|known| began < known.created) {
+        db.execute(
+            "UPDATE runs SET created = ?2 WHERE id = ?1",
+            params![run.to_string(), began.to_string()],
+        )?;
+    }
+    Ok(())
+}
+
 /// Keeps what a machine was told.
 pub fn keep_answer(db: &Transaction<'_>, run: RunId, answer: &Answer<'_>) -> Result<()> {
     let json = |value: serde_json::Result<String>| value.context("encoding the answer to a run");
@@ -114,6 +133,31 @@ pub fn keep_answer(db: &Transaction<'_>, run: RunId, answer: &Answer<'_>) -> Res
     Ok(())
 }
 
+/// What a report says of a run that no server was asked about.
+pub struct Reported<'a> {
+    /// The inventory, JSON.
+    pub inventory: &'a str,
+    /// Name and revision of the profile.
+    pub profile: Option<(&'a str, &'a str)>,
+    /// Why this profile.
+    pub why: &'a str,
+    /// The association.
+    pub association: Option<&'a str>,
+}
+
+/// Keeps what a report says of a run. What is known stays: a report of the same run may come again, shorter or longer.
+pub fn keep_reported(db: &Transaction<'_>, run: RunId, reported: &Reported<'_>) -> Result<()> {
+    let (profile, revision) = reported.profile.unzip();
+    db.execute(
+        "UPDATE runs SET inventory = coalesce(inventory, ?2), association = coalesce(association, ?3),
+           why = CASE WHEN profile IS NULL AND ?4 IS NOT NULL THEN ?6 ELSE why END,
+           revision = coalesce(revision, ?5), profile = coalesce(profile, ?4) WHERE id = ?1",
+        params![run.to_string(), reported.inventory, reported.association, profile, revision, reported.why],
+    )
+    .context("keeping what a report says")?;
+    Ok(())
+}
+
 /// Keeps why a machine was told nothing at all.
 pub fn keep_refusal(db: &Transaction<'_>, run: RunId, refusal: &Issue) -> Result<()> {
     let text = serde_json::to_string(refusal).context("encoding a refusal")?;
@@ -133,7 +177,7 @@ pub fn set_state(db: &Transaction<'_>, run: RunId, state: &RunState) -> Result<R
     from_json(&before)
 }
 
-const COLUMNS: &str = "id, created, answer, profile, revision, why, consent, refusal, state";
+const COLUMNS: &str = "id, created, answer, profile, revision, why, consent, refusal, state, association";
 
 type Raw = (
     String,
@@ -145,10 +189,11 @@ type Raw = (
     Option<String>,
     Option<String>,
     String,
+    Option<String>,
 );
 
 fn read(raw: Raw) -> Result<Run> {
-    let (id, created, answer, profile, revision, why, consent, refusal, state) = raw;
+    let (id, created, answer, profile, revision, why, consent, refusal, state, association) = raw;
     Ok(Run {
         id: id.parse().map_err(|e: String| anyhow!(e))?,
         created: created.parse().context("reading the date of a run")?,
@@ -158,6 +203,7 @@ fn read(raw: Raw) -> Result<Run> {
         why,
         consent: consent.as_deref().map(from_json).transpose()?,
         refusal: refusal.as_deref().map(from_json).transpose()?,
+        association,
         state: from_json(&state)?,
     })
 }
@@ -189,7 +235,10 @@ pub fn of_machine(db: &Transaction<'_>, machine: MachineId) -> Result<Vec<Run>> 
     let mut query =
         db.prepare_cached(&format!("SELECT {columns} FROM runs WHERE machine = ?1 ORDER BY n DESC"))?;
     let rows = query.query_map([machine.to_string()], |row| Raw::try_from(row))?;
-    rows.map(|row| read(row.context("reading the runs")?)).collect()
+    let mut runs: Vec<Run> = rows.map(|row| read(row.context("reading the runs")?)).collect::<Result<_>>()?;
+    // A report of an earlier run may come after one of a later.
+    runs.sort_by_key(|run| std::cmp::Reverse(run.created));
+    Ok(runs)
 }
 
 /// The newest run of a machine that was installed, if any.

@@ -3,7 +3,7 @@
 //!
 //! | call | answer |
 //! |---|---|
-//! | `GET /v1/admin/machines` | `{"machines": [`[`Summary`](crate::view::Summary)`]}` |
+//! | `GET /v1/admin/machines` | `{"machines": [`[`Summary`](crate::view::Summary)`], "waiting": [`[`Waiting`](crate::view::Waiting)`]}` |
 //! | `GET /v1/admin/machines/ID` | [`Detail`](crate::view::Detail): inventory, plan, runs, events, notes |
 //! | `GET /v1/admin/machines/ID/plan.svg` | its disks before and after the installation, drawn; also at `/machines/ID/plan.svg` |
 //! | `POST /v1/admin/machines/ID/allow` | body `{"consent": "blank"}` or `"wipe"`; 204 |
@@ -36,6 +36,7 @@ use crate::{order, picture, view};
 #[derive(Serialize)]
 pub struct Fleet {
     machines: Vec<view::Summary>,
+    waiting: Vec<view::Waiting>,
 }
 
 /// Body of `POST /v1/admin/machines/ID/allow`.
@@ -47,8 +48,8 @@ struct Allow {
 
 /// All machines.
 pub async fn machines(_: Admin, State(shared): State<Arc<Shared>>) -> Result<Json<Fleet>, Refusal> {
-    let machines = shared.db.call(|db| Ok(view::list(db)?)).await?;
-    Ok(Json(Fleet { machines }))
+    let (machines, waiting) = shared.db.call(|db| Ok((view::list(db)?, view::waiting(db)?))).await?;
+    Ok(Json(Fleet { machines, waiting }))
 }
 
 /// One machine.

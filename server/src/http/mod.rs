@@ -12,12 +12,14 @@ mod orders;
 mod page;
 mod pool;
 mod refusal;
+mod reports;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use akene_protocol::api::MAX_BODY;
+use akene_protocol::report::LARGEST as LARGEST_REPORT;
 use akene_protocol::{Issue, MachineId, Sha256};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -35,6 +37,7 @@ use crate::pool::Pool;
 use crate::site::Site;
 use limit::Limiter;
 use refusal::Refusal;
+pub use reports::PLACES as REPORT_PLACES;
 
 /// What every handler works with.
 pub struct Shared {
@@ -52,6 +55,8 @@ pub struct Shared {
     pub pool: Pool,
     /// Places for those that are being given out.
     pub streams: Arc<Semaphore>,
+    /// Places for reports that are being read.
+    pub reports: Semaphore,
     /// The open orders.
     pub board: Board,
     /// Places for machines that wait for one.
@@ -77,6 +82,7 @@ pub fn router(shared: Arc<Shared>, enrolment_bytes: usize) -> Router {
         .route("/v1/time", get(agent::time))
         // Nobody has proved anything yet when this comes: the inner of two limits counts.
         .route("/v1/enrol", post(agent::enrol).layer(DefaultBodyLimit::max(enrolment_bytes)))
+        .route("/v1/reports", post(reports::take).layer(DefaultBodyLimit::max(LARGEST_REPORT)))
         .route("/v1/runs", post(agent::runs))
         .route("/v1/events", post(agent::events))
         .route("/v1/logs/{run}/{name}", post(agent::logs))

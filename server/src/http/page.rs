@@ -13,7 +13,7 @@ use super::admin::with_picture;
 use super::auth::Admin;
 use super::refusal::Refusal;
 use crate::state::Stage;
-use crate::view::{self, Detail, Summary};
+use crate::view::{self, Detail, Summary, Waiting};
 
 const STYLE: &str = "body{font:16px/1.4 sans-serif;margin:1.5rem;color:#1b1b1b;background:#fff}\
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .7rem;border-bottom:1px solid #ccc;\
@@ -55,8 +55,8 @@ fn page(title: &str, refresh: bool, body: &str) -> Html<String> {
 /// `GET /`.
 pub async fn fleet(_: Admin, State(shared): State<Arc<Shared>>) -> Result<Html<String>, Refusal> {
     let name = shared.site.config()?.name;
-    let machines = shared.db.call(|db| Ok(view::list(db)?)).await?;
-    Ok(page(&name, true, &fleet_body(&name, &machines)))
+    let (machines, waiting) = shared.db.call(|db| Ok((view::list(db)?, view::waiting(db)?))).await?;
+    Ok(page(&name, true, &(fleet_body(&name, &machines) + &waiting_body(&waiting))))
 }
 
 /// `GET /machines/ID`.
@@ -75,7 +75,7 @@ fn fleet_body(site: &str, machines: &[Summary]) -> String {
     for m in machines {
         rows += &format!(
             "<tr><td class=n><a href=\"/machines/{asset}\">{asset}</a></td><td class={state}>{words}{order}</td>\
-             <td>{hardware}</td><td>{profile}</td><td>{seen}<br>{peer}</td></tr>",
+             <td>{hardware}</td><td>{association}</td><td>{profile}</td><td>{seen}<br>{peer}</td></tr>",
             asset = Escaped(m.asset),
             state = m.state.name(),
             words = Escaped(&m.words),
@@ -84,20 +84,45 @@ fn fleet_body(site: &str, machines: &[Summary]) -> String {
                 None => String::new(),
             },
             hardware = Escaped(&m.hardware),
+            association = Escaped(m.association.as_deref().unwrap_or("–")),
             profile = Escaped(m.profile.as_deref().unwrap_or("–")),
             seen = Escaped(&short(&m.seen)),
             peer = Escaped(&m.peer),
         );
     }
     if machines.is_empty() {
-        rows += "<tr><td colspan=5>No computer has enrolled yet. Start one from a stamped medium.</td></tr>";
+        rows += "<tr><td colspan=6>No computer has enrolled yet. Start one from a stamped medium.</td></tr>";
     }
     format!(
         "<h1>{}</h1><p>{} computers. Times are UTC; the page renews itself.</p><table><thead><tr><th>Number</th>\
-         <th>State</th><th>Computer</th><th>Profile</th><th>Last seen</th></tr></thead><tbody>{rows}</tbody></table>",
+         <th>State</th><th>Computer</th><th>Association</th><th>Profile</th><th>Last seen</th></tr></thead><tbody>{rows}</tbody></table>",
         Escaped(site),
         machines.len()
     )
+}
+
+/// Those who are no members yet, if any.
+fn waiting_body(waiting: &[Waiting]) -> String {
+    if waiting.is_empty() {
+        return String::new();
+    }
+    let mut out = "<h2>Waiting</h2><p>Installed without a network, from a medium that does not count. `akene-server machine \
+        admit` or `machine drop` decides.</p><table><thead><tr><th>Number</th><th>State</th><th>Computer</th>\
+        <th>Association</th><th>Last heard of</th></tr></thead><tbody>"
+        .to_owned();
+    for w in waiting {
+        out += &format!(
+            "<tr><td class=n>{}</td><td>{}</td><td>{}<br><code>{}</code></td><td>{}</td><td>{}<br>{}</td></tr>",
+            Escaped(w.asset),
+            Escaped(&w.words),
+            Escaped(&w.hardware),
+            w.machine,
+            Escaped(w.association.as_deref().unwrap_or("–")),
+            Escaped(&short(&w.seen)),
+            Escaped(&w.peer),
+        );
+    }
+    out + "</tbody></table>"
 }
 
 /// `picture` is SVG, in which every text is escaped already.
@@ -115,6 +140,12 @@ fn machine_body(detail: &Detail, picture: &str) -> String {
         Escaped(&short(&m.seen)),
         Escaped(&m.peer),
     );
+    if let Some(association) = &m.association {
+        out += &format!("<p>For {}.</p>", Escaped(association));
+    }
+    if let Some(medium) = m.medium {
+        out += &format!("<p>It joined without a network, by the medium <code>{medium}</code>.</p>");
+    }
     for issue in m.issues.iter().chain(&m.refusal) {
         out += &format!("<p class=failed>{}</p>", Escaped(issue));
     }

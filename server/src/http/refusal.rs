@@ -84,10 +84,13 @@ impl From<Trouble> for Refusal {
         match trouble {
             Trouble::Refused(issue) => {
                 let status = match issue.code.as_str() {
-                    "run-of-another" | "order-other-machine" => StatusCode::FORBIDDEN,
+                    "run-of-another"
+                    | "order-other-machine"
+                    | "report-other-credential"
+                    | "machine-dropped" => StatusCode::FORBIDDEN,
                     "machine-unknown" | "order-unknown" => StatusCode::NOT_FOUND,
                     "order-open" | "order-used" | "order-cancelled" | "order-expired" => StatusCode::CONFLICT,
-                    "too-many-new-machines" => StatusCode::TOO_MANY_REQUESTS,
+                    "too-many-new-machines" | "too-many-waiting" => StatusCode::TOO_MANY_REQUESTS,
                     "too-much-log" => StatusCode::PAYLOAD_TOO_LARGE,
                     _ => StatusCode::BAD_REQUEST,
                 };

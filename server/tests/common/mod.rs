@@ -8,10 +8,16 @@ use akene_protocol::api::{EnrolRequest, EnrolResponse, EventBatch, Identity, Run
 use akene_protocol::event::{EventKind, Phase};
 use akene_protocol::inventory::{Disk, Nic};
 use akene_protocol::lock::{ProfileLock, SIGNED_VERSION};
+use akene_protocol::medium::MediumId;
+use akene_protocol::report::{Letter, Report};
+use akene_protocol::seal::SealKey;
 use akene_protocol::stamp::Source;
-use akene_protocol::{Event, Inventory, Issue, RunId, Secret};
+use akene_protocol::{AssetNumber, Envelope, Event, Inventory, Issue, MachineId, PublicKey, RunId, Secret};
+use akene_server::site::Site;
 use akene_server::site::init::{Options, init};
+use akene_server::site::media::{self, Registered};
 use akene_server::{Config, Running, Server};
+use ed25519_dalek::SigningKey;
 use jiff::Timestamp;
 use reqwest::blocking::{Client, Response};
 use serde::Serialize;
@@ -211,4 +217,79 @@ pub fn good_run(run: RunId) -> Vec<Event> {
     kinds.push(EventKind::Installed);
     kinds.push(EventKind::Confirmed { system: "Debian GNU/Linux 12".into(), kernel: "6.1.0".into() });
     kinds.into_iter().enumerate().map(|(i, kind)| event(run, i as u64 + 1, kind)).collect()
+}
+
+/// A medium of the site, and what an installer does with it.
+pub struct Stick {
+    pub id: MediumId,
+    pub key: SigningKey,
+    pub seal: SealKey,
+}
+
+impl Stick {
+    /// Made a day ago, for so many machines.
+    pub fn of(site: &Site, n: u8, machines: u32) -> Stick {
+        let key = SigningKey::from_bytes(&[n; 32]);
+        let made = Timestamp::now() - jiff::SignedDuration::from_hours(24);
+        let public = PublicKey(key.verifying_key());
+        let medium = Registered::new(MediumId([n; 8]), "a stick", public, made, machines, 400).unwrap();
+        media::register(site, &medium).unwrap();
+        Stick { id: medium.id, key, seal: site.seal_secret().unwrap().public() }
+    }
+
+    pub fn letter(&self, report: &Report) -> Letter {
+        Letter { medium: self.id, report: Envelope::sign(report, &self.key) }
+    }
+
+    /// The report as it lies on the medium.
+    pub fn sealed(&self, report: &Report) -> Vec<u8> {
+        self.seal(&serde_json::to_vec(&self.letter(report)).unwrap())
+    }
+
+    pub fn seal(&self, text: &[u8]) -> Vec<u8> {
+        let random = akene_protocol::Sha256::of(text);
+        self.seal.seal(text, random.0)
+    }
+}
+
+/// An identity as an installer mints it.
+pub fn minted(n: u8, serial: u32) -> Identity {
+    Identity {
+        machine: MachineId([n; 16]),
+        asset: AssetNumber::new(serial),
+        credential: Secret::new(format!("{n:02x}").repeat(32)),
+    }
+}
+
+/// What a machine reports after a good run with no network; `hours` ago it began.
+pub fn report(who: &Identity, run: RunId, machine: &Inventory, hours: i64) -> Report {
+    let began = Timestamp::now() - jiff::SignedDuration::from_hours(hours);
+    let mut events = good_run(run);
+    // The installed system says the last one itself.
+    events.pop();
+    for event in &mut events {
+        event.at = began + jiff::SignedDuration::from_millis(event.seq as i64);
+    }
+    Report {
+        version: akene_protocol::report::VERSION,
+        run,
+        at: began + jiff::SignedDuration::from_mins(20),
+        identity: who.clone(),
+        labelled: false,
+        association: Some("Foyer <de> Lannion".into()),
+        profile: Some(("default".into(), "r1".into())),
+        inventory: machine.clone(),
+        plan: None,
+        events,
+        log: Some(format!("the log of {run}\n")),
+    }
+}
+
+/// The report as it was when only so many events had happened.
+pub fn shorter(report: &Report, events: usize) -> Report {
+    let mut short = report.clone();
+    short.events.truncate(events);
+    short.at = short.events.last().unwrap().at;
+    short.log = short.log.map(|log| log[..8].to_owned());
+    short
 }

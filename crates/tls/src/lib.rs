@@ -8,7 +8,9 @@
 //! Dates can be ignored only together with pins: that is how the server's clock is asked while ours is
 //! wrong. Nothing else may be asked that way.
 
+use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use akene_protocol::Sha256;
@@ -47,6 +49,31 @@ impl fmt::Display for NotPinned {
 }
 
 impl std::error::Error for NotPinned {}
+
+/// Finds an error of type `T` among an error and its causes. `io::Error` hides what it wraps from
+/// `source`, so it is opened on the way.
+pub fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = match inner {
+            Some(inner) => Some(inner as &(dyn StdError + 'static)),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// Why a request failed, if it is that no pinned key leads to the server.
+pub fn not_pinned<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a NotPinned> {
+    match find::<Error>(error)? {
+        Error::InvalidCertificate(CertificateError::Other(other)) => find(other.0.as_ref()),
+        _ => None,
+    }
+}
 
 /// A TLS configuration that judges certificates as the stamp says.
 pub fn client_config(tls: &Tls, dates: Dates) -> Result<ClientConfig> {
