@@ -201,6 +201,10 @@ pub struct InstallArgs {
     /// Files of a live image (`init`, `akene/`), to be put on the disk as the installer.
     #[arg(long, value_name = "DIR")]
     pub installer: Option<PathBuf>,
+    /// A medium that brings everything, as `akene-image offline` makes it: a disk image, a device, or the directory it is mounted
+    /// at. Nobody is asked over a network.
+    #[arg(long, value_name = "PATH", requires = "stamp")]
+    pub medium: Option<PathBuf>,
     /// Keep packages here from one run to the next.
     #[arg(long, value_name = "DIR")]
     pub packages: Option<PathBuf>,
@@ -256,6 +260,7 @@ impl InstallArgs {
             firmware: self.firmware.map(Into::into),
             proxy: self.proxy.clone(),
             installer: self.installer.clone(),
+            medium: self.medium.clone(),
             packages: self.packages.clone(),
             log: self.log.clone(),
             consoles: self.console.clone(),

@@ -20,14 +20,18 @@ pub mod cache;
 pub mod doubt;
 mod help;
 pub mod left;
+pub mod letter;
 pub mod live;
+mod live_medium;
 mod local;
 mod locked;
 pub mod machine;
 pub mod native;
+pub mod offline;
 pub mod resume;
 pub mod stage;
 pub mod swap;
+pub mod technician;
 #[cfg(test)]
 mod tests;
 mod way;
@@ -47,7 +51,7 @@ use akene_protocol::{Bytes, Inventory, Issue, MachineId, Resolved};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 
-use crate::fetch::{Allowed, Orders, Patience, patiently};
+use crate::fetch::{Allowed, Orders, Patience, Permission, patiently};
 use crate::journal::{Journal, What};
 use crate::report::Reporter;
 use stage::{Place, Shelter, where_to_stage};
@@ -109,10 +113,31 @@ pub trait Effects {
     fn identify(&mut self, inventory: &Inventory) -> Result<Identity>;
     /// Learns what to do.
     fn orders(&mut self, identity: &Identity, inventory: &Inventory) -> Result<Orders>;
+    /// The permission for this plan: what the orders hold, unless a person is to give it within that.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn permission(
+        &mut self,
+        _plan: &Plan,
+        _inventory: &Inventory,
+        _resolved: &Resolved,
+        given: Result<Permission, Issue>,
+    ) -> Result<Permission, Issue> {
+        given
+    }
     /// Verifies the archives' metadata and chooses every package.
     fn solve(&mut self, resolved: &Resolved, plan: &Plan) -> Result<Self::Solved>;
     /// The packages chosen.
     fn packages<'a>(&self, solved: &'a Self::Solved) -> &'a Lock;
+    /// Whether the packages lie on a medium that is here, and stays until they lie elsewhere.
+    fn has_medium(&self) -> bool {
+        false
+    }
+    /// Reads every package on that medium and holds it against its sum. Nothing is kept.
+    fn read_medium(&mut self, _solved: &Self::Solved) -> Result<()> {
+        Ok(())
+    }
     /// How much can be staged before the disks are written, in memory or elsewhere.
     fn room(&mut self) -> Result<Bytes>;
     /// What of the disks stays and can hold packages, or holds some. Where so much is permitted, it is mended first.
@@ -173,6 +198,8 @@ pub trait Effects {
     fn tidy(&mut self, mounted: &Self::Mounted, solved: &Self::Solved, staged: Self::Staged);
     /// Sends the log to the server and leaves a copy in the new root, as well as it can.
     fn deliver_log(&mut self, identity: &Identity, mounted: Option<&Self::Mounted>);
+    /// Leaves word of the run so far where its server learns of it later, as well as it can, where none is asked now.
+    fn report(&mut self, _mounted: Option<&Self::Mounted>) {}
     /// Unmounts and lets go of the disks.
     fn release(&mut self, mounted: Self::Mounted) -> Result<()>;
 }
@@ -232,6 +259,7 @@ pub fn pipeline<E: Effects>(effects: &mut E, reporter: &Reporter, options: Optio
             // Where the disks were mounted, the log has gone out with them.
             if let (Some(identity), false) = (&state.identity, state.delivered) {
                 effects.deliver_log(identity, None);
+                effects.report(None);
             }
             reporter.drain(DRAIN);
             Err(failure)
@@ -295,10 +323,12 @@ fn steps<E: Effects>(
         return Ok(Done::Planned { plan: Box::new(plan), machine: identity.machine });
     }
     let refused = Issue::new("internal", "", "the permission was used already", "");
-    let permission = std::mem::replace(&mut orders.permission, Err(refused))?;
+    let given = std::mem::replace(&mut orders.permission, Err(refused));
+    let permission = effects.permission(&plan, &inventory, &resolved, given)?;
     let by = permission.by.clone();
     let allowed = permission.allows(&plan)?;
     reporter.info(format!("{by} permits it"));
+    effects.report(None);
 
     reporter.phase(Phase::Stage);
     let solved =
@@ -308,13 +338,16 @@ fn steps<E: Effects>(
     reporter.info(format!("{} packages, {size} to fetch", lock.packages.len()));
     let shelters = effects.shelters(&plan, &inventory, &lock, &allowed);
     let old_system = stage::has_old_system(&plan, &inventory);
-    let place = where_to_stage(size, effects.room()?, &shelters, old_system, allowed.consent())?;
+    // From a medium everything was read and found right, and it is still there: nothing hangs on a network any more.
+    let at_risk = old_system && !effects.has_medium();
+    let place = where_to_stage(size, effects.room()?, &shelters, at_risk, allowed.consent())?;
     let to = match place {
         Place::Beside => {
             if old_system {
-                reporter.warn(
-                    "no partition that stays has room for the packages: after a power cut this computer needs the network",
-                );
+                let needs = if at_risk { "the network" } else { "the medium again" };
+                reporter.warn(format!(
+                    "no partition that stays has room for the packages: after a power cut this computer needs {needs}"
+                ));
             }
             Some(To::Beside)
         }
@@ -325,6 +358,7 @@ fn steps<E: Effects>(
         }
         Place::Target => {
             reporter.info("memory does not hold the packages: they are fetched onto the new disk");
+            patiently(patience, reporter, "reading the medium", || effects.read_medium(&solved))?;
             None
         }
     };
@@ -353,6 +387,7 @@ fn steps<E: Effects>(
         report_failure(reporter, state, error);
     }
     effects.deliver_log(&identity, Some(&mounted));
+    effects.report(Some(&mounted));
     state.delivered = true;
     reporter.drain(DRAIN);
     reporter.seal();

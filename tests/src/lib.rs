@@ -21,4 +21,5 @@ pub mod secrets;
 pub mod sets;
 pub mod site;
 pub mod standin;
+pub mod stick;
 pub mod vm;

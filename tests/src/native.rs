@@ -47,6 +47,15 @@ pub enum Orders<'a> {
     Profile(&'a str),
     /// A site's stamp.
     Stamp(PathBuf),
+    /// A signed profile and its signed lock, by the key.
+    Signed {
+        /// The profile.
+        profile: PathBuf,
+        /// The lock.
+        lock: PathBuf,
+        /// Who signed both.
+        key: String,
+    },
 }
 
 /// Installs into `image` and waits for the end.
@@ -84,6 +93,9 @@ pub fn install_by(
             cmd = cmd.arg("--profile").arg(file);
         }
         Orders::Stamp(file) => cmd = cmd.arg("--stamp").arg(file),
+        Orders::Signed { profile, lock, key } => {
+            cmd = cmd.arg("--profile").arg(profile).arg("--lock").arg(lock).args(["--site-key", key]);
+        }
     }
     let started = Instant::now();
     let file = std::fs::File::create(&output).context("making the agent's output file")?;

@@ -7,10 +7,11 @@
 //! |---|---|---|---|
 //! | `server` | `POST /v1/runs`, signed | a signed, one-shot [`Grant`] in the same answer | found on the disks if its credential fits, else the server's |
 //! | `static` | an envelope at the URL, signed | the consent in the stamp | found on the disks, else minted here |
-//! | `medium` | `akene/profile.json` on the medium, signed | the consent in the stamp | found on the disks, else minted here |
+//! | `medium` | on the medium, signed | the consent in the stamp, or a technician within it | found on the disks, else minted here |
 //!
 //! The profile's signed lock lies beside it ([`Site::lock`]): at the server under `/v1/profiles/NAME/lock`, at a
-//! static address `X.json` as `X.lock.json`, on the medium as `akene/lock.json`. It may be missing.
+//! static address `X.json` as `X.lock.json`, on the medium as `akene/lock.json`. It may be missing, but on a medium with a
+//! manifest ([`medium::stick`]), which holds everything.
 //!
 //! A document that the site key of the stamp did not sign is refused whatever way it came; TLS only
 //! decides whom we tell our token. A profile found on `AKENE_BOOT` is never a source by itself: it
@@ -152,8 +153,8 @@ impl Site<'_> {
         Ok(identity)
     }
 
-    /// What to do with this machine, verified. `order` is the one it was restarted for; `medium` is asked for the profile
-    /// where it lies there.
+    /// What to do with this machine, verified. `order` is the one it was restarted for; `medium` is asked for the profile, and
+    /// its place for people, where it lies there.
     pub fn orders(
         &self,
         identity: &Identity,
@@ -161,7 +162,7 @@ impl Site<'_> {
         profile: Option<&str>,
         order: Option<OrderId>,
         reporter: &Reporter,
-        medium: &dyn Fn() -> Result<Vec<u8>>,
+        medium: &dyn Fn() -> Result<(Vec<u8>, String)>,
     ) -> Result<Orders> {
         let key = &self.stamp.site_key;
         match &self.stamp.source {
@@ -188,8 +189,8 @@ impl Site<'_> {
                 self.signed(&answer.body, *consent, url)
             }
             Source::Medium { consent, .. } => {
-                let text = medium().context("reading the profile on the medium")?;
-                self.signed(&text, *consent, "akene/profile.json on the medium")
+                let (text, place) = medium().context("reading the profile on the medium")?;
+                self.signed(&text, *consent, &place)
             }
         }
     }
@@ -227,6 +228,16 @@ pub(crate) fn open<D: Document>(
     place: &str,
 ) -> Result<D, Issue> {
     envelope.open(key).map_err(|e| refused(&e, what, place))
+}
+
+/// Parses, verifies and reads a signed document.
+pub(crate) fn read_signed<D: Document>(
+    text: &[u8],
+    key: &PublicKey,
+    what: &str,
+    place: &str,
+) -> Result<D, Issue> {
+    open(&Envelope::parse(text).map_err(|e| refused(&e, what, place))?, key, what, place)
 }
 
 fn refused(error: &EnvelopeError, what: &str, place: &str) -> Issue {

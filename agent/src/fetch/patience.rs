@@ -5,6 +5,7 @@ use std::time::Duration;
 use akene_protocol::{Issue, Language};
 use anyhow::Result;
 
+use super::medium::stick;
 use crate::report::Reporter;
 use crate::report::courier::jitter;
 use crate::report::words::Text;
@@ -34,8 +35,8 @@ impl Default for Patience {
 }
 
 /// Codes of issues that may pass without anybody doing anything at the site: a server that restarts, a
-/// line that comes back. A certificate, a token or a signature does not mend itself while we wait.
-const TRANSIENT: [&str; 9] = [
+/// line that comes back, a stick that is put back. A certificate, a token or a signature does not mend itself while we wait.
+const TRANSIENT: [&str; 11] = [
     "no-cable",
     "no-address",
     "portal",
@@ -45,6 +46,8 @@ const TRANSIENT: [&str; 9] = [
     "server-error",
     "archive-unreachable",
     "package-unreachable",
+    stick::MISSING,
+    stick::PULLED,
 ];
 
 /// Whether trying again may help.
@@ -76,9 +79,15 @@ pub fn patiently<T>(
     let mut pause = patience.first;
     let mut left = patience.attempts;
     let mut settling = SETTLING_ATTEMPTS;
+    let mut troubled = false;
     loop {
         let error = match attempt() {
-            Ok(done) => return Ok(done),
+            Ok(done) => {
+                if troubled {
+                    reporter.trouble(None);
+                }
+                return Ok(done);
+            }
             Err(error) => error,
         };
         if left != u32::MAX {
@@ -94,6 +103,12 @@ pub fn patiently<T>(
             return Err(error);
         }
         reporter.debug(format!("{what}: {error:#}"));
+        // Whoever stands at the machine is the one to mend that.
+        let trouble = issues.iter().find(|issue| issue.code == stick::PULLED).cloned();
+        if trouble.is_some() || troubled {
+            troubled = trouble.is_some();
+            reporter.trouble(trouble);
+        }
         let again = Text::TryingAgain.get(reporter.language());
         reporter.waiting(&match reporter.language() {
             _ if patience.attempts == u32::MAX => again.to_owned(),

@@ -32,6 +32,7 @@ pub(super) fn from_outside(content: &Content) -> Option<LooksLike> {
     match (content.kind.as_str(), content.label.as_deref()) {
         ("swap", _) => Some(LooksLike::Swap),
         ("iso9660", Some(MEDIUM_LABEL)) => Some(LooksLike::AkeneMedium),
+        ("ext4", Some(akene_protocol::medium::LABEL)) => Some(LooksLike::AkeneMedium),
         ("ext4", Some(BOOT_LABEL)) => Some(LooksLike::AkeneBoot { unfinished: false }),
         ("hfsplus" | "hfs" | "apfs", _) => Some(LooksLike::OtherSystem { name: "macOS".into() }),
         ("ufs", _) => Some(LooksLike::OtherSystem { name: "BSD".into() }),
@@ -152,7 +153,8 @@ fn recognise(top: &Path, kind: &str) -> Option<LooksLike> {
     if entries.iter().all(|name| NOTHING.contains(&name.as_str())) {
         return Some(LooksLike::Empty);
     }
-    if has("akene/live.squashfs") || (has("akene/vmlinuz") && has("akene/image.json")) {
+    let image = has("akene/live.squashfs") || (has("akene/vmlinuz") && has("akene/image.json"));
+    if image || has("akene/medium.json") {
         return Some(LooksLike::AkeneMedium);
     }
     if has("Windows/System32") || (has("bootmgr") && has("Boot/BCD")) || has("ntldr") {

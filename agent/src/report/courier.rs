@@ -53,6 +53,7 @@ enum Order {
     Route(Box<dyn Route>),
     Spool(PathBuf, SyncSender<Result<()>>),
     Release(SyncSender<()>),
+    Pending(SyncSender<Vec<Event>>),
     Drain(SyncSender<()>),
 }
 
@@ -111,6 +112,13 @@ impl Handle {
         self.order(Order::Release(answer));
         // A courier that is stuck in a request answers late; unmounting then reports the open file.
         answered.recv_timeout(Duration::from_secs(60)).ok();
+    }
+
+    /// The events nobody has been told yet, in order: with no way to a server, all of the run.
+    pub fn pending(&self) -> Result<Vec<Event>> {
+        let (answer, answered) = sync_channel(1);
+        self.order(Order::Pending(answer));
+        answered.recv_timeout(Duration::from_secs(60)).context("waiting for the courier's events")
     }
 
     /// Waits until everything is delivered, at most `limit`. True when it is, and at once when there
@@ -207,6 +215,9 @@ impl Courier {
                 self.write_spool();
                 self.spool = None;
                 answer.try_send(()).ok();
+            }
+            Order::Pending(answer) => {
+                answer.try_send(self.undelivered.iter().cloned().collect()).ok();
             }
             Order::Drain(answer) => {
                 // Somebody waits: no long pause now.
@@ -327,9 +338,11 @@ mod tests {
         assert!(courier.drain(Duration::from_secs(5)), "with no way to a server nobody waits");
         courier.route(server.clone());
         assert!(!courier.drain(Duration::from_millis(300)), "the server is down");
+        assert_eq!(courier.pending().unwrap().iter().map(|e| e.seq).collect::<Vec<_>>(), [1, 2, 3]);
         server.up(true);
         assert!(courier.drain(Duration::from_secs(10)));
         assert_eq!(server.seen(), [1, 2, 3]);
+        assert!(courier.pending().unwrap().is_empty());
     }
 
     #[test]

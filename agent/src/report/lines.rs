@@ -230,7 +230,11 @@ impl<W: Write + Send> Listener for Lines<W> {
                 }
                 self.write(&format!("    {}{issue}", mark(akene_protocol::event::Level::Warning)))
             }
-            Message::Trouble(None) | Message::Detail(_) | Message::Flush(_) => Ok(()),
+            // In English the event said it.
+            Message::Notice(text) if self.language != Language::En => {
+                self.write(&format!("    {}", text.get(self.language)))
+            }
+            Message::Notice(_) | Message::Trouble(None) | Message::Detail(_) | Message::Flush(_) => Ok(()),
         }
     }
 }

@@ -35,9 +35,11 @@ impl Listener for LogFile {
             Message::Detail(text) => format!("    {text}"),
             Message::Called(name) => format!("    this computer is called {name}"),
             Message::Trouble(Some(issue)) => format!("    waiting: {issue}"),
-            Message::Trouble(None) | Message::Tick(_) | Message::Waiting(_) | Message::Flush(_) => {
-                return Ok(());
-            }
+            Message::Trouble(None)
+            | Message::Notice(_)
+            | Message::Tick(_)
+            | Message::Waiting(_)
+            | Message::Flush(_) => return Ok(()),
         };
         writeln!(self.0, "{line}").context("writing the log")
     }

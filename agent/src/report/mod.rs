@@ -61,6 +61,8 @@ pub enum Message {
     Waiting(String),
     /// Something a person at the machine has to mend (a cable) before it goes on, or that it is mended.
     Trouble(Option<Issue>),
+    /// Something whoever stands there should know from now on. It was an event, too.
+    Notice(words::Text),
     /// Finish what is queued and say so.
     Flush(SyncSender<()>),
 }
@@ -295,6 +297,12 @@ impl Reporter {
         let mut inner = self.lock();
         let line = inner.clean(line);
         inner.tell(Message::Waiting(line));
+    }
+
+    /// Something whoever stands at the machine should know until the run ends, in their language.
+    pub fn notice(&self, text: words::Text) {
+        self.info(text.get(Language::En));
+        self.lock().tell(Message::Notice(text));
     }
 
     /// Shows what keeps the run from going on, without ending it: there is nobody to tell yet, and what

@@ -101,6 +101,8 @@ struct Page {
     done: Vec<Phase>,
     current: Option<Phase>,
     remark: String,
+    /// In place of remarks.
+    notice: Option<Text>,
     waiting: String,
     failure: Option<(Phase, Vec<Issue>, bool)>,
     trouble: Option<Issue>,
@@ -211,6 +213,10 @@ impl Listener for Screen {
                 self.page.waiting.clone_from(line);
                 self.redraw()
             }
+            Message::Notice(text) => {
+                self.page.notice = Some(*text);
+                self.redraw()
+            }
             Message::Trouble(issue) => {
                 self.page.trouble.clone_from(issue);
                 self.redraw()
@@ -253,7 +259,8 @@ impl Page {
                 }
             }
         }
-        for line in [Some(&self.remark), self.ended.as_ref(), Some(&self.waiting)].into_iter().flatten() {
+        let remark = self.notice.map_or(self.remark.as_str(), |notice| self.say(notice));
+        for line in [remark, self.ended.as_deref().unwrap_or_default(), &self.waiting] {
             if !line.is_empty() {
                 lines.push(format!("  {line}"));
             }
@@ -361,6 +368,9 @@ mod tests {
             ..Page::default()
         };
         page.ended = Some("ended".into());
+        assert!(page.text().contains("xxxx"));
+        page.notice = Some(Text::MayBePulled);
+        assert!(page.text().contains(Text::MayBePulled.get(Language::En)) && !page.text().contains("xxxx"));
         page.waiting = "trying again in 5 s".into();
         // The bar adds two lines.
         assert!(page.text().lines().count() <= 23, "{}", page.text());

@@ -76,6 +76,14 @@ texts! {
     /// Where nobody answers, and all that is needed lies on the disks.
     GoesOnAlone: "without the network, the installation goes on with what is on this computer",
         "sans réseau, l'installation continue avec ce qui est sur cet ordinateur";
+    /// Everything of the stick was read.
+    MayBePulled: "Everything is read. Leave the stick in for the report, or take it out now.",
+        "Tout est lu. Laissez la clé pour le compte rendu, ou retirez-la maintenant.";
+    /// The stick is gone, full or cannot be written to.
+    ReportStays: "The report is not on the stick: this computer keeps it, and sends it later.",
+        "Le compte rendu reste sur cet ordinateur, qui l'enverra plus tard.";
+    /// What comes: the end of looking for the stick.
+    StickWanted: "looking for the stick, at most", "recherche de la clé, au plus";
     /// What comes: a restart after a look.
     RestartsUnchanged: "nothing was changed; this computer restarts",
         "rien n'a été modifié ; cet ordinateur redémarre";
@@ -187,6 +195,36 @@ const FRENCH: &[(&str, &str, &str)] = &[
         "appelez l'administrateur : il faut le préparer à nouveau",
     ),
     ("stamp-damaged", "ce disque ou cette clé est abîmé", "faites une nouvelle copie du disque ou de la clé"),
+    (
+        "medium-missing",
+        "la clé ou le disque d'installation n'est pas branché",
+        "branchez la clé qui a démarré cet ordinateur, ou essayez une autre prise",
+    ),
+    (
+        "medium-foreign",
+        "cette clé ou ce disque appartient à une autre organisation",
+        "utilisez la clé qui a démarré cet ordinateur",
+    ),
+    (
+        "medium-damaged",
+        "la clé ou le disque d'installation est abîmé",
+        "essayez une autre copie ; rien ne peut être installé avec celle-ci",
+    ),
+    (
+        "medium-pulled",
+        "la clé ou le disque a été retiré trop tôt",
+        "remettez la clé ou le disque ; l'installation continue alors d'elle-même",
+    ),
+    (
+        "profile-not-on-medium",
+        "ce qui est demandé n'est pas sur la clé ou le disque",
+        "utilisez une autre clé, ou appelez l'administrateur",
+    ),
+    (
+        "technician-missing",
+        "cette clé est faite pour un technicien, et aucun écran ne permet de lui parler",
+        "branchez un clavier et un écran, ou utilisez une clé qui installe sans questions",
+    ),
     (
         "live-system-broken",
         "l'installateur de ce disque ou de cette clé ne démarre pas",

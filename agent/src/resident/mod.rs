@@ -83,7 +83,7 @@ pub struct Config {
     pub site: String,
     /// The key all documents of the site are signed with.
     pub site_key: Option<PublicKey>,
-    /// The server; none where the profile came from a static host or a medium.
+    /// The server; none where the profile came from a static host, or from a medium that names none.
     #[serde(default)]
     pub server: Option<ServerAddress>,
     /// Proxy for HTTP and HTTPS.
@@ -108,7 +108,10 @@ impl Config {
     pub fn from_stamp(stamp: &Stamp, proxy: Option<&str>, run: RunId) -> Config {
         let server = match &stamp.source {
             Source::Server { url, tls, .. } => Some(ServerAddress { url: url.clone(), tls: tls.clone() }),
-            Source::Static { .. } | Source::Medium { .. } => None,
+            Source::Medium { home: Some(home), .. } => {
+                Some(ServerAddress { url: home.url.clone(), tls: home.tls.clone() })
+            }
+            Source::Static { .. } | Source::Medium { home: None, .. } => None,
         };
         let proxy = proxy.or(stamp.proxy.as_deref()).map(str::to_owned);
         Config { site: stamp.site.clone(), site_key: Some(stamp.site_key), server, proxy, run }

@@ -19,6 +19,9 @@ use crate::fetch::known;
 /// Directory of undelivered events, below the boot partition.
 pub const EVENTS: &str = "akene/events";
 
+/// Directory of sealed reports that the server does not have yet, below the boot partition.
+pub const REPORTS: &str = "akene/reports";
+
 /// The installer's kernel, initrd and stamp, below the boot partition.
 pub const INSTALLER: [&str; 3] = ["akene/vmlinuz", "akene/initrd.img", STAMP];
 
@@ -32,13 +35,18 @@ const SUMS: &str = "akene/installer.json";
 /// nobody chooses: a disc forgotten in the drive does not install again.
 pub const INSTALLED: &str = "akene/state/installed";
 
+/// Writes a file and the directory it lies in.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
+    let dir = path.parent().context("finding the directory of a file")?;
+    fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    replace_private(path, |out| out.write_all(content).context("writing"))
+}
+
 /// Says on the boot partition whether there is a finished installation.
 pub fn set_installed(boot: &Path, finished: bool) -> Result<()> {
     let path = boot.join(INSTALLED);
     if finished {
-        let dir = path.parent().context("finding the directory of the mark")?;
-        fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-        return replace_private(&path, |out| out.write_all(b"finished\n").context("writing"));
+        return write_private(&path, b"finished\n");
     }
     remove_if_there(&path)
 }

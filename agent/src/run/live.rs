@@ -29,6 +29,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::doubt::ClockState;
+use super::live_medium::{Follows, OnMedium};
 use super::machine::{Authority, Machine, Room};
 use super::resume::{Begun, Resume};
 use super::way::{Course, Left, Next, Way, is_unheard};
@@ -88,6 +89,7 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
     let started = Instant::now();
     let server = live.stamp.as_ref().is_ok_and(|s| matches!(s.source, Source::Server { .. }));
     let mut course = Course::new(live.cmdline.mode == Mode::Help, server);
+    let mut on_medium = OnMedium::new(&live);
     let mut kept = false;
     loop {
         let reporter = match new_reporter(&live) {
@@ -100,7 +102,9 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
         };
         let left = Left {
             unfinished: begun.is_some(),
-            tired: begun.as_ref().is_some_and(Begun::is_tired),
+            // Where a person is there and is asked, they are the help.
+            tired: begun.as_ref().is_some_and(Begun::is_tired)
+                && !on_medium.as_ref().is_some_and(OnMedium::is_attended),
             can_go_on: alone.is_some(),
         };
         if course.way(left) == Way::Help {
@@ -108,14 +112,21 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
             course.permitted();
             live.cmdline.mode = Mode::Install;
         }
-        let how = match (course.permitted_way(left), alone) {
-            (Way::Alone, Some(resume)) => How::Alone(resume),
-            (_, Some(resume)) => How::Either(resume),
-            (_, None) => How::Asking(begun.and_then(|begun| begun.resume).map(Box::new)),
-        };
         // A system that does not start is not gone back to.
         let started = Some(started).filter(|_| !course.helped);
-        let issues = match attempt(&live, runner, &reporter, started, how) {
+        let resumes = on_medium.as_ref().is_some_and(OnMedium::resumes);
+        let result = match (&mut on_medium, course.permitted_way(left), alone) {
+            (Some(medium), _, alone) => medium.attempt(&live, runner, &reporter, begun, alone.is_some()),
+            (None, way, Some(resume)) => {
+                let how = if way == Way::Alone { How::Alone(resume) } else { How::Either(resume) };
+                attempt(&live, runner, &reporter, started, how)
+            }
+            (None, _, None) => {
+                let how = How::Asking(begun.and_then(|begun| begun.resume).map(Box::new));
+                attempt(&live, runner, &reporter, started, how)
+            }
+        };
+        let issues = match result {
             Ok(Done::Installed { shutdown, .. }) => end(&reporter, shutdown),
             Ok(Done::Planned { plan, .. }) => {
                 reporter.info(akene_planner::render::destroyed(&plan));
@@ -124,6 +135,19 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
             }
             Err(issues) => issues,
         };
+        match on_medium.as_mut().and_then(|medium| medium.follows(&issues, resumes)) {
+            Some(Follows::Again) => {
+                wait(&reporter, PAUSE, Text::NextAttempt);
+                continue;
+            }
+            Some(Follows::Asked) => continue,
+            Some(Follows::Left) => {
+                keep_events(&live, runner, &reporter);
+                wait(&reporter, GOOD_NEWS, Text::RestartsUnchanged);
+                boot::restart();
+            }
+            None => {}
+        }
         match course.failed(left, &issues) {
             Next::Again => {
                 // Once a start: what fails every half minute is always the same.
@@ -179,17 +203,8 @@ fn attempt(
     started: Option<Instant>,
     how: How,
 ) -> Result<Done, Vec<Issue>> {
-    let fail = |issues: Vec<Issue>| {
-        reporter.failed(issues.clone(), false);
-        reporter.drain(Duration::from_secs(5));
-        issues
-    };
-    reporter.phase(Phase::Boot);
-    reporter.called_by_run();
-    live.warnings.iter().for_each(|issue| reporter.warn(issue.to_string()));
-    let stamp = live.stamp.as_ref().map_err(|error| fail(vec![stamp_issue(error)]))?;
-    reporter.hide_password_of(stamp.proxy.as_deref().unwrap_or_default());
-
+    let stamp = begin(live, reporter)?;
+    let fail = |issues| ended(reporter, issues);
     reporter.phase(Phase::Network);
     let limit = match how {
         How::Asking(_) => None,
@@ -217,6 +232,23 @@ fn attempt(
     let plan_only = live.cmdline.mode == Mode::Probe;
     let options = Options { plan_only, patience, afterwards: Patience::endless() };
     pipeline(&mut machine, reporter, options).map_err(|failure| failure.issues)
+}
+
+/// What every attempt begins with.
+pub(super) fn begin<'a>(live: &'a LiveSystem, reporter: &Reporter) -> Result<&'a Stamp, Vec<Issue>> {
+    reporter.phase(Phase::Boot);
+    reporter.called_by_run();
+    live.warnings.iter().for_each(|issue| reporter.warn(issue.to_string()));
+    let stamp = live.stamp.as_ref().map_err(|error| ended(reporter, vec![stamp_issue(error)]))?;
+    reporter.hide_password_of(stamp.proxy.as_deref().unwrap_or_default());
+    Ok(stamp)
+}
+
+/// Reports an attempt that ends before there is a pipeline.
+pub(super) fn ended(reporter: &Reporter, issues: Vec<Issue>) -> Vec<Issue> {
+    reporter.failed(issues.clone(), false);
+    reporter.drain(Duration::from_secs(5));
+    issues
 }
 
 fn stamp_issue(error: &StampError) -> Issue {
@@ -304,7 +336,7 @@ fn has_whole_system(disks: &[Disk]) -> bool {
     looks.any(|l| *l == LooksLike::AkeneBoot { unfinished: false })
 }
 
-fn prepare<'a>(
+pub(super) fn prepare<'a>(
     live: &'a LiveSystem,
     stamp: &'a Stamp,
     online: &Online,
@@ -352,6 +384,7 @@ fn prepare<'a>(
         identity: None,
         boots: vec![],
         signed: None,
+        offline: None,
     })
 }
 

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::doubt::judged;
 use super::machine::{Authority, Machine};
 use super::stage;
-use crate::fetch::{SignedLock, Site, known, medium};
+use crate::fetch::{SignedLock, Site, known, medium, read_lock};
 use crate::target;
 
 impl Machine<'_> {
@@ -23,11 +23,13 @@ impl Machine<'_> {
     /// A lock that is refused, or one that is missing or has no answer where the profile demands it.
     pub(super) fn locked(&mut self, resolved: &Resolved, plan: &Plan) -> Result<Option<Lock>> {
         self.signed = None;
-        if resolved.lock == LockUse::Ignored {
+        // A medium that brings everything has packages for its signed lock, and nobody to ask for others.
+        let stick = self.stick().is_some();
+        if resolved.lock == LockUse::Ignored && !stick {
             self.reporter.info("the profile wants no signed lock: the packages are chosen here");
             return Ok(None);
         }
-        let required = resolved.lock == LockUse::Required;
+        let required = resolved.lock == LockUse::Required || stick;
         let Some(signed) = self.signed_lock(&resolved.profile)? else {
             if required {
                 return Err(Issue::new(
@@ -85,6 +87,9 @@ impl Machine<'_> {
             Some(issue) => return Ok(Err(issue)),
             None => {}
         }
+        if self.stick().is_some() {
+            return Ok(Ok(lock));
+        }
         // An archive deletes what newer versions have replaced. Better to know before a disk is changed. What lies on this
         // computer is not asked for.
         let missing = stage::missing(plan, &lock);
@@ -107,6 +112,10 @@ impl Machine<'_> {
     }
 
     fn signed_lock(&self, profile: &str) -> Result<Option<SignedLock>> {
+        if let (Some(stick), Authority::Site { stamp, .. }) = (self.stick(), &self.authority) {
+            let place = format!("the signed lock of {profile} on the medium");
+            return read_lock(&stick.lock(profile)?, &stamp.site_key, &place).map(Some);
+        }
         match &self.authority {
             // The medium that had the profile is gone, and its lock with it.
             Authority::Site { stamp, begun: Some(resume), .. } => resume.signed_lock(&stamp.site_key),

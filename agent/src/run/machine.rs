@@ -20,6 +20,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 
 use super::doubt::{ClockState, with_clock};
+use super::offline::Offline;
 use super::resume::Resume;
 use super::stage::{self, Shelter, Visit};
 use super::swap::TargetSwap;
@@ -27,7 +28,7 @@ use super::way_back::WayBack;
 use super::{Effects, Record, To, boot_files, cache, left, resume};
 use crate::durable;
 use crate::fetch::http::Http;
-use crate::fetch::{Allowed, EventRoute, Orders, Server, SignedLock, Site, known, medium};
+use crate::fetch::{Allowed, EventRoute, Orders, Permission, Server, SignedLock, Site, known, medium};
 use crate::journal::Journal;
 use crate::net::http::Access;
 use crate::net::resolver::Resolver;
@@ -146,6 +147,8 @@ pub struct Machine<'a> {
     pub identity: Option<Identity>,
     /// The signed lock the packages were taken from.
     pub signed: Option<Box<SignedLock>>,
+    /// Where everything comes from a medium and nobody is asked over a network.
+    pub offline: Option<Offline<'a>>,
 }
 
 /// Packages chosen.
@@ -250,10 +253,19 @@ impl Effects for Machine<'_> {
         }
         self.firmware = inventory.firmware.kind;
         self.boots = known::boot_partitions(&inventory).map(|(_, node)| node).collect();
+        self.note(|desk| desk.inventory(&inventory));
         Ok(inventory)
     }
 
     fn identify(&mut self, inventory: &Inventory) -> Result<Identity> {
+        if let Authority::Site { stamp, .. } = &self.authority {
+            let stamp = *stamp;
+            let known = known::identity(inventory, self.reporter);
+            if let Some(identity) = self.identify_offline(known, inventory, stamp)? {
+                self.identity = Some(identity.clone());
+                return Ok(identity);
+            }
+        }
         let identity = match &self.authority {
             Authority::Site { stamp, http, .. } => {
                 let known = known::identity(inventory, self.reporter);
@@ -291,40 +303,20 @@ impl Effects for Machine<'_> {
     }
 
     fn orders(&mut self, identity: &Identity, inventory: &Inventory) -> Result<Orders> {
-        match &mut self.authority {
-            Authority::Site { stamp, http, profile, begun } => {
-                let site = Site { stamp, http: &**http };
-                let wanted = profile.as_deref().or(stamp.profile.as_deref());
-                let runner = self.runner;
-                let order = known::order(inventory, identity.machine, &stamp.site_key, self.reporter);
-                let medium = || medium::profile(runner);
-                let orders = site.orders(identity, inventory, wanted, order, self.reporter, &medium);
-                match (orders, &begun) {
-                    (Err(error), Some(resume)) if medium::is_missing(&error) => {
-                        self.reporter.info(format!(
-                            "{error:#}; the installation that broke off had one, which counts"
-                        ));
-                        resume.orders(&stamp.site_key, inventory)
-                    }
-                    (orders, _) => {
-                        *begun = begun.take().filter(|_| orders.is_err());
-                        orders
-                    }
-                }
-            }
-            Authority::Person { orders, .. } => {
-                orders.take().map(|orders| *orders).context("taking orders a second time")
-            }
-            Authority::Begun { resume, key, vouched, .. } => {
-                self.reporter
-                    .info("going on with the installation that broke off, with what lies on this computer");
-                let mut orders = resume.orders(key, inventory)?;
-                if *vouched {
-                    orders.permission = Ok(resume.permission());
-                }
-                Ok(orders)
-            }
-        }
+        let orders = self.ask_orders(identity, inventory)?;
+        self.note(|desk| desk.profile(&orders.bundle));
+        Ok(orders)
+    }
+
+    fn permission(
+        &mut self,
+        plan: &Plan,
+        inventory: &Inventory,
+        resolved: &Resolved,
+        given: Result<Permission, Issue>,
+    ) -> Result<Permission, Issue> {
+        self.note(|desk| desk.plan(plan));
+        self.permitted(plan, inventory, resolved, given)
     }
 
     fn solve(&mut self, resolved: &Resolved, plan: &Plan) -> Result<Solved> {
@@ -373,6 +365,15 @@ impl Effects for Machine<'_> {
         }
     }
 
+    fn has_medium(&self) -> bool {
+        self.stick().is_some()
+    }
+
+    fn read_medium(&mut self, solved: &Solved) -> Result<()> {
+        self.ready_medium()?;
+        self.check_medium(&solved.choice.lock)
+    }
+
     fn shelters(
         &mut self,
         plan: &Plan,
@@ -394,6 +395,7 @@ impl Effects for Machine<'_> {
     }
 
     fn fetch(&mut self, solved: &Solved, to: To<'_, Mounted>, shelters: &[Shelter]) -> Result<Staged> {
+        self.ready_medium()?;
         let mut fetcher = self.fetcher()?;
         if let Some(kept) = self.packages.as_ref().filter(|_| !matches!(to, To::Beside)) {
             fetcher = fetcher.first(Packages::directory(CACHE, kept));
@@ -445,6 +447,7 @@ impl Effects for Machine<'_> {
             }
         };
         visits.into_iter().try_for_each(Visit::end)?;
+        self.release_medium();
         Ok(Staged { dir, keep })
     }
 
@@ -502,6 +505,7 @@ impl Effects for Machine<'_> {
         boot_files::write_record(&boot, record)?;
         self.save_resume(&boot, record, solved)?;
         boot_files::write_signed_lock(&boot, self.signed.as_ref().map(|signed| &signed.envelope))?;
+        self.keep_report(&boot);
         if let Err(error) = left::strike_off(&boot.join(boot_files::EVENTS), &self.sent) {
             self.reporter.debug(format!("striking off what the server has: {error:#}"));
         }
@@ -581,6 +585,10 @@ impl Effects for Machine<'_> {
         }
     }
 
+    fn report(&mut self, mounted: Option<&Mounted>) {
+        self.put_reports(mounted);
+    }
+
     fn release(&mut self, mounted: Mounted) -> Result<()> {
         self.swap.off(self.runner, self.reporter);
         mounted.unmount()
@@ -588,6 +596,54 @@ impl Effects for Machine<'_> {
 }
 
 impl Machine<'_> {
+    /// What to do, from whoever has the say.
+    fn ask_orders(&mut self, identity: &Identity, inventory: &Inventory) -> Result<Orders> {
+        let wanted = match &self.authority {
+            Authority::Site { stamp, profile, .. } => profile.clone().or_else(|| stamp.profile.clone()),
+            _ => None,
+        };
+        let on_stick = match &self.authority {
+            Authority::Site { .. } => self.profile_offline(wanted.as_deref())?,
+            _ => None,
+        };
+        match &mut self.authority {
+            Authority::Site { stamp, http, begun, .. } => {
+                let site = Site { stamp, http: &**http };
+                let runner = self.runner;
+                let order = known::order(inventory, identity.machine, &stamp.site_key, self.reporter);
+                let medium = || match &on_stick {
+                    Some(found) => Ok(found.clone()),
+                    None => Ok((medium::profile(runner)?, "akene/profile.json on the medium".to_owned())),
+                };
+                let orders = site.orders(identity, inventory, wanted.as_deref(), order, self.reporter, &medium);
+                match (orders, &begun) {
+                    (Err(error), Some(resume)) if medium::is_missing(&error) => {
+                        self.reporter.info(format!(
+                            "{error:#}; the installation that broke off had one, which counts"
+                        ));
+                        resume.orders(&stamp.site_key, inventory)
+                    }
+                    (orders, _) => {
+                        *begun = begun.take().filter(|_| orders.is_err());
+                        orders
+                    }
+                }
+            }
+            Authority::Person { orders, .. } => {
+                orders.take().map(|orders| *orders).context("taking orders a second time")
+            }
+            Authority::Begun { resume, key, vouched, .. } => {
+                self.reporter
+                    .info("going on with the installation that broke off, with what lies on this computer");
+                let mut orders = resume.orders(key, inventory)?;
+                if *vouched {
+                    orders.permission = Ok(resume.permission());
+                }
+                Ok(orders)
+            }
+        }
+    }
+
     /// A fetcher with the sources there are besides the lock's own. The server of the site is the last to be asked: one
     /// small server on the Internet is not to give everything to everybody.
     pub(super) fn fetcher(&self) -> Result<Fetcher> {
@@ -607,10 +663,14 @@ impl Machine<'_> {
 
     fn save_resume(&self, boot: &Path, record: &Record<'_>, solved: &Solved) -> Result<()> {
         let signed = self.signed.as_ref().map(|signed| &signed.envelope);
-        resume::save(boot, record, self.reporter.run(), self.firmware, &solved.choice, signed)
+        let run = self.reporter.run();
+        resume::save(boot, record, run, self.firmware, &solved.choice, signed, self.sender())
     }
 
     fn download(&self, fetcher: Fetcher, lock: &Lock, dir: &Path) -> Result<()> {
+        if self.offline.is_some() {
+            return self.download_offline(fetcher, lock, dir);
+        }
         let reporter = Mutex::new(self.reporter.clone());
         let report = fetcher.fetch(&lock.packages, dir, &|p| {
             let reporter = reporter.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -19,8 +19,10 @@ use akene_protocol::{Bundle, Bytes, Envelope, Inventory, Issue, Sha256};
 use anyhow::{Context, Result, bail};
 
 use super::machine::{Authority, Machine, Room};
-use super::{Done, Failure, Options, pipeline, resume};
+use super::offline::Offline;
+use super::{Done, Failure, Options, issues_of, pipeline, resume};
 use crate::fetch::http::Web;
+use crate::fetch::medium::stick::{self, Stick, Where};
 use crate::fetch::{Orders, Patience, Permission, SignedLock, mint, read_lock};
 use crate::net::Online;
 use crate::probe::ProbeRoot;
@@ -92,6 +94,8 @@ pub struct Request {
     pub proxy: Option<String>,
     /// Directory with the files of a live image (`init`, `akene/`), to be put on the disk as the installer.
     pub installer: Option<PathBuf>,
+    /// A medium that brings everything: a directory it is mounted at, a disk image of it, or a device.
+    pub medium: Option<PathBuf>,
     /// Where packages are kept between runs.
     pub packages: Option<PathBuf>,
     /// Where the log goes.
@@ -133,7 +137,8 @@ pub fn run(request: &Request, runner: &dyn Runner) -> Result<Outcome> {
     } else {
         reporter.listen("standard error", Lines::new(std::io::stderr()))?;
     }
-    if matches!(&request.says, Says::Site(stamp) if matches!(stamp.source, Source::Server { .. })) {
+    let server = matches!(&request.says, Says::Site(stamp) if matches!(stamp.source, Source::Server { .. }));
+    if server || request.medium.is_some() {
         reporter.start_courier()?;
     }
 
@@ -147,6 +152,18 @@ pub fn run(request: &Request, runner: &dyn Runner) -> Result<Outcome> {
     };
     let online = Online::on_host(request.proxy.clone());
     let authority = authority(request, &online, &reporter, &disk, runner)?;
+    let medium = request.medium.as_deref().map(Medium::attach).transpose()?;
+    let offline = match medium.as_ref().map(|medium| offline(medium, &authority, runner)).transpose() {
+        Ok(offline) => offline,
+        // The medium is refused: that is the end of a run like any other.
+        Err(error) if error.is::<Issue>() => {
+            let (phase, issues) = (reporter.current_phase(), issues_of(&error));
+            reporter.failed(issues.clone(), false);
+            reporter.drain(std::time::Duration::from_secs(5));
+            return Ok(Outcome::Failed(Failure { phase, issues, disks_changed: false }));
+        }
+        Err(error) => return Err(error),
+    };
     let mut machine = Machine {
         runner,
         reporter: &reporter,
@@ -173,6 +190,7 @@ pub fn run(request: &Request, runner: &dyn Runner) -> Result<Outcome> {
         identity: None,
         boots: vec![],
         signed: None,
+        offline,
     };
     let options =
         Options { plan_only: !request.yes, patience: request.patience, afterwards: request.patience };
@@ -183,10 +201,61 @@ pub fn run(request: &Request, runner: &dyn Runner) -> Result<Outcome> {
     if let Some(image) = image {
         image.detach()?;
     }
+    if let Some(Medium { image: Some(image), .. }) = medium {
+        image.detach()?;
+    }
     Ok(match result {
         Ok(done) => Outcome::Done(done),
         Err(failure) => Outcome::Failed(failure),
     })
+}
+
+/// A medium that is there for this run.
+struct Medium {
+    place: Where,
+    /// Where it is a file that had to be attached.
+    image: Option<Image>,
+}
+
+impl Medium {
+    fn attach(path: &Path) -> Result<Self> {
+        let kind = path.metadata().with_context(|| format!("looking at {}", path.display()))?.file_type();
+        if kind.is_dir() {
+            return Ok(Medium { place: Where::In(path.to_owned()), image: None });
+        }
+        let image = match kind.is_file() {
+            true => Some(Image::attach(path, 512)?),
+            false => None,
+        };
+        let device = image.as_ref().map_or(path, Image::path);
+        let device = fs::canonicalize(device).with_context(|| format!("finding {}", device.display()))?;
+        // The whole, and its partitions if it has any.
+        let name = device.file_name().and_then(|n| n.to_str()).context("using a device without a name")?;
+        let sysfs = Path::new("/sys/class/block").join(name);
+        let mut devices = vec![device.clone()];
+        for entry in fs::read_dir(&sysfs).with_context(|| format!("listing {}", sysfs.display()))?.flatten() {
+            if entry.file_name().to_str().is_some_and(|part| part.starts_with(name)) {
+                devices.push(Path::new("/dev").join(entry.file_name()));
+            }
+        }
+        Ok(Medium { place: Where::On(devices), image })
+    }
+}
+
+/// The run from a medium.
+fn offline<'a>(medium: &Medium, authority: &Authority<'_>, runner: &dyn Runner) -> Result<Offline<'a>> {
+    let (stamp, resume) = match authority {
+        Authority::Site { stamp, .. } => (*stamp, None),
+        Authority::Begun { stamp: Some(stamp), resume, .. } => (*stamp, Some(&**resume)),
+        Authority::Person { .. } | Authority::Begun { stamp: None, .. } => {
+            bail!("using a medium: give the stamp it was made with (--stamp)")
+        }
+    };
+    if matches!(stamp.source, Source::Medium { attended: true, .. }) && resume.is_none() {
+        bail!("using a medium: a technician is asked in the live system only; use a stamp that is not `attended`");
+    }
+    let stick = Stick::find(&medium.place, &stamp.site_key, runner)?.ok_or_else(stick::missing)?;
+    Ok(Offline::new(stamp, Some(stick), resume, None))
 }
 
 /// Attaches the image. A dry run does not make one: it looks at an empty one of the same size elsewhere.

@@ -26,6 +26,7 @@ use akene_protocol::{Bundle, Envelope, Issue, PublicKey, Resolved, RunId, same_d
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::letter::Sender;
 use super::{Record, boot_files, json, stage};
 use crate::fetch::{Orders, Permission, SignedLock, known, read_lock};
 use crate::journal;
@@ -60,6 +61,9 @@ pub struct Resume {
     firmware: FirmwareKind,
     choice: Choice,
     signed_lock: Option<Envelope>,
+    /// Whose reports tell of it, where no server is asked.
+    #[serde(default)]
+    pub sender: Option<Sender>,
 }
 
 /// Writes the record of a run, before it changes a disk. A profile that nobody signed cannot be trusted later: then there
@@ -71,6 +75,7 @@ pub fn save(
     firmware: FirmwareKind,
     choice: &Choice,
     signed_lock: Option<&Envelope>,
+    sender: Option<&Sender>,
 ) -> Result<()> {
     let Some(profile) = &record.orders.envelope else { return remove(boot) };
     let resume = Resume {
@@ -84,6 +89,7 @@ pub fn save(
         firmware,
         choice: choice.clone(),
         signed_lock: signed_lock.cloned(),
+        sender: sender.cloned(),
     };
     let text = json(&resume, "what is needed to go on")?;
     boot_files::replace_private(&boot.join(PATH), |out| out.write_all(&text).context("writing"))
@@ -310,6 +316,7 @@ mod tests {
             firmware: FirmwareKind::Bios,
             choice: Choice { lock: Lock::default(), requested: vec![] },
             signed_lock: None,
+            sender: None,
         }
     }
 

@@ -48,6 +48,9 @@ struct World {
     room: Bytes,
     permission: Option<Consent>,
     fails: Option<(&'static str, Issue)>,
+    medium: bool,
+    /// At which step, and whether with the disks mounted.
+    reports: Vec<(String, bool)>,
 }
 
 impl World {
@@ -59,6 +62,8 @@ impl World {
             room: Bytes::gib(2),
             permission: Some(Consent::Blank),
             fails: None,
+            medium: false,
+            reports: vec![],
         }
     }
 
@@ -122,6 +127,16 @@ impl Effects for World {
     }
     fn shelters(&mut self, _: &Plan, _: &Inventory, _: &Lock, _: &Allowed) -> Vec<Shelter> {
         vec![]
+    }
+    fn has_medium(&self) -> bool {
+        self.medium
+    }
+    fn read_medium(&mut self, _: &Lock) -> Result<()> {
+        if self.medium { self.step("read medium") } else { Ok(()) }
+    }
+    fn report(&mut self, mounted: Option<&()>) {
+        let last = self.calls.borrow().last().cloned().unwrap_or_default();
+        self.reports.push((last, mounted.is_some()));
     }
     fn fetch(&mut self, _: &Lock, to: To<'_, ()>, _: &[Shelter]) -> Result<()> {
         self.step(if matches!(to, To::Target(())) { "fetch onto" } else { "fetch" })
@@ -311,6 +326,44 @@ fn little_memory_stages_on_a_blank_disk_after_choosing_packages() {
     let at = |name: &str| calls.iter().position(|c| c == name).unwrap();
     assert!(at("solve") < at("write") && at("write") < at("fetch onto") && at("fetch onto") < at("install"));
     assert!(!calls.contains(&"fetch".to_owned()));
+}
+
+#[test]
+fn a_medium_is_read_whole_before_the_disk_changes_where_memory_does_not_hold_it() {
+    let mut world = World::new();
+    (world.room, world.medium) = (Bytes::mib(300), true);
+    let (result, calls, _) = run(&mut world);
+    assert!(result.is_ok());
+    let at = |name: &str| calls.iter().position(|c| c == name).unwrap();
+    assert!(at("solve") < at("read medium") && at("read medium") < at("lock") && at("write") < at("fetch onto"));
+
+    let mut world = World::new();
+    (world.room, world.medium) = (Bytes::mib(300), true);
+    world.fails = Some(("read medium", Issue::new("medium-damaged", "pool/x", "", "")));
+    let (result, calls, _) = run(&mut world);
+    assert!(!result.unwrap_err().disks_changed && !calls.contains(&"lock".to_owned()));
+}
+
+#[test]
+fn word_is_left_at_consent_and_at_every_end() {
+    let mut world = World::new();
+    let (result, ..) = run(&mut world);
+    assert!(result.is_ok());
+    let said = |world: &World| {
+        world.reports.iter().map(|(step, mounted)| format!("{step} {mounted}")).collect::<Vec<_>>()
+    };
+    assert_eq!(said(&world), ["orders false", "log true"]);
+    for (step, expected) in [
+        ("orders", &["log false"][..]),
+        ("lock", &["orders false", "log false"]),
+        ("write", &["orders false", "log false"]),
+        ("install", &["orders false", "log true"]),
+    ] {
+        let mut world = World::new();
+        world.fails = Some((step, Issue::new("broken", "", "it is broken", "mend it")));
+        run(&mut world).0.unwrap_err();
+        assert_eq!(said(&world), expected, "{step}");
+    }
 }
 
 #[test]

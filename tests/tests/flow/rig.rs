@@ -74,6 +74,7 @@ impl Rig {
             firmware: None,
             proxy: None,
             installer: None,
+            medium: None,
             packages: None,
             log: Some(self.dir.path().join("install.log")),
             consoles: vec![],
@@ -190,6 +191,7 @@ pub fn run_on(rig: &Rig, tree: &Path) -> Failure {
         identity: None,
         boots: vec![],
         signed: None,
+        offline: None,
     };
     let patience = rig.request().patience;
     let options = run::Options { plan_only: false, patience, afterwards: patience };

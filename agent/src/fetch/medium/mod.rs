@@ -1,13 +1,18 @@
-//! The profile on the medium itself, for places without a network.
+//! What lies on the medium itself, for places without a network.
+//!
+//! There are two forms. A medium with a manifest holds everything an installation needs, packages included: [`stick`].
+//! Here is the older form, a single signed profile that was copied onto it; its packages come from mirrors.
 
-use std::path::Path;
+pub mod stick;
+
+use std::path::{Path, PathBuf};
 
 use akene_exec::{Cmd, Runner};
 use akene_protocol::Issue;
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount, umount};
 
-/// Label of the medium.
+/// Label of the live system's part of a medium.
 const LABEL: &str = "AKENE";
 
 /// The profile on the medium.
@@ -51,28 +56,41 @@ pub fn lock(runner: &dyn Runner) -> Option<Vec<u8>> {
 
 /// A file of the medium, and why it was not found on any device that might be one.
 fn find(runner: &dyn Runner, path: &str) -> (Option<Vec<u8>>, Vec<String>) {
-    // blkid ends with 2 when it finds nothing, which the list of devices then shows by itself.
-    let blkid =
-        Cmd::new("blkid").args(["-c", "/dev/null", "-o", "device", "-t"]).arg(format!("LABEL={LABEL}"));
-    let devices = runner.run(&blkid).map(|o| o.text()).unwrap_or_default();
     let mut why = Vec::new();
-    for device in devices.lines() {
-        match read(Path::new(device), path) {
+    for device in labelled(LABEL, &[], runner) {
+        match read(&device, path) {
             Ok(text) => return (Some(text), why),
-            Err(error) => why.push(format!("{device}: {error:#}")),
+            Err(error) => why.push(format!("{}: {error:#}", device.display())),
         }
     }
     (None, why)
 }
 
+/// The devices whose filesystem has a label, among these or, where none are named, all there are.
+fn labelled(label: &str, among: &[PathBuf], runner: &dyn Runner) -> Vec<PathBuf> {
+    // blkid ends with 2 when it finds nothing, which the list of devices then shows by itself.
+    let blkid = Cmd::new("blkid")
+        .args(["-c", "/dev/null", "-o", "device", "-t"])
+        .arg(format!("LABEL={label}"))
+        .args(among);
+    let found = runner.run(&blkid).map(|o| o.text()).unwrap_or_default();
+    found.lines().map(PathBuf::from).collect()
+}
+
+/// Mounts a medium to be read, and gives the kind of its filesystem.
+fn mount_to_read(device: &Path, place: &Path) -> Result<&'static str> {
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let mounts = |kind: &&str| {
+        let data = (*kind == "ext4").then_some("noload");
+        mount(Some(device), place, Some(*kind), flags, data).is_ok()
+    };
+    let kind = KINDS.into_iter().find(mounts);
+    kind.with_context(|| format!("it has none of the filesystems {}", KINDS.join(", ")))
+}
+
 fn read(device: &Path, path: &str) -> Result<Vec<u8>> {
     let dir = tempfile::tempdir().context("making a mount point")?;
-    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    let mounted = KINDS.iter().any(|kind| {
-        let data = (*kind == "ext4").then_some("noload");
-        mount(Some(device), dir.path(), Some(*kind), flags, data).is_ok()
-    });
-    anyhow::ensure!(mounted, "it has none of the filesystems {}", KINDS.join(", "));
+    mount_to_read(device, dir.path())?;
     let text = std::fs::read(dir.path().join(path)).with_context(|| format!("reading {path}"));
     umount(dir.path()).with_context(|| format!("unmounting {}", device.display()))?;
     text

@@ -1,0 +1,240 @@
+//! An attempt of the live system on a medium that brings everything: [`super::live`] without the network.
+//!
+//! Nothing waits for a network, and none is set up. The medium is waited for: a stick may need seconds to show itself, and
+//! somebody may have pulled it out because the installer runs from memory.
+//!
+//! An installation that broke off is gone on with before anybody is asked anything: what it was to become was decided when
+//! it began. The medium helps with packages where it is there. Where that does not work and the disks are as they were, the next
+//! attempt begins anew.
+
+use std::time::Duration;
+
+use akene_exec::Runner;
+use akene_protocol::Issue;
+use akene_protocol::api::Identity;
+use akene_protocol::stamp::{Source, Stamp};
+use jiff::Timestamp;
+
+use super::doubt::ClockState;
+use super::live::{begin, ended, prepare};
+use super::offline::Offline;
+use super::resume::Begun;
+use super::technician::{LEFT, Technician};
+use super::{Done, Options, issues_of, pipeline};
+use crate::boot::{LiveSystem, Mode};
+use crate::fetch::medium::stick::{Stick, Where};
+use crate::fetch::{Patience, is_transient};
+use crate::net::Online;
+use crate::net::clock::{Mended, Source as TimeSource};
+use crate::net::resolver::Resolver;
+use crate::report::Reporter;
+use crate::report::words::Text;
+use crate::sys::clock;
+
+/// How long the medium may take to show itself.
+const MEDIUM_WITHIN: Duration = Duration::from_secs(20);
+
+/// What outlives an attempt.
+pub(super) struct OnMedium {
+    technician: Option<Box<dyn Technician>>,
+    minted: Option<Identity>,
+    /// An installation that broke off cannot be gone on with.
+    anew: bool,
+}
+
+/// What follows an attempt that failed, where it is not what follows any.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Follows {
+    /// The next one, soon.
+    Again,
+    /// The next one: a person has read why.
+    Asked,
+    /// The technician wants the machine as it was.
+    Left,
+}
+
+impl OnMedium {
+    /// `None`: the stamp is not that of such a medium.
+    pub fn new(live: &LiveSystem) -> Option<Self> {
+        let stamp = live.stamp.as_ref().ok()?;
+        brings_everything(stamp).then(|| OnMedium { technician: None, minted: None, anew: false })
+    }
+
+    /// Whether a person stands at the machine and is asked.
+    pub fn is_attended(&self) -> bool {
+        self.technician.is_some()
+    }
+
+    /// One attempt. `begun` is an installation that broke off, `alone` whether all it needs lies on the disks.
+    pub fn attempt(
+        &mut self,
+        live: &LiveSystem,
+        runner: &dyn Runner,
+        reporter: &Reporter,
+        begun: Option<Begun>,
+        alone: bool,
+    ) -> Result<Done, Vec<Issue>> {
+        let stamp = begin(live, reporter)?;
+        let fail = |issues| ended(reporter, issues);
+        if self.technician.is_none() && is_attended(stamp) {
+            return Err(fail(vec![nobody_to_ask()]));
+        }
+        // Begun too often: a person who is there decides.
+        let tired = begun.as_ref().is_some_and(Begun::is_tired) && self.is_attended();
+        let resume = begun.and_then(|begun| begun.resume).filter(|_| !self.anew && !tired).map(Box::new);
+        let alone = alone && resume.is_some();
+        let stick = self.medium(stamp, runner, reporter, alone).map_err(|issue| fail(vec![issue]))?;
+
+        let online = Online::asking(Resolver::from_resolv_conf(""), None);
+        let resumed = resume.is_some();
+        let of_record = resume.clone();
+        let prepared = prepare(live, stamp, &online, runner, reporter, resume, resumed);
+        let mut machine = prepared.map_err(|error| fail(issues_of(&error)))?;
+        machine.clock = stick.as_ref().map(|stick| clock_of(stick, reporter));
+        let technician = self.technician.as_deref_mut().map(|technician| technician as &mut dyn Technician);
+        let mut offline = Offline::new(stamp, stick, of_record.as_deref(), technician);
+        offline.minted = self.minted.take();
+        machine.offline = Some(offline);
+        let options = Options {
+            plan_only: live.cmdline.mode == Mode::Probe,
+            patience: Patience::default(),
+            afterwards: Patience::endless(),
+        };
+        let result = pipeline(&mut machine, reporter, options);
+        self.minted = machine.offline.take().and_then(|offline| offline.minted);
+        result.map_err(|failure| {
+            let passes = failure.issues.iter().all(is_transient);
+            self.anew |= resumed && !failure.disks_changed && !passes;
+            failure.issues
+        })
+    }
+
+    /// The medium. `None`: it is not needed, and not there.
+    fn medium(
+        &self,
+        stamp: &Stamp,
+        runner: &dyn Runner,
+        reporter: &Reporter,
+        alone: bool,
+    ) -> Result<Option<Stick>, Issue> {
+        let limit = if alone { Duration::ZERO } else { MEDIUM_WITHIN };
+        let wanted = Text::StickWanted.get(reporter.language());
+        let found = Stick::wait_for(&Where::Anywhere, &stamp.site_key, limit, runner, &mut |left| {
+            reporter.waiting(&format!("{wanted} {left} s"));
+        });
+        reporter.waiting("");
+        match found {
+            Ok(stick) => {
+                let manifest = stick.manifest();
+                reporter.info(format!(
+                    "the medium {} of {:.0} brings everything: no network is needed",
+                    manifest.id, manifest.made
+                ));
+                Ok(Some(stick))
+            }
+            Err(issue) if alone => {
+                reporter.info(format!("{issue}; what is needed lies on this computer"));
+                Ok(None)
+            }
+            Err(issue) => Err(issue),
+        }
+    }
+
+    /// What follows an attempt that failed. `None`: what follows any.
+    pub fn follows(&mut self, issues: &[Issue], resumed: bool) -> Option<Follows> {
+        if issues.iter().any(|issue| issue.code == LEFT) {
+            return Some(Follows::Left);
+        }
+        if issues.iter().all(is_transient) {
+            return None;
+        }
+        if let Some(technician) = &mut self.technician {
+            technician.show(issues);
+            return Some(Follows::Asked);
+        }
+        (resumed && self.anew).then_some(Follows::Again)
+    }
+
+    /// Whether an installation that broke off is gone on with.
+    pub fn resumes(&self) -> bool {
+        !self.anew
+    }
+}
+
+/// Whether a stamp is that of a medium with a manifest.
+fn brings_everything(stamp: &Stamp) -> bool {
+    matches!(&stamp.source, Source::Medium { attended, home, .. } if *attended || home.is_some())
+}
+
+fn is_attended(stamp: &Stamp) -> bool {
+    matches!(stamp.source, Source::Medium { attended: true, .. })
+}
+
+/// Raises the clock to the time the medium was made, if it is behind that. Nobody else can be asked for the time.
+fn clock_of(stick: &Stick, reporter: &Reporter) -> ClockState {
+    let (before, floor) = (Timestamp::now(), stick.manifest().made);
+    if before < floor
+        && let Err(error) = clock::set_system_clock(floor)
+    {
+        reporter.warn(format!("raising the clock to {floor:.0}, when the medium was made: {error:#}"));
+    }
+    let mended = Mended { before, after: Timestamp::now(), by: Some(TimeSource::BuildTime), chip: None };
+    ClockState { mended, floor }
+}
+
+fn nobody_to_ask() -> Issue {
+    Issue::new(
+        "technician-missing",
+        "",
+        "this medium is made for a technician who chooses and confirms, and there is no console to ask one",
+        "plug in a screen and a keyboard, or use a medium that installs by itself",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use akene_protocol::Inventory;
+    use akene_planner::Plan;
+    use akene_protocol::Resolved;
+    use akene_protocol::api::Consent;
+    use anyhow::Result;
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use crate::fetch::Permission;
+    use crate::run::technician::{Choice, Offer};
+
+    struct Shown(Rc<RefCell<Vec<String>>>);
+    impl Technician for Shown {
+        fn choose(&mut self, _: &Offer<'_>) -> Result<Choice> {
+            anyhow::bail!("not asked")
+        }
+        fn confirm(&mut self, _: &Plan, _: &Inventory, _: &Resolved, _: Consent) -> Result<Permission, Issue> {
+            Err(Issue::new("not-asked", "", "", ""))
+        }
+        fn pulled(&mut self) {}
+        fn show(&mut self, issues: &[Issue]) {
+            self.0.borrow_mut().extend(issues.iter().map(|i| i.code.clone()));
+        }
+    }
+
+    #[test]
+    fn a_person_reads_a_refusal_and_a_stick_that_is_missing_is_waited_for() {
+        let shown = Rc::default();
+        let mut attended = OnMedium {
+            technician: Some(Box::new(Shown(Rc::clone(&shown)))),
+            minted: None,
+            anew: false,
+        };
+        let issues = |code: &str| [Issue::new(code, "", "", "")];
+        assert_eq!(attended.follows(&issues("disk-too-small"), false), Some(Follows::Asked));
+        assert_eq!(attended.follows(&issues("medium-missing"), false), None);
+        assert_eq!(attended.follows(&issues(LEFT), false), Some(Follows::Left));
+        assert_eq!(*shown.borrow(), ["disk-too-small"]);
+
+        let mut alone = OnMedium { technician: None, minted: None, anew: true };
+        assert_eq!(alone.follows(&issues("other-disks"), true), Some(Follows::Again));
+        assert_eq!(alone.follows(&issues("disk-too-small"), false), None);
+    }
+}

@@ -1,0 +1,303 @@
+//! A run from a medium that brings everything: no network, no server, maybe a technician.
+//!
+//! It is the same pipeline. What differs is here: who the machine is and what it becomes is the technician's choice or the
+//! medium's first profile; the packages come from the medium; reports are left where somebody will find them, on the medium
+//! and on the machine's boot partition.
+//!
+//! The medium may be pulled out as soon as every package lies elsewhere, verified: in memory, in a shelter, on the new disk. That
+//! is said, and it is let go of. Pulled out earlier, the run waits for it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use akene_archive::{Fetcher, Progress, Source as Packages};
+use akene_planner::Plan;
+use akene_protocol::api::Identity;
+use akene_protocol::event::Unit;
+use akene_protocol::issue::Issues;
+use akene_protocol::lock::{Lock, LockedPackage};
+use akene_protocol::stamp::{Home, Source, Stamp};
+use akene_protocol::{Bundle, Inventory, Issue, Resolved};
+use anyhow::{Context, Result};
+
+use super::boot_files;
+use super::letter::{Desk, Sender, end_of_log};
+use super::machine::{Authority, Machine};
+use super::resume::Resume;
+use super::stage;
+use super::technician::{Choice, Offer, Offered, Technician};
+use crate::fetch::medium::stick::Stick;
+use crate::fetch::{Permission, mint};
+use crate::report::Reporter;
+use crate::report::words::Text;
+use crate::storage::Mounted;
+
+/// The medium as a source of packages, for people.
+const MEDIUM: &str = "the medium";
+
+/// What a run from such a medium has besides.
+pub struct Offline<'a> {
+    /// The medium. None: an installation that broke off goes on without it.
+    pub stick: Option<Stick>,
+    /// Who is asked, where somebody is.
+    pub technician: Option<&'a mut dyn Technician>,
+    /// Who the machine was found to be before in this start, if no disk says so. One machine that is tried three times is
+    /// one machine.
+    pub minted: Option<Identity>,
+    /// What was chosen.
+    chosen: Option<Choice>,
+    /// What reports are made of. None: the medium's stamp names nobody they would be for.
+    desk: Option<Desk>,
+}
+
+impl<'a> Offline<'a> {
+    /// A run from `stick`, or one that goes on with what `resume` says.
+    pub fn new(
+        stamp: &Stamp,
+        stick: Option<Stick>,
+        resume: Option<&Resume>,
+        technician: Option<&'a mut dyn Technician>,
+    ) -> Self {
+        let of_stick = |stick: &Stick| Sender {
+            medium: stick.manifest().id,
+            key: stick.key().clone(),
+            association: None,
+            labelled: false,
+        };
+        let sender = resume.and_then(|r| r.sender.clone()).or_else(|| stick.as_ref().map(of_stick));
+        let desk = sender.zip(home(stamp)).map(|(sender, home)| Desk::new(sender, home.seal.clone()));
+        Offline { stick, technician, minted: None, chosen: None, desk }
+    }
+
+    /// Who this machine is: who its disks say, with the number the technician types; a new one otherwise.
+    fn identify(
+        &mut self,
+        known: Option<Identity>,
+        inventory: &Inventory,
+        stamp: &Stamp,
+        reporter: &Reporter,
+    ) -> Result<Identity> {
+        // Once: what failed afterwards and is tried again is not the technician's choice.
+        if let (Some(technician), None, Some(stick)) = (&mut self.technician, &self.chosen, &self.stick) {
+            let profiles = offered(stick, stamp)?;
+            let offer = Offer {
+                site: &stamp.site,
+                associations: &stick.manifest().associations,
+                profiles: &profiles,
+                known: known.as_ref().map(|identity| identity.asset),
+                inventory,
+            };
+            let choice = technician.choose(&offer)?;
+            let association = choice.association.as_deref().unwrap_or("none");
+            reporter.info(format!("chosen at the machine: profile {}, association {association}", choice.profile));
+            self.chosen = Some(choice);
+        }
+        let mut identity = match known.or_else(|| self.minted.take()) {
+            Some(known) => known,
+            None => mint::identity()?,
+        };
+        self.minted = Some(identity.clone());
+        if let Some(choice) = &self.chosen {
+            identity.asset = choice.asset.unwrap_or(identity.asset);
+            if let Some(desk) = &mut self.desk {
+                desk.sender.association.clone_from(&choice.association);
+                desk.sender.labelled = choice.asset.is_some();
+            }
+        }
+        reporter.hide(&identity.credential);
+        reporter.called(identity.asset);
+        Ok(identity)
+    }
+
+    /// Name of the profile: the technician's choice, what the boot menu or the stamp asks for, the medium's first.
+    fn profile_name(&self, wanted: Option<&str>) -> Result<Option<String>, Issue> {
+        let Some(stick) = &self.stick else { return Ok(None) };
+        let wanted = self.chosen.as_ref().map(|choice| choice.profile.as_str()).or(wanted);
+        stick.choose(wanted).map(|profile| Some(profile.name.clone()))
+    }
+}
+
+/// The server that machines installed by this stamp belong to, where none is asked.
+fn home(stamp: &Stamp) -> Option<&Home> {
+    match &stamp.source {
+        Source::Medium { home, .. } => home.as_ref(),
+        Source::Server { .. } | Source::Static { .. } => None,
+    }
+}
+
+/// The profiles of a medium with what their administrator says of them.
+fn offered(stick: &Stick, stamp: &Stamp) -> Result<Vec<Offered>> {
+    let offer = |profile: &akene_protocol::medium::MediumProfile| -> Result<Offered> {
+        let text = stick.profile(&profile.name)?;
+        let place = format!("the profile {} on the medium", profile.name);
+        let bundle: Bundle = crate::fetch::read_signed(&text, &stamp.site_key, "profile", &place)?;
+        Ok(Offered { name: profile.name.clone(), size: profile.size, title: bundle.profile.description })
+    };
+    stick.manifest().profiles.iter().map(offer).collect()
+}
+
+impl Machine<'_> {
+    /// Who the machine is where the medium brings everything; `None` where it does not.
+    pub(super) fn identify_offline(
+        &mut self,
+        known: Option<Identity>,
+        inventory: &Inventory,
+        stamp: &Stamp,
+    ) -> Result<Option<Identity>> {
+        let reporter = self.reporter;
+        let Some(offline) = &mut self.offline else { return Ok(None) };
+        offline.identify(known, inventory, stamp, reporter).map(Some)
+    }
+
+    /// The profile on the medium with its place; `None` where the run is not from one with a manifest.
+    pub(super) fn profile_offline(&self, wanted: Option<&str>) -> Result<Option<(Vec<u8>, String)>> {
+        let Some(offline) = &self.offline else { return Ok(None) };
+        let (Some(stick), Some(name)) = (&offline.stick, offline.profile_name(wanted)?) else { return Ok(None) };
+        let text = stick.profile(&name)?;
+        Ok(Some((text, format!("the profile {name} on the medium"))))
+    }
+
+    /// The medium with everything, where the run is from one that is there.
+    pub(super) fn stick(&self) -> Option<&Stick> {
+        self.offline.as_ref().and_then(|offline| offline.stick.as_ref())
+    }
+
+    /// Keeps what reports are made of.
+    pub(super) fn note(&mut self, take: impl FnOnce(&mut Desk)) {
+        if let Some(desk) = self.offline.as_mut().and_then(|offline| offline.desk.as_mut()) {
+            take(desk);
+        }
+    }
+
+    /// Whose reports these are, for the record of an unfinished installation.
+    pub(super) fn sender(&self) -> Option<&Sender> {
+        Some(&self.offline.as_ref()?.desk.as_ref()?.sender)
+    }
+
+    /// The permission, from the technician where there is one: at most what the medium allows. An installation that is
+    /// gone on with was confirmed when it began.
+    pub(super) fn permitted(
+        &mut self,
+        plan: &Plan,
+        inventory: &Inventory,
+        resolved: &Resolved,
+        given: Result<Permission, Issue>,
+    ) -> Result<Permission, Issue> {
+        let begun = matches!(self.authority, Authority::Begun { .. });
+        let technician = self.offline.as_mut().and_then(|offline| offline.technician.as_deref_mut());
+        let Some(technician) = technician.filter(|_| !begun) else { return given };
+        let most = given?.consent();
+        let permission = technician.confirm(plan, inventory, resolved, most)?;
+        Ok(Permission::given(permission.consent().min(most), permission.by))
+    }
+
+    /// Makes sure that the medium can be read.
+    pub(super) fn ready_medium(&mut self) -> Result<()> {
+        let runner = self.runner;
+        match self.offline.as_mut().and_then(|offline| offline.stick.as_mut()) {
+            Some(stick) => Ok(stick.ensure(runner)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads each package on the medium and holds it against its sum.
+    pub(super) fn check_medium(&self, lock: &Lock) -> Result<()> {
+        let Some(stick) = self.stick() else { return Ok(()) };
+        let total = lock.download_size().0;
+        let mut done = 0;
+        stick.check(&lock.packages, &mut |package| {
+            done += package.size.0;
+            self.reporter.progress(done, Some(total), Unit::Bytes, &package.name);
+        })?;
+        Ok(())
+    }
+
+    /// Fetches from the medium and what lies on the computer, and asks nobody else.
+    pub(super) fn download_offline(&self, fetcher: Fetcher, lock: &Lock, dir: &Path) -> Result<()> {
+        // One file after the other: a disc's head has to move, and an old stick is fastest that way.
+        let mut fetcher = fetcher.streams(1);
+        if let Some(pool) = self.stick().and_then(Stick::pool) {
+            fetcher = fetcher.first(Packages::directory(MEDIUM, pool));
+        }
+        let nowhere = |package: &LockedPackage| LockedPackage { urls: vec![], ..package.clone() };
+        let packages: Vec<LockedPackage> = lock.packages.iter().map(nowhere).collect();
+        let reporter = Mutex::new(self.reporter.clone());
+        let progress = |p: &Progress| {
+            let reporter = reporter.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            reporter.progress(p.done, Some(p.total), Unit::Bytes, &p.what);
+        };
+        let report = fetcher.fetch(&packages, dir, &progress).map_err(|e| self.why_not(e, &packages, dir))?;
+        for source in &report.sources {
+            self.reporter.debug(format!("{} came from {}", akene_protocol::Bytes(source.bytes), source.name));
+        }
+        Ok(())
+    }
+
+    /// Why packages could not be had: the medium is damaged, or gone.
+    fn why_not(&self, error: anyhow::Error, packages: &[LockedPackage], dir: &Path) -> anyhow::Error {
+        // A full disk is not the medium's fault.
+        let (Some(stick), true) = (self.stick(), error.is::<Issues>()) else { return error };
+        let missing: Vec<LockedPackage> =
+            packages.iter().filter(|p| !stage::is_there(dir, p)).cloned().collect();
+        match stick.check(&missing, &mut |_| {}) {
+            Ok(()) => error,
+            Err(issues) => issues.into(),
+        }
+    }
+
+    /// The medium is needed no more.
+    pub(super) fn release_medium(&mut self) {
+        let Some(offline) = &mut self.offline else { return };
+        let Some(stick) = &mut offline.stick else { return };
+        stick.release();
+        self.reporter.notice(Text::MayBePulled);
+        if let Some(technician) = &mut offline.technician {
+            technician.pulled();
+        }
+    }
+
+    /// Puts the report of this run, as it is now, on the medium and on the machine's boot partition if that is mounted. That it
+    /// cannot be put on the medium is said; it keeps nothing from going on.
+    pub(super) fn put_reports(&mut self, mounted: Option<&Mounted>) {
+        let Some(sealed) = self.report() else { return };
+        let (runner, run) = (self.runner, self.reporter.run());
+        let stick = self.offline.as_mut().and_then(|offline| offline.stick.as_mut());
+        let on_medium = match stick.map(|stick| stick.write_report(run, &sealed, runner)) {
+            Some(Ok(())) => true,
+            Some(Err(error)) => {
+                self.reporter.warn(format!("the report is not on the medium: {error:#}"));
+                false
+            }
+            None => false,
+        };
+        if let Some(mounted) = mounted {
+            if !on_medium {
+                self.reporter.notice(Text::ReportStays);
+            }
+            self.keep_report(&mounted.root.join("boot"));
+        }
+    }
+
+    /// Puts the report on a boot partition.
+    pub(super) fn keep_report(&self, boot: &Path) {
+        let Some(sealed) = self.report() else { return };
+        let path: PathBuf = boot.join(boot_files::REPORTS).join(format!("{}.sealed", self.reporter.run()));
+        let kept = boot_files::write_private(&path, &sealed);
+        if let Err(error) = kept {
+            self.reporter.warn(format!("keeping the report on this computer: {error:#}"));
+        }
+    }
+
+    /// The report as it is now, sealed. None: nobody is to be told, or there is nobody yet to tell about.
+    fn report(&self) -> Option<Vec<u8>> {
+        let desk = self.offline.as_ref()?.desk.as_ref()?;
+        let identity = self.identity.as_ref()?;
+        let report = || -> Result<Vec<u8>> {
+            // The listener that writes the log has its own thread.
+            self.reporter.drain(std::time::Duration::from_secs(2));
+            let courier = self.reporter.courier().context("reading the events: nobody keeps them")?;
+            desk.report(identity, self.reporter.run(), courier.pending()?, end_of_log(&self.log)?)
+        };
+        report().inspect_err(|error| self.reporter.warn(format!("writing the report: {error:#}"))).ok()
+    }
+}
