@@ -6,7 +6,7 @@ use akene_protocol::api::Consent;
 use akene_protocol::envelope::PublicKey;
 use akene_protocol::inventory::FirmwareKind;
 use akene_protocol::stamp::{Source, Stamp, Tls};
-use akene_protocol::{Bytes, Secret, Sha256};
+use akene_protocol::{AssetNumber, Bytes, Language, Secret, Sha256};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -36,6 +36,8 @@ pub enum Command {
     Postpone(PostponeArgs),
     /// Look at disks, save files, repair: a menu, or one of its choices.
     Rescue(crate::rescue::cmd::RescueArgs),
+    /// Show the questions a technician with a stick is asked, on this terminal; change nothing.
+    Technician(Box<TechnicianArgs>),
     /// Called by the DHCP client of the live system.
     #[command(hide = true)]
     DhcpHook {
@@ -214,6 +216,35 @@ pub struct InstallArgs {
     /// A console of the installed system besides the screen: `ttyS0,115200n8`.
     #[arg(long, value_name = "CONSOLE")]
     pub console: Vec<String>,
+}
+
+/// `technician`.
+#[derive(Debug, Args)]
+pub struct TechnicianArgs {
+    /// A profile to choose from: TOML, a bundle or a signed profile.
+    #[arg(long, value_name = "FILE", required = true)]
+    pub profile: Vec<PathBuf>,
+    /// The key signed profiles must be signed with.
+    #[arg(long, value_name = "KEY")]
+    pub site_key: Option<PublicKey>,
+    /// An association to choose from.
+    #[arg(long, value_name = "NAME")]
+    pub association: Vec<String>,
+    /// The number the machine has already.
+    #[arg(long, value_name = "NUMBER")]
+    pub known: Option<AssetNumber>,
+    /// A saved inventory instead of this machine.
+    #[arg(long, value_name = "FILE")]
+    pub inventory: Option<PathBuf>,
+    /// How much the medium permits to destroy.
+    #[arg(long, value_enum, default_value = "wipe")]
+    pub consent: ConsentArg,
+    /// The language at first: en or fr.
+    #[arg(long, value_name = "LANGUAGE", default_value = "en")]
+    pub language: Language,
+    /// As a serial line shows it: ASCII.
+    #[arg(long)]
+    pub serial: bool,
 }
 
 /// `resident`.

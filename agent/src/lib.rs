@@ -24,3 +24,4 @@ pub mod run;
 pub mod storage;
 pub mod sys;
 pub mod target;
+pub mod technician;

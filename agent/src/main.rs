@@ -3,13 +3,17 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use akene_agent::cli::{Cli, Command, PlanArgs, ProbeArgs};
+use akene_agent::boot::{Console, ConsoleKind, Consoles};
+use akene_agent::cli::{Cli, Command, PlanArgs, ProbeArgs, TechnicianArgs};
 use akene_agent::run::native::{self, Outcome};
+use akene_agent::run::technician::Offered;
 use akene_agent::run::{Done, live};
 use akene_agent::sys::terminal;
+use akene_agent::technician::{self, rehearsal::Rehearsal};
 use akene_agent::{boot, net, probe, rescue, resident};
 use akene_exec::SystemRunner;
-use akene_planner::render::Style;
+use akene_planner::render::{self, Style};
+use akene_protocol::Bytes;
 use anyhow::{Context, Result};
 use clap::Parser;
 
@@ -30,6 +34,7 @@ fn main() -> ExitCode {
                 Outcome::Failed(_) => ExitCode::from(FAILED),
             })
         }),
+        Command::Technician(args) => rehearse(&args),
         Command::Resident(args) => {
             let options = resident::Options { once: args.once, inventory: args.inventory };
             resident::run(&args.root, options).map(|()| ExitCode::SUCCESS)
@@ -97,6 +102,38 @@ fn show_plan(args: &PlanArgs) -> Result<ExitCode> {
             "\n{}",
             akene_planner::explain_within(&resolved.storage, &inventory, args.consent.into())?.text()
         );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The technician's questions on this terminal.
+fn rehearse(args: &TechnicianArgs) -> Result<ExitCode> {
+    let inventory = match &args.inventory {
+        Some(path) => native::read_inventory(path)?,
+        None => probe::inventory(&SystemRunner, &probe::ProbeRoot::default()),
+    };
+    let mut profiles = Vec::new();
+    for path in &args.profile {
+        let (bundle, _) = native::read_profile(path, args.site_key.as_ref())?;
+        let offered = Offered { name: bundle.name.clone(), size: Bytes(0), title: None };
+        profiles.push((bundle, offered));
+    }
+    let rehearsal = Rehearsal {
+        site: profiles.first().map(|(bundle, _)| bundle.site.clone()).unwrap_or_default(),
+        associations: args.association.clone(),
+        profiles,
+        known: args.known,
+        inventory,
+        consent: args.consent.into(),
+    };
+    let kind = if args.serial { ConsoleKind::Serial } else { ConsoleKind::Screen };
+    let consoles = Consoles(vec![Console::new("/dev/tty", kind)]);
+    match rehearsal.with(&mut technician::open(&consoles, args.language))? {
+        Some(wish) => {
+            let asset = wish.choice.asset.map_or_else(|| "a new number".into(), |asset| asset.to_string());
+            println!("profile {}, {asset}; {}", wish.choice.profile, render::destroyed(&wish.plan));
+        }
+        None => println!("left"),
     }
     Ok(ExitCode::SUCCESS)
 }

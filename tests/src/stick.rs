@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_protocol::api::Consent;
 use akene_protocol::envelope::Document;
+use akene_protocol::lock::{LockedPackage, PinnedPackage, ProfileLock};
 use akene_protocol::medium::{self, Medium, MediumFile, MediumId, MediumProfile};
 use akene_protocol::report::{Letter, Report};
 use akene_protocol::seal::SealSecret;
@@ -31,7 +32,13 @@ pub struct Stick {
 
 impl Stick {
     /// Puts one together: a signed profile and its lock, and packages of a directory, whatever their names.
-    pub fn new(dir: &Path, site: &SigningKey, profile: &Envelope, lock: &[u8], packages: &Path) -> Result<Self> {
+    pub fn new(
+        dir: &Path,
+        site: &SigningKey,
+        profile: &Envelope,
+        lock: &[u8],
+        packages: &Path,
+    ) -> Result<Self> {
         let (own, seal) = (SigningKey::from_bytes(&[21; 32]), SealSecret::from_bytes([22; 32]));
         let top = dir.join(medium::DIR);
         for name in ["profiles", medium::POOL, medium::REPORTS] {
@@ -67,6 +74,32 @@ impl Stick {
         let stick = Stick { dir: dir.to_owned(), manifest, site: site.clone(), own, seal };
         sign(&stick.dir, &stick.manifest, site)?;
         Ok(stick)
+    }
+
+    /// The packages of a signed lock, from the archives it names, into a directory.
+    pub fn fetch(lock: &ProfileLock, dir: &Path) -> Result<()> {
+        let package = |pinned: &PinnedPackage| -> Result<LockedPackage> {
+            let release = pinned.release.and_then(|at| lock.releases.get(at)).context("finding a release")?;
+            Ok(LockedPackage {
+                name: pinned.name.clone(),
+                version: pinned.version.clone(),
+                architecture: pinned.architecture.clone(),
+                size: pinned.size,
+                sha256: pinned.sha256,
+                urls: vec![format!("{}/{}", release.uri.trim_end_matches('/'), pinned.path)],
+                file: pinned.sha256.to_string(),
+                base: false,
+                helper: false,
+                release: None,
+            })
+        };
+        let packages = lock.packages.iter().map(package).collect::<Result<Vec<_>>>()?;
+        // A second test of this program may have installed it already.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let client = reqwest::blocking::Client::builder().redirect(akene_archive::redirect_policy()).build();
+        let client = client.context("preparing HTTP")?;
+        akene_archive::Fetcher::new(client).fetch(&packages, dir, &|_| {})?;
+        Ok(())
     }
 
     /// A stamp of such a medium.

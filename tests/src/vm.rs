@@ -122,6 +122,10 @@ pub struct Machine {
     pub disks: Vec<PathBuf>,
     /// Installation medium. The machine starts from it where it can.
     pub medium: Option<Medium>,
+    /// A stick that it can write to, besides.
+    pub stick: Option<PathBuf>,
+    /// Whether it has a network card.
+    pub network: bool,
     /// What the clock of the machine says: `1980-01-01T00:00:00`. Default: the right time.
     pub clock: Option<String>,
     /// Kernel and initrd to start without firmware's help, with the command line.
@@ -140,6 +144,8 @@ impl Machine {
             memory: 1024,
             disks: Vec::new(),
             medium: None,
+            stick: None,
+            network: true,
             clock: None,
             kernel: None,
             serial: "AKT0001".into(),
@@ -164,11 +170,21 @@ impl Machine {
                 "-smbios",
                 &format!("type=1,manufacturer=Akene,product=Test machine,serial={}", self.serial),
             ])
-            .args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="])
             .args(["-device", "virtio-rng-pci", "-device", "qemu-xhci"])
             .arg("-qmp")
             .arg(format!("unix:{},server=on,wait=off", control.display()));
         cmd = self.add_firmware(cmd, dir)?;
+        cmd = match self.network {
+            true => cmd.args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]),
+            // QEMU gives a machine a card of its own accord where it is not told what it has.
+            false => cmd.args(["-nic", "none"]),
+        };
+        if let Some(stick) = &self.stick {
+            cmd = cmd
+                .arg("-drive")
+                .arg(format!("file={},format=raw,if=none,id=data", stick.display()))
+                .args(["-device", "usb-storage,drive=data,removable=on"]);
+        }
         for (i, disk) in self.disks.iter().enumerate() {
             cmd = cmd
                 .arg("-drive")

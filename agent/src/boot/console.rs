@@ -7,10 +7,11 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use akene_protocol::Language;
 
+use crate::report::curtain::Curtain;
 use crate::report::words;
 
 /// What kind of thing a console is.
@@ -29,9 +30,16 @@ pub struct Console {
     pub path: PathBuf,
     /// Its kind.
     pub kind: ConsoleKind,
+    /// Down while somebody talks to a person there.
+    pub curtain: Curtain,
 }
 
 impl Console {
+    /// A console with this device.
+    pub fn new(path: impl Into<PathBuf>, kind: ConsoleKind) -> Self {
+        Console { path: path.into(), kind, curtain: Curtain::default() }
+    }
+
     /// Opens the device for writing.
     pub fn open(&self) -> std::io::Result<File> {
         // Never become the owner of a terminal by opening it, and never wait for a modem's carrier.
@@ -58,7 +66,7 @@ impl Consoles {
         let mut consoles = Consoles::parse(&active);
         consoles.0.retain(|console| console.open().is_ok());
         if consoles.0.is_empty() {
-            consoles.0.push(Console { path: "/dev/console".into(), kind: ConsoleKind::Serial });
+            consoles.0.push(Console::new("/dev/console", ConsoleKind::Serial));
         }
         consoles
     }
@@ -67,11 +75,9 @@ impl Consoles {
     pub fn parse(active: &str) -> Self {
         let console = |name: &str| {
             let number = name.strip_prefix("tty").filter(|n| n.chars().all(|c| c.is_ascii_digit()));
-            Console {
-                // `tty0` is whichever virtual terminal is in front; ours is the first.
-                path: PathBuf::from("/dev").join(if name == "tty0" { "tty1" } else { name }),
-                kind: if number.is_some() { ConsoleKind::Screen } else { ConsoleKind::Serial },
-            }
+            // `tty0` is whichever virtual terminal is in front; ours is the first.
+            let path = Path::new("/dev").join(if name == "tty0" { "tty1" } else { name });
+            Console::new(path, if number.is_some() { ConsoleKind::Screen } else { ConsoleKind::Serial })
         };
         Consoles(active.split_whitespace().map(console).collect())
     }

@@ -141,7 +141,9 @@ fn a_profile_signed_by_another_key_is_refused_from_every_source() {
         (stamp(Source::Medium { consent: Consent::Blank, attended: false, home: None }), Script::new(vec![]));
     let text = serde_json::to_vec(&forged).unwrap();
     let error = Site { stamp: &stamp, http: &http }
-        .orders(&identity(), &inventory(), None, None, &Reporter::new(RUN, 1), &|| Ok((text.clone(), "the medium".into())))
+        .orders(&identity(), &inventory(), None, None, &Reporter::new(RUN, 1), &|| {
+            Ok((text.clone(), "the medium".into()))
+        })
         .unwrap_err();
     assert_eq!(code(error), "signature-wrong");
 }

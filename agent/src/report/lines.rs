@@ -230,6 +230,10 @@ impl<W: Write + Send> Listener for Lines<W> {
                 }
                 self.write(&format!("    {}{issue}", mark(akene_protocol::event::Level::Warning)))
             }
+            Message::Language(language) => {
+                self.language = *language;
+                Ok(())
+            }
             // In English the event said it.
             Message::Notice(text) if self.language != Language::En => {
                 self.write(&format!("    {}", text.get(self.language)))

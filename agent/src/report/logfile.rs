@@ -37,6 +37,7 @@ impl Listener for LogFile {
             Message::Trouble(Some(issue)) => format!("    waiting: {issue}"),
             Message::Trouble(None)
             | Message::Notice(_)
+            | Message::Language(_)
             | Message::Tick(_)
             | Message::Waiting(_)
             | Message::Flush(_) => return Ok(()),

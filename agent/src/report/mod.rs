@@ -4,7 +4,8 @@
 //! [`screen`] (a volunteer looks at it), plain [`lines`](mod@lines) (serial consoles, pipes, JSON), the
 //! [`logfile`], and the [`courier`] that brings it to the server. Each listener has a thread and a
 //! queue of its own, so that one that hangs (a serial line with flow control, a dead server) never
-//! holds up the installation, and one that dies is simply no longer told.
+//! holds up the installation, and one that dies is simply no longer told. Where somebody talks to a person on a console, its
+//! listener is silent behind a [`curtain`].
 //!
 //! Progress is shown many times a second on the screen but numbered only once a second: between two
 //! numbered events listeners get [`Message::Tick`]s that may be lost.
@@ -13,6 +14,7 @@
 //! everything that passes here, so that even the output of a foreign program cannot carry them out.
 
 pub mod courier;
+pub mod curtain;
 mod digits;
 pub mod lines;
 pub mod logfile;
@@ -61,6 +63,8 @@ pub enum Message {
     Waiting(String),
     /// Something a person at the machine has to mend (a cable) before it goes on, or that it is mended.
     Trouble(Option<Issue>),
+    /// People read this language from now on.
+    Language(Language),
     /// Something whoever stands there should know from now on. It was an event, too.
     Notice(words::Text),
     /// Finish what is queued and say so.
@@ -181,9 +185,12 @@ impl Reporter {
         self.lock().phase.unwrap_or(Phase::Boot)
     }
 
-    /// From now on countdowns are shown in this language. Listeners have one of their own.
+    /// From now on people at the machine are spoken to in this language. Listeners begin with one of their own.
     pub fn speak(&self, language: Language) {
-        self.lock().language = language;
+        let mut inner = self.lock();
+        if std::mem::replace(&mut inner.language, language) != language {
+            inner.tell(Message::Language(language));
+        }
     }
 
     /// The language of countdowns.

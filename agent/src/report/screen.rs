@@ -221,6 +221,10 @@ impl Listener for Screen {
                 self.page.trouble.clone_from(issue);
                 self.redraw()
             }
+            Message::Language(language) => {
+                self.page.language = *language;
+                self.redraw()
+            }
             Message::Detail(_) | Message::Flush(_) => Ok(()),
         }
     }
@@ -400,6 +404,14 @@ mod tests {
         assert!(page.text().contains("Rien n'a été modifié"), "{}", page.text());
         assert!(page.text().lines().count() <= 25, "{}", page.text());
         assert!(page.text().lines().all(|l| l.chars().count() <= 80));
+    }
+
+    #[test]
+    fn a_person_who_reads_another_language_is_heard() {
+        let started = || event(EventKind::PhaseStarted { phase: Phase::Stage });
+        let (_, text) = drawn(&[started(), Message::Language(Language::Fr)]);
+        let (before, after) = text.split_at(text.rfind("Lannion").unwrap());
+        assert!(before.contains("[>] Downloading") && after.contains("[>] Téléchargement"), "{text}");
     }
 
     #[test]

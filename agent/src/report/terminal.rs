@@ -67,7 +67,11 @@ impl Listener for Terminal {
             Message::Called(name) => self.line(&format!("    This computer: {name}"))?,
             Message::Trouble(Some(issue)) => self.line(&format!("    {issue}"))?,
             Message::Waiting(text) => self.bar.set_message(text.clone()),
-            Message::Detail(_) | Message::Notice(_) | Message::Trouble(None) | Message::Flush(_) => {}
+            Message::Detail(_)
+            | Message::Language(_)
+            | Message::Notice(_)
+            | Message::Trouble(None)
+            | Message::Flush(_) => {}
         }
         Ok(())
     }

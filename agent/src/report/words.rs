@@ -10,6 +10,7 @@
 use akene_protocol::event::Phase;
 use akene_protocol::{Issue, Language};
 
+/// Makes `Text`, an enumeration of texts, from lines of names and texts in each language.
 macro_rules! texts {
     ($($(#[$doc:meta])* $name:ident: $en:literal, $fr:literal;)*) => {
         /// A text that stands by itself.
@@ -29,6 +30,8 @@ macro_rules! texts {
         }
     };
 }
+pub(crate) use texts;
+
 pub(crate) use texts;
 
 texts! {
@@ -221,11 +224,6 @@ const FRENCH: &[(&str, &str, &str)] = &[
         "utilisez une autre clé, ou appelez l'administrateur",
     ),
     (
-        "technician-missing",
-        "cette clé est faite pour un technicien, et aucun écran ne permet de lui parler",
-        "branchez un clavier et un écran, ou utilisez une clé qui installe sans questions",
-    ),
-    (
         "live-system-broken",
         "l'installateur de ce disque ou de cette clé ne démarre pas",
         "redémarrez ; si le message revient, essayez une autre copie du disque ou de la clé",
@@ -367,6 +365,44 @@ const FRENCH: &[(&str, &str, &str)] = &[
         "démarrez l'ancien système, sauvez les fichiers, puis appelez l'administrateur",
     ),
     (
+        "kept-data-in-the-way",
+        "des fichiers à garder ne laissent pas assez de place au nouveau système",
+        "choisissez un système plus petit, ou sauvez les fichiers ailleurs et appelez l'administrateur",
+    ),
+    ("table-full", "la liste des partitions de ce disque est pleine", "appelez l'administrateur"),
+    (
+        "volume-too-large",
+        "une partie du système demandé ne tient sur aucun disque",
+        "choisissez un système plus petit, ou mettez un plus grand disque",
+    ),
+    (
+        "disk-holds-files",
+        "ce disque contient des fichiers personnels, et il n'est pas utilisé",
+        "sauvez les fichiers ailleurs, puis appelez l'administrateur",
+    ),
+    ("disk-removable", "ce disque est amovible, et il n'est pas utilisé", "installez sur un disque interne"),
+    (
+        "disk-read-only",
+        "ce disque refuse l'écriture",
+        "cherchez un petit interrupteur de protection, ou remplacez le disque",
+    ),
+    ("disk-sector-size", "ce disque a un format rare, et il n'est pas utilisé", "mettez un autre disque"),
+    ("disk-selector", "aucun disque n'est celui que l'administrateur a choisi", "appelez l'administrateur"),
+    ("disk-not-selected", "l'administrateur a choisi un autre disque", "appelez l'administrateur"),
+    (
+        "disk-too-large-for-mbr",
+        "ce disque est trop grand pour le réglage demandé",
+        "appelez l'administrateur",
+    ),
+    ("disk-empty-slot", "ce lecteur est vide", "mettez-y un disque"),
+    ("disk-live-medium", "c'est la clé ou le disque de l'installateur", "installez sur un autre disque"),
+    ("too-many-disks", "il y a plus de disques qu'on ne peut en utiliser", "appelez l'administrateur"),
+    (
+        "no-console",
+        "il n'y a ni écran ni clavier pour poser les questions",
+        "branchez un écran et un clavier, puis redémarrez",
+    ),
+    (
         "raid-controller",
         "le contrôleur de disques cache les disques (mode RAID)",
         "dans le BIOS, mettez le contrôleur de disques en mode AHCI, puis redémarrez",
@@ -472,6 +508,26 @@ mod tests {
             }
         }
         assert!(found >= 10, "only {found} diagnoses were found in the sources");
+    }
+
+    /// Every code a golden machine was refused with. Mistakes in a profile are the administrator's, who reads English.
+    #[test]
+    fn every_refusal_of_the_planner_has_its_french_words() {
+        let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+        let mut found = 0;
+        for machine in std::fs::read_dir(golden).unwrap() {
+            let Ok(text) = std::fs::read_to_string(machine.unwrap().path().join("error.txt")) else {
+                continue;
+            };
+            for code in text.lines().filter_map(|line| line.rsplit_once('[')?.1.strip_suffix(']')) {
+                found += 1;
+                if !code.starts_with("profile-") && !matches!(code, "volume-sizes" | "volume-mount") {
+                    let issue = Issue::new(code, "", "", "");
+                    assert!(reason(&issue, Language::Fr).is_some(), "`{code}` has no French words");
+                }
+            }
+        }
+        assert!(found >= 30, "only {found} refusals were found");
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::io::Write;
 use std::path::Path;
 
 use akene_protocol::image::{self, ImageManifest};
-use akene_protocol::{Envelope, Sha256, Stamp};
-use anyhow::{Context, Result, ensure};
+use akene_protocol::{Envelope, Issue, Sha256, Stamp};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{Record, json};
@@ -92,14 +92,27 @@ pub fn write_signed_lock(boot: &Path, envelope: Option<&Envelope>) -> Result<()>
     }
 }
 
+/// Holds the running installer against the manifest of its image. The live root is most of the image, and everybody runs from
+/// it: a damaged stick shows here.
+///
+/// # Errors
+/// `medium-damaged`, with the file.
+pub fn check_installer(root: &Path, manifest: &ImageManifest) -> Result<()> {
+    for file in &manifest.files {
+        let sum = sum_of(&root.join(&file.path))?;
+        if sum != file.sha256 {
+            let message = format!("{} of the running installer is damaged: its sum is {sum}", file.path);
+            let next = "start this computer again, from another copy of the stick or disc if it stays";
+            bail!(Issue::new("medium-damaged", &*file.path, message, next));
+        }
+    }
+    Ok(())
+}
+
 /// Writes the installer. `root` is the initramfs the live system came from.
 pub fn write_installer(boot: &Path, root: &Path, stamp: &Stamp, manifest: &ImageManifest) -> Result<()> {
     let [kernel, initrd, stamp_path] = INSTALLER.map(|name| boot.join(name));
-    for file in &manifest.files {
-        // The live root is most of the image, and everybody runs from it: a damaged stick shows here.
-        let sum = sum_of(&root.join(&file.path))?;
-        ensure!(sum == file.sha256, "{} of the running installer is damaged: its sum is {sum}", file.path);
-    }
+    check_installer(root, manifest)?;
     let source = root.join(image::KERNEL);
     let area = stamp.to_area()?;
     let sums = Installer {
@@ -247,5 +260,7 @@ pub(super) mod tests {
         fs::write(root.path().join("akene/vmlinuz"), "the kernek").unwrap();
         let error = write_installer(boot.path(), root.path(), &stamp, &manifest).unwrap_err();
         assert!(error.to_string().contains("akene/vmlinuz of the running installer is damaged"), "{error}");
+        assert_eq!(error.downcast_ref::<Issue>().unwrap().code, "medium-damaged");
+        check_installer(root.path(), &manifest).unwrap_err();
     }
 }

@@ -166,8 +166,14 @@ mod tests {
     fn events(n: u64, text: &str) -> Vec<Event> {
         let kind = |_| EventKind::Log { level: Level::Info, message: text.to_owned() };
         let at = Timestamp::UNIX_EPOCH;
-        let event =
-            |seq| Event { version: akene_protocol::event::VERSION, run: RUN, seq, at, uptime_ms: 0, kind: kind(seq) };
+        let event = |seq| Event {
+            version: akene_protocol::event::VERSION,
+            run: RUN,
+            seq,
+            at,
+            uptime_ms: 0,
+            kind: kind(seq),
+        };
         (1..=n).map(event).collect()
     }
 

@@ -41,6 +41,7 @@ use crate::net::resolver::Resolver;
 use crate::net::{self, Online};
 use crate::probe::{self, ProbeRoot};
 use crate::report::Reporter;
+use crate::report::curtain::Behind;
 use crate::report::lines::Lines;
 use crate::report::logfile::LogFile;
 use crate::report::screen::Screen;
@@ -143,7 +144,7 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
             Some(Follows::Asked) => continue,
             Some(Follows::Left) => {
                 keep_events(&live, runner, &reporter);
-                wait(&reporter, GOOD_NEWS, Text::RestartsUnchanged);
+                wait(&reporter, GOOD_NEWS, Text::Restarts);
                 boot::restart();
             }
             None => {}
@@ -429,11 +430,16 @@ fn new_reporter(live: &LiveSystem) -> Result<Reporter> {
         Err(error) => reporter.debug(format!("the watchdog knows nothing of the installer: {error:#}")),
     }
     for console in live.consoles.iter() {
+        let curtain = console.curtain.clone();
         match writer(console) {
             Ok(device) if console.is_serial() => {
-                reporter.listen("serial console", Lines::for_console(device, language))?
+                let lines = Lines::for_console(device, language);
+                reporter.listen("serial console", Behind::new(curtain, lines))?
             }
-            Ok(device) => reporter.listen("screen", Screen::new(device, site, language))?,
+            Ok(device) => {
+                let screen = Screen::new(device, site, language);
+                reporter.listen("screen", Behind::new(curtain, screen))?
+            }
             Err(error) => reporter.debug(format!("{}: {error:#}", console.path.display())),
         }
     }

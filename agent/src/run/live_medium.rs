@@ -19,7 +19,7 @@ use super::doubt::ClockState;
 use super::live::{begin, ended, prepare};
 use super::offline::Offline;
 use super::resume::Begun;
-use super::technician::{LEFT, Technician};
+use super::technician::{DECLINED, LEFT, Next as Wish, Technician};
 use super::{Done, Options, issues_of, pipeline};
 use crate::boot::{LiveSystem, Mode};
 use crate::fetch::medium::stick::{Stick, Where};
@@ -30,6 +30,7 @@ use crate::net::resolver::Resolver;
 use crate::report::Reporter;
 use crate::report::words::Text;
 use crate::sys::clock;
+use crate::technician;
 
 /// How long the medium may take to show itself.
 const MEDIUM_WITHIN: Duration = Duration::from_secs(20);
@@ -47,17 +48,20 @@ pub(super) struct OnMedium {
 pub(super) enum Follows {
     /// The next one, soon.
     Again,
-    /// The next one: a person has read why.
+    /// The next one, at once: a person has read why.
     Asked,
-    /// The technician wants the machine as it was.
+    /// A restart: the technician wants no more of it.
     Left,
 }
 
 impl OnMedium {
     /// `None`: the stamp is not that of such a medium.
     pub fn new(live: &LiveSystem) -> Option<Self> {
-        let stamp = live.stamp.as_ref().ok()?;
-        brings_everything(stamp).then(|| OnMedium { technician: None, minted: None, anew: false })
+        let stamp = live.stamp.as_ref().ok().filter(|stamp| brings_everything(stamp))?;
+        let at_consoles =
+            || Box::new(technician::open(&live.consoles, live.language())) as Box<dyn Technician>;
+        let technician = is_attended(stamp).then(at_consoles);
+        Some(OnMedium { technician, minted: None, anew: false })
     }
 
     /// Whether a person stands at the machine and is asked.
@@ -76,9 +80,6 @@ impl OnMedium {
     ) -> Result<Done, Vec<Issue>> {
         let stamp = begin(live, reporter)?;
         let fail = |issues| ended(reporter, issues);
-        if self.technician.is_none() && is_attended(stamp) {
-            return Err(fail(vec![nobody_to_ask()]));
-        }
         // Begun too often: a person who is there decides.
         let tired = begun.as_ref().is_some_and(Begun::is_tired) && self.is_attended();
         let resume = begun.and_then(|begun| begun.resume).filter(|_| !self.anew && !tired).map(Box::new);
@@ -149,8 +150,12 @@ impl OnMedium {
             return None;
         }
         if let Some(technician) = &mut self.technician {
-            technician.show(issues);
-            return Some(Follows::Asked);
+            // Who went back to the questions knows why.
+            let declined = issues.iter().any(|issue| issue.code == DECLINED);
+            return Some(match if declined { Wish::Anew } else { technician.show(issues) } {
+                Wish::Anew => Follows::Asked,
+                Wish::Restart => Follows::Left,
+            });
         }
         (resumed && self.anew).then_some(Follows::Again)
     }
@@ -182,22 +187,12 @@ fn clock_of(stick: &Stick, reporter: &Reporter) -> ClockState {
     ClockState { mended, floor }
 }
 
-fn nobody_to_ask() -> Issue {
-    Issue::new(
-        "technician-missing",
-        "",
-        "this medium is made for a technician who chooses and confirms, and there is no console to ask one",
-        "plug in a screen and a keyboard, or use a medium that installs by itself",
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use akene_protocol::Inventory;
     use akene_planner::Plan;
-    use akene_protocol::Resolved;
     use akene_protocol::api::Consent;
+    use akene_protocol::{Inventory, Resolved};
     use anyhow::Result;
     use std::cell::RefCell;
     use std::rc::Rc;
@@ -210,28 +205,34 @@ mod tests {
         fn choose(&mut self, _: &Offer<'_>) -> Result<Choice> {
             anyhow::bail!("not asked")
         }
-        fn confirm(&mut self, _: &Plan, _: &Inventory, _: &Resolved, _: Consent) -> Result<Permission, Issue> {
+        fn confirm(
+            &mut self,
+            _: &Plan,
+            _: &Inventory,
+            _: &Resolved,
+            _: Consent,
+        ) -> Result<Permission, Issue> {
             Err(Issue::new("not-asked", "", "", ""))
         }
         fn pulled(&mut self) {}
-        fn show(&mut self, issues: &[Issue]) {
+        fn show(&mut self, issues: &[Issue]) -> Wish {
             self.0.borrow_mut().extend(issues.iter().map(|i| i.code.clone()));
+            if issues[0].code == "no-console" { Wish::Restart } else { Wish::Anew }
         }
     }
 
     #[test]
     fn a_person_reads_a_refusal_and_a_stick_that_is_missing_is_waited_for() {
         let shown = Rc::default();
-        let mut attended = OnMedium {
-            technician: Some(Box::new(Shown(Rc::clone(&shown)))),
-            minted: None,
-            anew: false,
-        };
+        let mut attended =
+            OnMedium { technician: Some(Box::new(Shown(Rc::clone(&shown)))), minted: None, anew: false };
         let issues = |code: &str| [Issue::new(code, "", "", "")];
         assert_eq!(attended.follows(&issues("disk-too-small"), false), Some(Follows::Asked));
         assert_eq!(attended.follows(&issues("medium-missing"), false), None);
         assert_eq!(attended.follows(&issues(LEFT), false), Some(Follows::Left));
-        assert_eq!(*shown.borrow(), ["disk-too-small"]);
+        assert_eq!(attended.follows(&issues(DECLINED), false), Some(Follows::Asked));
+        assert_eq!(attended.follows(&issues("no-console"), false), Some(Follows::Left));
+        assert_eq!(*shown.borrow(), ["disk-too-small", "no-console"]);
 
         let mut alone = OnMedium { technician: None, minted: None, anew: true };
         assert_eq!(alone.follows(&issues("other-disks"), true), Some(Follows::Again));

@@ -320,6 +320,7 @@ impl Effects for Machine<'_> {
     }
 
     fn solve(&mut self, resolved: &Resolved, plan: &Plan) -> Result<Solved> {
+        self.check_installer()?;
         if let Authority::Begun { resume, key, .. } = &self.authority {
             let (choice, signed) = resume.choice(key, resolved, plan, self.firmware)?;
             self.signed = signed.map(Box::new);
@@ -615,7 +616,8 @@ impl Machine<'_> {
                     Some(found) => Ok(found.clone()),
                     None => Ok((medium::profile(runner)?, "akene/profile.json on the medium".to_owned())),
                 };
-                let orders = site.orders(identity, inventory, wanted.as_deref(), order, self.reporter, &medium);
+                let orders =
+                    site.orders(identity, inventory, wanted.as_deref(), order, self.reporter, &medium);
                 match (orders, &begun) {
                     (Err(error), Some(resume)) if medium::is_missing(&error) => {
                         self.reporter.info(format!(

@@ -252,7 +252,9 @@ fn offline<'a>(medium: &Medium, authority: &Authority<'_>, runner: &dyn Runner) 
         }
     };
     if matches!(stamp.source, Source::Medium { attended: true, .. }) && resume.is_none() {
-        bail!("using a medium: a technician is asked in the live system only; use a stamp that is not `attended`");
+        bail!(
+            "using a medium: a technician is asked in the live system only; use a stamp that is not `attended`"
+        );
     }
     let stick = Stick::find(&medium.place, &stamp.site_key, runner)?.ok_or_else(stick::missing)?;
     Ok(Offline::new(stamp, Some(stick), resume, None))

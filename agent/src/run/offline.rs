@@ -88,8 +88,12 @@ impl<'a> Offline<'a> {
                 inventory,
             };
             let choice = technician.choose(&offer)?;
+            reporter.speak(technician.language().unwrap_or(stamp.language));
             let association = choice.association.as_deref().unwrap_or("none");
-            reporter.info(format!("chosen at the machine: profile {}, association {association}", choice.profile));
+            reporter.info(format!(
+                "chosen at the machine: profile {}, association {association}",
+                choice.profile
+            ));
             self.chosen = Some(choice);
         }
         let mut identity = match known.or_else(|| self.minted.take()) {
@@ -152,7 +156,9 @@ impl Machine<'_> {
     /// The profile on the medium with its place; `None` where the run is not from one with a manifest.
     pub(super) fn profile_offline(&self, wanted: Option<&str>) -> Result<Option<(Vec<u8>, String)>> {
         let Some(offline) = &self.offline else { return Ok(None) };
-        let (Some(stick), Some(name)) = (&offline.stick, offline.profile_name(wanted)?) else { return Ok(None) };
+        let (Some(stick), Some(name)) = (&offline.stick, offline.profile_name(wanted)?) else {
+            return Ok(None);
+        };
         let text = stick.profile(&name)?;
         Ok(Some((text, format!("the profile {name} on the medium"))))
     }
@@ -189,6 +195,15 @@ impl Machine<'_> {
         let most = given?.consent();
         let permission = technician.confirm(plan, inventory, resolved, most)?;
         Ok(Permission::given(permission.consent().min(most), permission.by))
+    }
+
+    /// Whether the installer that runs, and will lie on the disk, is whole. Over a network that is seen when it is written; here
+    /// nobody could send another.
+    pub(super) fn check_installer(&self) -> Result<()> {
+        match (&self.offline, &self.installer) {
+            (Some(_), Some((root, _, manifest))) => boot_files::check_installer(root, manifest),
+            _ => Ok(()),
+        }
     }
 
     /// Makes sure that the medium can be read.

@@ -6,7 +6,7 @@
 
 use akene_planner::Plan;
 use akene_protocol::api::Consent;
-use akene_protocol::{AssetNumber, Bytes, Inventory, Issue, Resolved};
+use akene_protocol::{AssetNumber, Bytes, Inventory, Issue, Language, Resolved};
 use anyhow::Result;
 
 use crate::fetch::Permission;
@@ -14,7 +14,7 @@ use crate::fetch::Permission;
 /// Code of the issue that the technician went away instead of answering. The machine restarts into what it has.
 pub const LEFT: &str = "technician-left";
 
-/// Code of the issue that the technician read the plan and does not want it.
+/// Code of the issue that the technician read the plan and wants to change an answer: they are to be asked anew, at once.
 pub const DECLINED: &str = "technician-declined";
 
 /// What a technician chooses from.
@@ -75,10 +75,24 @@ pub trait Technician {
         most: Consent,
     ) -> Result<Permission, Issue>;
 
+    /// The language the person wants to be spoken to in from now on. `None`: that of the stamp.
+    fn language(&self) -> Option<Language> {
+        None
+    }
+
     /// The medium is needed no more: everything of it that the run needs lies elsewhere, verified. Must not wait.
     fn pulled(&mut self);
 
-    /// Shows why a run ended, all reasons, and returns when the person has read them or wants to begin anew. What was
+    /// Shows why a run ended, all reasons, and returns when the person has read them and says what comes next. What was
     /// changed of the disks is said by the screen.
-    fn show(&mut self, issues: &[Issue]);
+    fn show(&mut self, issues: &[Issue]) -> Next;
+}
+
+/// What the technician wants after a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// To be asked anew, with the answers given so far on offer.
+    Anew,
+    /// The machine restarted.
+    Restart,
 }

@@ -335,7 +335,9 @@ fn a_medium_is_read_whole_before_the_disk_changes_where_memory_does_not_hold_it(
     let (result, calls, _) = run(&mut world);
     assert!(result.is_ok());
     let at = |name: &str| calls.iter().position(|c| c == name).unwrap();
-    assert!(at("solve") < at("read medium") && at("read medium") < at("lock") && at("write") < at("fetch onto"));
+    assert!(
+        at("solve") < at("read medium") && at("read medium") < at("lock") && at("write") < at("fetch onto")
+    );
 
     let mut world = World::new();
     (world.room, world.medium) = (Bytes::mib(300), true);

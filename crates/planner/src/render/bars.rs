@@ -8,17 +8,22 @@ use super::{Style, line};
 /// Columns before a bar: two blank ones, the title, one blank.
 const INDENT: usize = 10;
 
-/// The bars of a disk or group, before and after, to the same scale.
-pub(super) fn bars(strip: &Strip, style: Style) -> String {
+/// The bars of a disk or group, before and after, to the same scale; `word` translates what is ours in them.
+pub(super) fn bars(strip: &Strip, style: Style, word: &dyn Fn(&str) -> String) -> String {
     let mut out = String::new();
     if !strip.before.is_empty() {
         let title = if strip.after.is_some() { "before" } else { "now" };
-        line(&mut out, &bar(title, &strip.before, style));
+        line(&mut out, &bar(&word(title), &said(&strip.before, word), style));
     }
     if let Some(after) = &strip.after {
-        line(&mut out, &bar("after", after, style));
+        line(&mut out, &bar(&word("after"), &said(after, word), style));
     }
     out
+}
+
+/// The parts with their labels in another language.
+fn said(parts: &[Part], word: &dyn Fn(&str) -> String) -> Vec<Part> {
+    parts.iter().map(|part| Part { label: word(&part.label), ..part.clone() }).collect()
 }
 
 /// Background and the foreground that can be read on it.

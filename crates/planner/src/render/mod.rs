@@ -35,7 +35,7 @@ pub fn text(plan: &Plan, inventory: &Inventory, style: Style) -> String {
         let strip = picture::strip(plan, disk, inventory);
         line(&mut out, &format!("{} {}", strip.title, strip.fate));
         line(&mut out, "");
-        out.push_str(&bars::bars(&strip, style));
+        out.push_str(&bars::bars(&strip, style, &str::to_owned));
         line(&mut out, "");
         out.push_str(&table_of(disk, style));
         line(&mut out, "");
@@ -44,7 +44,7 @@ pub fn text(plan: &Plan, inventory: &Inventory, style: Style) -> String {
     for strip in picture::groups(inventory, Some(plan)) {
         line(&mut out, &strip.title);
         line(&mut out, "");
-        out.push_str(&bars::bars(&strip, style));
+        out.push_str(&bars::bars(&strip, style, &str::to_owned));
         line(&mut out, "");
         out.push_str(&wrapped("  ", &strip.fate, style.width));
         line(&mut out, "");
@@ -54,6 +54,37 @@ pub fn text(plan: &Plan, inventory: &Inventory, style: Style) -> String {
         out.push_str(&wrapped("Note: ", &clean(&format!("{note}.")), style.width));
     }
     out
+}
+
+/// The bars of one disk or group of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sketch {
+    /// Kernel name of the disk; of a group, its own.
+    pub name: String,
+    /// Whether it is a group of LVM.
+    pub group: bool,
+    /// Two lines of the width asked for at most: before and after.
+    pub lines: Vec<String>,
+}
+
+/// Only the bars of each disk the plan touches and of each group, for who does not read tables. `word` translates `before`, `after`,
+/// `now`, and labels such as `free` and `files`; it is given names from the machine, too.
+pub fn sketches(
+    plan: &Plan,
+    inventory: &Inventory,
+    style: Style,
+    word: &dyn Fn(&str) -> String,
+) -> Vec<Sketch> {
+    let sketch = |name: &str, group, strip: &picture::Strip| Sketch {
+        name: clean(name),
+        group,
+        lines: bars::bars(strip, style, word).lines().map(str::to_owned).collect(),
+    };
+    let disks =
+        plan.disks.iter().map(|disk| (disk.disk.name.as_str(), picture::strip(plan, disk, inventory)));
+    let groups = plan.groups.iter().map(|g| (g.name.as_str(), picture::planned_group(plan, g, inventory)));
+    let disks = disks.map(|(name, strip)| sketch(name, false, &strip));
+    disks.chain(groups.map(|(name, strip)| sketch(name, true, &strip))).collect()
 }
 
 /// Text without anything a terminal would obey.

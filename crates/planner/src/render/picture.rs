@@ -116,7 +116,7 @@ fn planned_groups(plan: &Plan, inventory: &Inventory) -> Vec<Strip> {
     plan.groups.iter().map(|group| planned_group(plan, group, inventory)).collect()
 }
 
-fn planned_group(plan: &Plan, group: &GroupPlan, inventory: &Inventory) -> Strip {
+pub(super) fn planned_group(plan: &Plan, group: &GroupPlan, inventory: &Inventory) -> Strip {
     let label = group.mount.clone().unwrap_or_else(|| group.volume().to_owned());
     let paint = paint_for(&group.purpose);
     let mut at = Bytes(0);

@@ -36,7 +36,11 @@ impl Media {
         let names = ["profiles/desk.json", "profiles/desk.lock.json"];
         let files = names.map(|name| {
             fs::write(media.path(name), name).unwrap();
-            MediumFile { path: name.into(), size: Bytes(name.len() as u64), sha256: Sha256::of(name.as_bytes()) }
+            MediumFile {
+                path: name.into(),
+                size: Bytes(name.len() as u64),
+                sha256: Sha256::of(name.as_bytes()),
+            }
         });
         fs::write(media.path("pool").join(Sha256::of(b"deb").to_string()), "deb").unwrap();
         media.sign(
