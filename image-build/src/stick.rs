@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use tempfile::TempDir;
 
+use crate::offline::table::{self, Span};
 use crate::stamp;
 
 /// A stick whose data partition can be read and written.
@@ -22,13 +23,6 @@ pub struct Stick<'a> {
     root: PathBuf,
     /// Where it was mounted for us.
     mounted: Option<TempDir>,
-}
-
-/// A partition, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Span {
-    start: u64,
-    size: u64,
 }
 
 impl<'a> Stick<'a> {
@@ -44,7 +38,7 @@ impl<'a> Stick<'a> {
             }
             return Ok(stick(named.to_owned(), None));
         }
-        let span = data_partition(runner, named)?;
+        let span = data_partition(named)?;
         // Two mounts of one device would not know of each other.
         if let Some(place) = mounted(runner, named)? {
             return Ok(stick(place, None));
@@ -57,7 +51,7 @@ impl<'a> Stick<'a> {
         };
         own_mounts().with_context(doing)?;
         let dir = tempfile::tempdir().with_context(doing)?;
-        let options = format!("nosuid,nodev,noexec,loop,offset={},sizelimit={}", span.start, span.size);
+        let options = format!("nosuid,nodev,noexec,loop,offset={},sizelimit={}", span.start, span.length);
         let mount = Cmd::new("mount").args(["-t", "ext4", "-o", &options]).arg(named).arg(dir.path());
         runner.run(&mount).with_context(doing)?;
         Ok(stick(dir.path().to_owned(), Some(dir)))
@@ -142,33 +136,10 @@ impl Drop for Stick<'_> {
     }
 }
 
-#[derive(Deserialize)]
-struct Tables {
-    partitiontable: Table,
-}
-
-#[derive(Deserialize)]
-struct Table {
-    sectorsize: u64,
-    partitions: Vec<Partition>,
-}
-
-#[derive(Deserialize)]
-struct Partition {
-    start: u64,
-    size: u64,
-    #[serde(default)]
-    name: String,
-}
-
-fn data_partition(runner: &dyn Runner, named: &Path) -> Result<Span> {
+fn data_partition(named: &Path) -> Result<Span> {
     let doing = || format!("looking for the data partition of {}", named.display());
-    let cmd = Cmd::new("sfdisk").arg("--json").arg(named);
-    let tables: Tables = runner.run(&cmd).and_then(|out| out.json()).with_context(doing)?;
-    let table = tables.partitiontable;
-    let found = table.partitions.iter().find(|partition| partition.name == LABEL);
-    let found = found.with_context(|| format!("{}: it has no partition {LABEL}", doing()))?;
-    Ok(Span { start: found.start * table.sectorsize, size: found.size * table.sectorsize })
+    let found = table::data(&File::open(named).with_context(doing)?).with_context(doing)?;
+    found.with_context(|| format!("{}: it has no partition {LABEL}", doing()))
 }
 
 #[derive(Deserialize)]
