@@ -32,8 +32,6 @@ macro_rules! texts {
 }
 pub(crate) use texts;
 
-pub(crate) use texts;
-
 texts! {
     /// Before the computer's number, below the large digits.
     Number: "This computer is number", "Cet ordinateur porte le numéro";

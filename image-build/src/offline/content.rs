@@ -174,7 +174,6 @@ fn named_by_sum(package: &PinnedPackage, releases: &[Release], archives: &[Archi
         urls,
         file: package.sha256.to_string(),
         base: false,
-        helper: false,
         release: package.release,
     }
 }

@@ -35,7 +35,7 @@ const BLOCK: u64 = 4096;
 pub const JOURNAL_MIB: u64 = 16;
 
 /// The smallest filesystem: mke2fs wants the journal to be less than half of it.
-const LEAST: u64 = 3 * JOURNAL_MIB << 20;
+const LEAST: u64 = (3 * JOURNAL_MIB) << 20;
 
 /// Most packages that are named when something does not fit.
 const NAMED: usize = 10;
