@@ -125,7 +125,8 @@ pub fn decide(
 /// Whether an installer that names this order may install. An order is used once: by one run, and by those
 /// that go on with what it began. That is a run after one that failed with nothing changed (the installer waits half a
 /// minute and tries again), as long as the machine has not said that its old system is back; and one after a run that broke
-/// off when it had begun to change the disks.
+/// off when it had begun to change the disks; and any after a person permitted another attempt, as long as the
+/// order's installation has neither ended nor been given up.
 ///
 /// # Errors
 /// Inside: why not. `order-unknown`, `order-other-machine`, `order-expired`, `order-cancelled`, `order-used`,
@@ -157,6 +158,7 @@ pub fn by_order(
         _ => None,
     };
     let goes_on = match before {
+        _ if order.state == State::Used && machine.allowed.is_some() => true,
         None => false,
         Some(before) if before.id == run => true,
         Some(before) if before.state.stage == Stage::Failed && !before.state.disks_changed => {

@@ -6,7 +6,7 @@ mod common;
 use akene_protocol::api::{Consent, EnrolRequest, EventBatch, Grant, Recognised, RunRequest};
 use akene_protocol::event::{EventKind, Phase};
 use akene_protocol::profile::Bundle;
-use akene_protocol::{Issue, Secret};
+use akene_protocol::{Issue, RunId, Secret};
 use common::*;
 
 #[test]
@@ -462,4 +462,27 @@ fn after_many_attempts_only_a_person_counts() {
     // The installer then asks for what it does, with the same run.
     assert!(ask(2, None).grant.is_some());
     assert!(ask(3, Some(5)).grant.is_none(), "it was used up");
+}
+
+/// A machine that waits for a permission restarts over and over, for weeks: it is heard when the permission comes.
+#[test]
+fn a_machine_that_was_refused_for_weeks_is_still_heard() {
+    let rig = Rig::new();
+    let machine = inventory(7);
+    let who = rig.enrol(&machine).identity;
+    let run = |n: u64| RunId(n.to_be_bytes());
+    assert!(rig.run(&who, run(1), &machine).grant.is_some());
+    rig.events(&who, &good_run(run(1)));
+    for n in 2..=260 {
+        assert_eq!(rig.run(&who, run(n), &machine).refusal.unwrap().code, "already-installed");
+    }
+    let db = akene_server::db::Db::open(&rig.site_dir().join("state/akene.db")).unwrap();
+    let known = |n: u64| -> i64 {
+        let query = format!("SELECT count(*) FROM runs WHERE id = '{}'", run(n));
+        db.run(|db| Ok(db.query_row(&query, [], |row| row.get(0))?)).unwrap()
+    };
+    // The installation is never forgotten; of the refusals, the old ones are.
+    assert_eq!([1, 2, 50, 260].map(known), [1, 0, 0, 1]);
+    rig.allow(&who, "wipe");
+    assert!(rig.run(&who, run(261), &machine).grant.is_some());
 }

@@ -208,6 +208,65 @@ fn an_order_is_gone_on_with_as_long_as_its_installation_is_not_over() {
     assert_eq!(granted(&rig, &install(&rig, &who, run_id(5), 1, id)), Consent::Blank);
 }
 
+/// The installer has given up trying, and a person looked: it goes on with what was ordered, not with something like it.
+#[test]
+fn after_help_an_order_is_gone_on_with_as_it_was_given() {
+    let rig = Rig::new();
+    let who = installed(&rig, 1);
+    let id = given(&rig, &who, json!({ "task": "reinstall", "wipe": true, "streamed": true }));
+    assert_eq!(granted(&rig, &install(&rig, &who, run_id(2), 1, id)), Consent::Streamed);
+    rig.events(&who, &[event(run_id(2), 1, EventKind::PhaseStarted { phase: Phase::Install })]);
+    let asks = |run, attempts| -> RunResponse {
+        let request = RunRequest { run, inventory: inventory(1), profile: None, order: Some(id), attempts };
+        ok(rig.post_as(&who, "/v1/runs", &request))
+    };
+    // However well the order counts, it waits for a person.
+    assert_eq!(code(&asks(run_id(3), Some(5))), "failed-too-often");
+    assert_eq!(state(&rig, &who), "used");
+    rig.allow(&who, "wipe");
+    let answer = asks(run_id(3), Some(5));
+    assert_eq!(granted(&rig, &answer), Consent::Wipe, "as much as the person said");
+    let bundle: Bundle = answer.profile.open(&rig.server().site_key).unwrap();
+    assert_eq!(bundle.profile.storage.unwrap().keep_homes, Some(false), "people's files were to go");
+    let run: String = beside(&rig, &format!("SELECT run FROM orders WHERE id = '{id}'"));
+    assert_eq!(run, run_id(3).to_string());
+    // The permission is for that run, which is told the same again.
+    assert_eq!(granted(&rig, &asks(run_id(3), None)), Consent::Wipe);
+    assert_eq!(code(&asks(run_id(4), Some(5))), "failed-too-often");
+    rig.events(&who, &good_run(run_id(3)));
+    assert_eq!(state(&rig, &who), "done");
+    // What is over is over, whatever a person permits.
+    rig.allow(&who, "blank");
+    let answer = asks(run_id(5), Some(5));
+    assert_eq!(granted(&rig, &answer), Consent::Blank);
+    let bundle: Bundle = answer.profile.open(&rig.server().site_key).unwrap();
+    assert!(bundle.profile.storage.is_none_or(|storage| storage.keep_homes != Some(false)));
+}
+
+#[test]
+fn of_the_orders_that_are_over_the_newest_are_kept() {
+    let rig = Rig::new();
+    let (who, other) = (installed(&rig, 1), installed(&rig, 2));
+    let reinstall = given(&rig, &who, json!({ "task": "reinstall" }));
+    granted(&rig, &install(&rig, &who, run_id(2), 1, reinstall));
+    let kept = given(&rig, &other, json!({ "task": "logs" }));
+    assert_eq!(say(&rig, &other, kept, &Progress::Done).status(), 204);
+    let mut last = None;
+    for _ in 0..105 {
+        let id = given(&rig, &who, json!({ "task": "inventory" }));
+        assert_eq!(say(&rig, &who, id, &Progress::Done).status(), 204);
+        last = Some(id);
+    }
+    let open = given(&rig, &who, json!({ "task": "inventory" }));
+    let of = |who: &Identity| {
+        beside::<i64>(&rig, &format!("SELECT count(*) FROM orders WHERE machine = '{}'", who.machine))
+    };
+    assert_eq!((of(&who), of(&other)), (102, 1));
+    for id in [reinstall, open, last.unwrap()] {
+        assert_eq!(beside::<i64>(&rig, &format!("SELECT count(*) FROM orders WHERE id = '{id}'")), 1);
+    }
+}
+
 /// What all machines of a mass order say twice a minute must not make the server read all of it again.
 #[test]
 fn how_far_an_order_is_makes_nobody_read_all_orders_again() {

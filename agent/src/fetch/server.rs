@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use akene_protocol::api::{
-    EnrolRequest, EnrolResponse, EventBatch, EventsAccepted, Identity, OpenOrders, RunRequest, RunResponse,
+    self, EnrolRequest, EnrolResponse, EventBatch, EventsAccepted, Identity, OpenOrders, RunRequest,
+    RunResponse,
 };
 use akene_protocol::event::Event;
 use akene_protocol::order;
 use akene_protocol::report::ReportAccepted;
 use akene_protocol::{Envelope, Inventory, Issue, OrderId, RunId, Secret};
+use jiff::Timestamp;
 
 use super::http::{Answer, Ask, Http, Method, Request};
 use super::lock::LARGEST_LOCK;
@@ -77,17 +79,18 @@ impl<'a> Server<'a> {
     }
 
     /// Asks whether a person permits another attempt after so many that broke off. `None`: yes, with this run, which gets
-    /// this profile whenever it asks again.
+    /// this profile whenever it asks again. With an `order` that was begun, it goes on as that says.
     pub fn may_try_again(
         &self,
         identity: &Identity,
         run: RunId,
         inventory: &Inventory,
         profile: Option<&str>,
+        order: Option<OrderId>,
         attempts: u32,
     ) -> Result<Option<Issue>, Issue> {
         let (inventory, profile) = (inventory.clone(), profile.map(str::to_owned));
-        let request = RunRequest { run, inventory, profile, order: None, attempts: Some(attempts) };
+        let request = RunRequest { run, inventory, profile, order, attempts: Some(attempts) };
         let answer = self.ask(identity, &request)?;
         Ok(match answer.grant {
             Some(_) => None,
@@ -130,6 +133,13 @@ impl<'a> Server<'a> {
         let answer = answer.success(&url)?;
         let open: OpenOrders = answer.json(&url)?;
         Ok(Asked { orders: Some(open.orders), tag: answer.tag, ask: answer.ask })
+    }
+
+    /// What time it is there.
+    pub fn time(&self) -> Result<Timestamp, Issue> {
+        let url = format!("{}/v1/time", self.url);
+        let answer = self.http.send(&Request::new(Method::Get, &url, LARGEST_ANSWER))?.success(&url)?;
+        answer.json::<api::Time>(&url).map(|time| time.now)
     }
 
     /// Tells how far an order is.

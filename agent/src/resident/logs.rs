@@ -14,6 +14,10 @@ const INSTALL: &str = "var/log/akene/install.log";
 /// Lines of the journal that are sent at most.
 const LINES: &str = "20000";
 
+/// Most bytes of one line: programs write what they like, a picture in base64 for one, and what other lines say
+/// matters as much.
+const LONGEST: usize = 4 << 10;
+
 /// Most bytes of one log: its end, where a failure is.
 const LARGEST: usize = 2 << 20;
 
@@ -38,7 +42,13 @@ fn clean(text: &str, secret: &str) -> String {
     let from = (from..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
     let mut out = String::with_capacity(text.len() - from);
     for line in text[from..].lines() {
-        out += &scrub(&line.replace(secret, HIDDEN));
+        // Cut last: half a secret is one, too.
+        let line = scrub(&line.replace(secret, HIDDEN));
+        let end = (0..=LONGEST.min(line.len())).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0);
+        out += &line[..end];
+        if end < line.len() {
+            out += &format!(" [{} bytes more]", line.len() - end);
+        }
         out.push('\n');
     }
     out
@@ -103,6 +113,16 @@ mod tests {
         assert!(!clean.contains("s3cret") && !clean.contains("hunter2"), "{clean}");
         assert!(clean.contains("a connects\n") && clean.contains("Accepted password for marie"), "{clean}");
         assert!(clean.contains("http://[hidden]@proxy:3128/x") && clean.contains("[hidden] done"), "{clean}");
+    }
+
+    #[test]
+    fn a_long_line_takes_no_room_from_others() {
+        let text = format!("first\n{}\npassword={}\nlast\n", "é".repeat(LONGEST), "s".repeat(2 * LONGEST));
+        let clean = clean(&text, "credential");
+        let lines: Vec<&str> = clean.lines().collect();
+        assert_eq!((lines[0], lines[2], lines[3]), ("first", "password=[hidden]", "last"));
+        assert!(lines[1].ends_with(&format!(" [{LONGEST} bytes more]")), "{}", &lines[1][LONGEST - 2..]);
+        assert!(lines[1].len() < LONGEST + 40);
     }
 
     #[test]

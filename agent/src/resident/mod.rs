@@ -20,6 +20,7 @@
 //! | [`prefetch`] | fetches the packages of a signed lock beforehand, slowly |
 //! | [`installer`] | whether the installer on the boot partition is whole; GRUB's environment |
 //! | [`logs`] | the logs, without secrets |
+//! | [`time`] | the clock, before orders are judged by it |
 //!
 //! It speaks first, always: nothing listens on the network. What it needs of the system is what every installed system
 //! has: systemd, util-linux, GRUB.
@@ -36,6 +37,7 @@ mod people;
 mod prefetch;
 #[cfg(test)]
 mod tests;
+mod time;
 mod work;
 
 use std::fs;

@@ -32,12 +32,14 @@ use super::book::{Book, Stage};
 use super::desk::Desk;
 use super::people::{self, Notice, What};
 use super::prefetch::{Job, Prefetch};
-use super::{FIRST_PAUSE, Resident, installer, logs, next_pause};
+use super::{FIRST_PAUSE, Resident, installer, logs, next_pause, time};
 use crate::fetch::http::Http;
 use crate::fetch::{Server, is_transient};
+use crate::net::clock::SystemClock;
 use crate::report::courier::jitter;
 use crate::report::spool::Spool;
 use crate::run::stage::ON_VOLUME;
+use crate::sys::clock;
 
 /// How often orders are asked for where the server says nothing.
 const INTERVAL: Duration = Duration::from_secs(300);
@@ -292,6 +294,14 @@ impl<'a> Work<'a> {
         self.interval = asked.ask.after.unwrap_or(INTERVAL).clamp(INTERVALS.0, INTERVALS.1);
         self.wait = asked.ask.wait.map(|wait| wait.min(LONGEST_WAIT)).filter(|_| self.book.held().is_empty());
         if let Some(orders) = asked.orders {
+            if !orders.is_empty() {
+                let told = time::settle(&SystemClock, clock::is_synchronised(), || Ok(server.time()?));
+                match told {
+                    Ok(Some(mended)) => eprintln!("{mended}"),
+                    Ok(None) => {}
+                    Err(error) => eprintln!("comparing the clock with the server's: {error:#}"),
+                }
+            }
             self.take(orders)?;
         }
         self.tag = asked.tag;

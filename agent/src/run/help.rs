@@ -127,13 +127,14 @@ fn ask(
     let server = Server::new(&*http, url);
     left::send(&inventory, &identity, &server, reporter);
     let attempts = u32::try_from(begun.map_or(MOST_ATTEMPTS, |b| b.attempts)).unwrap_or(u32::MAX);
-    // What the run is told now counts for all of it. An order has a profile of its own.
-    let ordered = known::order(&inventory, identity.machine, &stamp.site_key, reporter).is_some();
-    let begun_with = begun.and_then(|b| b.resume.as_ref()?.profile(&stamp.site_key)).filter(|_| ordered);
+    // What the run is told now counts for all of it. An order has a profile, a lock and more of its own.
+    let order = known::order(&inventory, identity.machine, &stamp.site_key, reporter);
+    let begun_with =
+        begun.and_then(|b| b.resume.as_ref()?.profile(&stamp.site_key)).filter(|_| order.is_some());
     let wanted = begun_with.or_else(|| live.cmdline.profile.clone()).or_else(|| stamp.profile.clone());
     loop {
         let profile = wanted.as_deref();
-        match server.may_try_again(&identity, reporter.run(), &inventory, profile, attempts) {
+        match server.may_try_again(&identity, reporter.run(), &inventory, profile, order, attempts) {
             Ok(None) => {
                 reporter.info("a person permits another attempt");
                 return Ok(());

@@ -139,6 +139,10 @@ impl Stored {
     }
 }
 
+/// Orders of a machine that are over and kept: the newest. A machine that is ordered to look at itself every day has
+/// three months of them.
+const MOST_OVER: u32 = 100;
+
 /// Longest text of a machine that is kept.
 const LONGEST_WORD: usize = 2000;
 
@@ -189,7 +193,19 @@ pub fn place(
             lock,
         ],
     )?;
+    forget(db, order.machine)?;
     Ok(open.map(|other| other.order.id))
+}
+
+/// Deletes the oldest orders of a machine that are over, where there are many. What may still be gone on with stays.
+fn forget(db: &Transaction<'_>, machine: MachineId) -> Result<()> {
+    let over = of_machine(db, machine)?.into_iter().filter(|order| order.state.is_end());
+    for order in over.skip(MOST_OVER as usize) {
+        db.prepare_cached("DELETE FROM orders WHERE id = ?1")?
+            .execute([order.order.id.to_string()])
+            .context("deleting an old order")?;
+    }
+    Ok(())
 }
 
 fn set(db: &Transaction<'_>, id: OrderId, state: &State) -> Result<()> {

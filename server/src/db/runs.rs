@@ -9,9 +9,13 @@ use rusqlite::{OptionalExtension as _, Transaction, params};
 use super::{Trouble, from_json};
 use crate::state::{RunState, Stage};
 
-/// Most runs of one machine, so that one gone mad does not fill the server's disk. A new one that is tried
-/// every day has years.
+/// Most runs of one machine that were permitted, so that one gone mad does not fill the server's disk. A new one that is
+/// tried every day has years.
 const MAX_RUNS: i64 = 2000;
+
+/// Of those that never were, the newest so many are kept, with their events. A machine that waits for a permission
+/// restarts a hundred times a day, and has to be heard for as long as it takes.
+const MAX_REFUSED: i64 = 200;
 
 /// A run as stored.
 #[derive(Clone, Debug)]
@@ -67,6 +71,9 @@ pub fn open(db: &Transaction<'_>, machine: MachineId, run: RunId) -> Result<(), 
             serde_json::to_string(&RunState::default())?
         ])?;
     if new > 0 {
+        let forget = "DELETE FROM runs WHERE machine = ?1 AND consent IS NULL AND refusal IS NOT NULL AND n NOT IN
+             (SELECT n FROM runs WHERE machine = ?1 AND consent IS NULL AND refusal IS NOT NULL ORDER BY n DESC LIMIT ?2)";
+        db.prepare_cached(forget)?.execute(params![machine.to_string(), MAX_REFUSED])?;
         let count: i64 = db
             .prepare_cached("SELECT count(*) FROM runs WHERE machine = ?1")?
             .query_row([machine.to_string()], |row| row.get(0))?;

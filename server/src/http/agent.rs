@@ -123,17 +123,17 @@ pub async fn runs(State(shared): State<Arc<Shared>>, machine: Machine, body: Bod
                     return Ok(Err(refusal));
                 }
             };
-            let decision = match (ordered, request.order) {
-                (Some(Ok(reinstall)), Some(id)) => {
+            // Who has given up trying waits for a person, whatever an order says; what the person permits then counts.
+            let decision = match (grant::tired(request.attempts, &known), ordered, request.order) {
+                (Some(issue), ..) => Err(issue),
+                (None, Some(Ok(reinstall)), Some(id)) => {
                     orders::use_up(db, id, request.run)?;
-                    Ok(grant::of_reinstall(&reinstall, &mut chosen.bundle))
+                    let ordered = grant::of_reinstall(&reinstall, &mut chosen.bundle);
+                    Ok(known.allowed.filter(|_| request.attempts.is_some()).unwrap_or(ordered))
                 }
                 // An order that counts no more takes nothing away from what the machine may without one.
-                (Some(Err(issue)), _) => grant::decide(db, &config, &known)?.map_err(|_| issue),
-                _ => match grant::tired(request.attempts, &known) {
-                    Some(issue) => Err(issue),
-                    None => grant::decide(db, &config, &known)?,
-                },
+                (None, Some(Err(issue)), _) => grant::decide(db, &config, &known)?.map_err(|_| issue),
+                (None, ..) => grant::decide(db, &config, &known)?,
             };
             let consent = decision.as_ref().ok().copied();
             let (grant, refusal) = match decision {
