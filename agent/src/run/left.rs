@@ -149,13 +149,27 @@ fn is_ours(dir: &Path, stamp: &Stamp) -> Result<bool> {
 pub(crate) fn is_clean(node: &Path) -> Result<bool> {
     const VALID: u16 = 1;
     const NEEDS_RECOVERY: u32 = 4;
-    let mut block = [0; 0x64];
-    let file = File::open(node).with_context(|| format!("opening {}", node.display()))?;
-    file.read_exact_at(&mut block, 1024).with_context(|| format!("reading {}", node.display()))?;
+    let block = superblock(node)?;
     let magic = u16::from_le_bytes([block[0x38], block[0x39]]);
     let state = u16::from_le_bytes([block[0x3a], block[0x3b]]);
     let incompat = u32::from_le_bytes([block[0x60], block[0x61], block[0x62], block[0x63]]);
     Ok(magic == 0xef53 && state == VALID && incompat & NEEDS_RECOVERY == 0)
+}
+
+/// The UUID of the ext4 filesystem that is at a node now, as blkid writes it.
+pub(super) fn uuid_at(node: &Path) -> Result<String> {
+    let block = superblock(node)?;
+    let hex: String = block[0x68..0x78].iter().map(|byte| format!("{byte:02x}")).collect();
+    let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+    Ok(parts.join("-"))
+}
+
+/// The beginning of the superblock of ext4, see `struct ext4_super_block`.
+fn superblock(node: &Path) -> Result<[u8; 0x78]> {
+    let mut block = [0; 0x78];
+    let file = File::open(node).with_context(|| format!("opening {}", node.display()))?;
+    file.read_exact_at(&mut block, 1024).with_context(|| format!("reading {}", node.display()))?;
+    Ok(block)
 }
 
 #[cfg(test)]

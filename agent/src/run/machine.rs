@@ -408,7 +408,7 @@ impl Effects for Machine<'_> {
             _ => None,
         };
         for shelter in shelters.iter().filter(|s| own != Some(*s)) {
-            match Visit::new(&shelter.device, false) {
+            match shelter.visit(false) {
                 Ok(visit) => {
                     fetcher = fetcher.first(Packages::directory(CACHE, visit.top().join(shelter.dir)));
                     visits.push(visit);
@@ -418,7 +418,7 @@ impl Effects for Machine<'_> {
         }
         let (dir, keep) = match (to, &self.packages) {
             (To::Shelter(shelter), _) => {
-                let visit = Visit::new(&shelter.device, true)?;
+                let visit = shelter.visit(true)?;
                 let dir = visit.top().join(shelter.dir);
                 cache::private_dir(&dir)?;
                 self.download(fetcher.durable(true), lock, &dir)?;

@@ -22,7 +22,7 @@ use akene_protocol::inventory::{Health, Inventory, LooksLike};
 use akene_protocol::lock::{Lock, LockedPackage};
 use akene_protocol::profile::Filesystem;
 use akene_protocol::{Bytes, Issue};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount, umount};
 use nix::sys::statvfs::statvfs;
 
@@ -56,8 +56,10 @@ pub const IN_HOME: &str = "home/.akene-packages";
 /// A filesystem that the plan keeps and that can hold packages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shelter {
-    /// Its device.
+    /// Its device when it was probed.
     pub device: PathBuf,
+    /// Its UUID, by which it is known again: a disk that went away for a moment may come back under another's name.
+    pub uuid: String,
     /// The directory in it.
     pub dir: &'static str,
     /// Where that is in the new system, without a slash at its beginning: `boot/akene/packages`.
@@ -66,6 +68,23 @@ pub struct Shelter {
     pub free: Bytes,
     /// How many bytes of the lock lie there already.
     pub there: Bytes,
+}
+
+impl Shelter {
+    /// Mounts it, see [`Visit::new`].
+    ///
+    /// # Errors
+    /// It cannot be mounted, or something else is at its place now.
+    pub fn visit(&self, written: bool) -> Result<Visit> {
+        let now = left::uuid_at(&self.device)?;
+        ensure!(
+            now == self.uuid,
+            "{} is another filesystem than it was ({now}, not {}): a disk has come or gone",
+            self.device.display(),
+            self.uuid
+        );
+        Visit::new(&self.device, written)
+    }
 }
 
 /// Where packages are fetched to.
@@ -176,9 +195,18 @@ pub fn shelters(
         if known.is_none_or(|d| d.read_only || d.removable || d.health == Health::Failing) {
             continue;
         }
+        let probed = |number| {
+            let mut partitions = known.iter().filter_map(|d| d.table.as_ref()).flat_map(|t| &t.partitions);
+            partitions.find(|p| p.number == number)?.content.as_ref()?.uuid.clone()
+        };
         for partition in disk.partitions.iter().filter(|p| p.filesystem == Some(Filesystem::Ext4)) {
-            let Some((dir, later)) = place_in(partition) else { continue };
+            let (Some((dir, later)), Some(uuid)) = (place_in(partition), probed(partition.number)) else {
+                continue;
+            };
             let device = partition_path(Path::new(&disk.disk.path), partition.number);
+            if left::uuid_at(&device).ok().as_ref() != Some(&uuid) {
+                continue;
+            }
             // A filesystem that cannot be looked into, or was not unmounted in order, is no shelter.
             let clean = || left::is_clean(&device).unwrap_or(false);
             let may = consent >= Consent::Wipe;
@@ -191,7 +219,7 @@ pub fn shelters(
             };
             let margin = if dir == ON_BOOT { BOOT_MARGIN.0 } else { VOLUME_MARGIN.max(room.size / 20) };
             let free = Bytes(room.free.saturating_sub(margin));
-            found.push(Shelter { device, dir, later, free, there });
+            found.push(Shelter { device, uuid, dir, later, free, there });
         }
     }
     found.sort_by_key(|s| s.dir != ON_BOOT);
@@ -336,5 +364,46 @@ impl Drop for Visit {
         if self.mounted {
             umount(self.place.path()).ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use akene_exec::SystemRunner;
+
+    use super::*;
+    use crate::sys::loopdev;
+
+    #[test]
+    fn a_shelter_that_is_another_filesystem_now_is_not_written_to() {
+        if !nix::unistd::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
+            eprintln!("SKIPPED: needs to be root and loop devices");
+            return;
+        }
+        akene_exec::own_mounts().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("volume.img");
+        std::fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        let make = |uuid: &str| {
+            SystemRunner.run(&Cmd::new("mkfs.ext4").args(["-q", "-F", "-U", uuid]).arg(&image)).unwrap();
+        };
+        let (first, other) = ("11112222-3333-4444-5555-666677778888", "aaaabbbb-cccc-dddd-eeee-ffff00001111");
+        make(first);
+        let (device, open) = loopdev::attach_disk(&image, 512).unwrap();
+        let shelter = Shelter {
+            device,
+            uuid: first.into(),
+            dir: ON_VOLUME,
+            later: "home".into(),
+            free: Bytes(0),
+            there: Bytes(0),
+        };
+        shelter.visit(true).unwrap().end().unwrap();
+        loopdev::detach(&open).unwrap();
+        drop(open);
+        make(other);
+        let (device, _open) = loopdev::attach_disk(&image, 512).unwrap();
+        let error = Shelter { device, ..shelter }.visit(true).unwrap_err().to_string();
+        assert!(error.contains(first) && error.contains(other), "{error}");
     }
 }

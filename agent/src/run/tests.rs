@@ -375,6 +375,7 @@ fn packages_lie_where_they_fit_and_no_old_system_goes_unasked() {
     let little = enough - Bytes(1);
     let shelter = |free, there| Shelter {
         device: "/dev/sda3".into(),
+        uuid: String::new(),
         dir: stage::ON_BOOT,
         later: "boot/akene/packages".into(),
         free: Bytes::mib(free),
