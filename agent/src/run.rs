@@ -28,6 +28,7 @@ mod locked;
 pub mod machine;
 pub mod native;
 pub mod offline;
+mod people;
 pub mod resume;
 pub mod stage;
 pub mod swap;
@@ -148,6 +149,8 @@ pub trait Effects {
         lock: &Lock,
         allowed: &Allowed,
     ) -> Vec<Shelter>;
+    /// Learns whose accounts are to survive, where the profile wants that, while the old system is whole.
+    fn people(&mut self, plan: &Plan, inventory: &Inventory, resolved: &Resolved);
     /// Fetches and verifies every package. What lies in a shelter is taken from there.
     fn fetch(
         &mut self,
@@ -336,6 +339,7 @@ fn steps<E: Effects>(
     let lock = effects.packages(&solved).clone();
     let size = lock.download_size();
     reporter.info(format!("{} packages, {size} to fetch", lock.packages.len()));
+    effects.people(&plan, &inventory, &resolved);
     let shelters = effects.shelters(&plan, &inventory, &lock, &allowed);
     let old_system = stage::has_old_system(&plan, &inventory);
     // From a medium everything was read and found right, and it is still there: nothing hangs on a network any more.

@@ -152,6 +152,7 @@ fn install(
         debs: &debs,
         apt: Some(&apt),
         resident: Resident { program: &program, config: "{}", identity: Some(&identity) },
+        people: &Default::default(),
         firmware,
         this_machine: false,
         consoles: &consoles,

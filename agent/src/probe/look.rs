@@ -252,16 +252,23 @@ fn other_system(top: &Path) -> Option<&'static str> {
 /// Whether the homes of a filesystem lie in a plain directory `/home` of it, so that they stay when all the rest
 /// is removed.
 pub(crate) fn has_plain_homes(device: &Path, kind: &str) -> Result<bool> {
+    inside(device, kind, |top| {
+        let plain = top.join("home").symlink_metadata().is_ok_and(|m| m.is_dir());
+        let subvolumes = ["@", "@home"].iter().any(|name| top.join(name).symlink_metadata().is_ok());
+        plain && !subvolumes
+    })
+}
+
+/// Lets `see` look into a filesystem of this kind from its top. Nothing is written to it.
+pub(crate) fn inside<T: Send + 'static>(
+    device: &Path,
+    kind: &str,
+    see: impl FnOnce(&Path) -> T + Send + 'static,
+) -> Result<T> {
     let (driver, options) =
         driver(kind).with_context(|| format!("looking at a filesystem of kind {kind}"))?;
     let device = device.to_owned();
-    let seen = std::thread::spawn(move || {
-        look(&device, driver, options, |top| {
-            let plain = top.join("home").symlink_metadata().is_ok_and(|m| m.is_dir());
-            let subvolumes = ["@", "@home"].iter().any(|name| top.join(name).symlink_metadata().is_ok());
-            plain && !subvolumes
-        })
-    });
+    let seen = std::thread::spawn(move || look(&device, driver, options, see));
     seen.join().map_err(|_| anyhow::anyhow!("looking at a filesystem ended badly"))?
 }
 

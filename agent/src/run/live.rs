@@ -386,6 +386,7 @@ pub(super) fn prepare<'a>(
         boots: vec![],
         signed: None,
         offline: None,
+        people: Default::default(),
     })
 }
 

@@ -25,7 +25,7 @@ use super::resume::Resume;
 use super::stage::{self, Shelter, Visit};
 use super::swap::TargetSwap;
 use super::way_back::WayBack;
-use super::{Effects, Record, To, boot_files, cache, left, resume};
+use super::{Effects, Record, To, boot_files, cache, left, people, resume};
 use crate::durable;
 use crate::fetch::http::Http;
 use crate::fetch::{Allowed, EventRoute, Orders, Permission, Server, SignedLock, Site, known, medium};
@@ -149,6 +149,8 @@ pub struct Machine<'a> {
     pub signed: Option<Box<SignedLock>>,
     /// Where everything comes from a medium and nobody is asked over a network.
     pub offline: Option<Offline<'a>>,
+    /// The people whose accounts survive, known after staging began.
+    pub people: target::People,
 }
 
 /// Packages chosen.
@@ -196,6 +198,7 @@ impl Machine<'_> {
             debs: &staged.dir,
             apt: solved.apt.as_ref(),
             resident: Resident { program: &self.program, config, identity },
+            people: &self.people,
             firmware: self.firmware,
             this_machine: self.this_machine,
             consoles: &self.consoles,
@@ -393,6 +396,21 @@ impl Effects for Machine<'_> {
             }
         }
         found
+    }
+
+    fn people(&mut self, plan: &Plan, inventory: &Inventory, resolved: &Resolved) {
+        let Some(identity) = self.identity.as_ref().filter(|_| resolved.keep_accounts) else { return };
+        match people::find(plan, inventory, identity.machine) {
+            Ok(found) => {
+                found.secrets().for_each(|secret| self.reporter.hide(secret));
+                if !found.is_empty() {
+                    self.reporter
+                        .info(format!("the accounts of {} people who are here are noted", found.len()));
+                }
+                self.people = found;
+            }
+            Err(issue) => self.reporter.warn(issue.to_string()),
+        }
     }
 
     fn fetch(&mut self, solved: &Solved, to: To<'_, Mounted>, shelters: &[Shelter]) -> Result<Staged> {
@@ -665,8 +683,14 @@ impl Machine<'_> {
 
     fn save_resume(&self, boot: &Path, record: &Record<'_>, solved: &Solved) -> Result<()> {
         let signed = self.signed.as_ref().map(|signed| &signed.envelope);
-        let run = self.reporter.run();
-        resume::save(boot, record, run, self.firmware, &solved.choice, signed, self.sender())
+        let means = resume::Means {
+            firmware: self.firmware,
+            choice: &solved.choice,
+            signed_lock: signed,
+            sender: self.sender(),
+            people: &self.people,
+        };
+        resume::save(boot, record, self.reporter.run(), &means)
     }
 
     fn download(&self, fetcher: Fetcher, lock: &Lock, dir: &Path) -> Result<()> {

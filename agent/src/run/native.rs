@@ -191,6 +191,7 @@ pub fn run(request: &Request, runner: &dyn Runner) -> Result<Outcome> {
         boots: vec![],
         signed: None,
         offline,
+        people: Default::default(),
     };
     let options =
         Options { plan_only: !request.yes, patience: request.patience, afterwards: request.patience };

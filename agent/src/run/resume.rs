@@ -31,7 +31,7 @@ use super::{Record, boot_files, json, stage};
 use crate::fetch::{Orders, Permission, SignedLock, known, read_lock};
 use crate::journal;
 use crate::probe::disk::partition_path;
-use crate::target::{self, Choice};
+use crate::target::{self, Choice, People};
 
 /// The record, below the boot partition.
 pub const PATH: &str = "akene/resume.json";
@@ -64,6 +64,23 @@ pub struct Resume {
     /// Whose reports tell of it, where no server is asked.
     #[serde(default)]
     pub sender: Option<Sender>,
+    /// The people of the system that goes, whose accounts are to come back.
+    #[serde(default)]
+    pub people: People,
+}
+
+/// What a run goes on with, besides what it was told.
+pub struct Means<'a> {
+    /// Firmware of the machine.
+    pub firmware: FirmwareKind,
+    /// The packages.
+    pub choice: &'a Choice,
+    /// The signed lock they were taken from.
+    pub signed_lock: Option<&'a Envelope>,
+    /// Whose reports tell of it.
+    pub sender: Option<&'a Sender>,
+    /// The people whose accounts are to come back.
+    pub people: &'a People,
 }
 
 /// Writes the record of a run, before it changes a disk. A profile that nobody signed cannot be trusted later: then there
@@ -72,10 +89,7 @@ pub fn save(
     boot: &Path,
     record: &Record<'_>,
     run: RunId,
-    firmware: FirmwareKind,
-    choice: &Choice,
-    signed_lock: Option<&Envelope>,
-    sender: Option<&Sender>,
+    means: &Means<'_>,
 ) -> Result<()> {
     let Some(profile) = &record.orders.envelope else { return remove(boot) };
     let resume = Resume {
@@ -85,11 +99,12 @@ pub fn save(
         profile: profile.clone(),
         consent: record.consent,
         inventory: record.inventory.clone(),
-        request: target::request(record.resolved, record.plan, firmware),
-        firmware,
-        choice: choice.clone(),
-        signed_lock: signed_lock.cloned(),
-        sender: sender.cloned(),
+        request: target::request(record.resolved, record.plan, means.firmware),
+        firmware: means.firmware,
+        choice: means.choice.clone(),
+        signed_lock: means.signed_lock.cloned(),
+        sender: means.sender.cloned(),
+        people: means.people.clone(),
     };
     let text = json(&resume, "what is needed to go on")?;
     boot_files::replace_private(&boot.join(PATH), |out| out.write_all(&text).context("writing"))
@@ -317,6 +332,7 @@ mod tests {
             choice: Choice { lock: Lock::default(), requested: vec![] },
             signed_lock: None,
             sender: None,
+            people: People::default(),
         }
     }
 

@@ -27,6 +27,7 @@ mod loader;
 mod menu;
 mod network;
 mod packages;
+mod people;
 mod resident;
 mod sources;
 mod system;
@@ -48,6 +49,7 @@ use anyhow::{Context, Result};
 use crate::storage::Layout;
 
 pub use choose::{Choice, choose, request};
+pub use people::People;
 
 /// Where packages lie that are staged on the new root, at its top.
 pub const STAGE: &str = ".akene-stage";
@@ -66,6 +68,8 @@ pub struct Job<'a> {
     pub apt: Option<&'a AptRoot>,
     /// What the resident agent is told.
     pub resident: Resident<'a>,
+    /// The people of the system that was there, whose accounts come back where their files are.
+    pub people: &'a People,
     /// Firmware of the machine the disks will start.
     pub firmware: FirmwareKind,
     /// Whether that machine is this one. Otherwise (a disk image) nothing outside the disks is written: no

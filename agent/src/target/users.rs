@@ -13,15 +13,16 @@ use nix::dir::Dir;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::fstatat;
 
-use super::{Job, Watch};
+use super::{Job, Watch, people};
 
 /// Makes the accounts of the profile, and says what opens them.
 pub(super) fn settle(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -> Result<()> {
     let mut passwords = String::new();
     let mut taken = owners(root).context("looking who the files in /home belong to")?;
     taken.extend(job.resolved.users.iter().filter_map(|u| u.uid));
+    taken.extend(job.people.numbers());
     for user in &job.resolved.users {
-        add(job, root, user, &taken, watch).map_err(|error| refused(user, error))?;
+        add(job, root, user, &taken, watch).map_err(|error| refused(&user.name, error))?;
         if let Some(password) = &user.password {
             passwords += &format!("{}:{}\n", user.name, password.expose());
         }
@@ -38,6 +39,7 @@ pub(super) fn settle(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -> R
         // On standard input: arguments can be seen by everybody and are shown in errors.
         job.run(&job.inside("chpasswd").arg("-e").stdin(passwords)).context("setting passwords")?;
     }
+    people::settle(job, root, watch)?;
     if !job.resolved.root_keys.is_empty() {
         root.make_dir("root/.ssh", 0o700)?;
         root.write("root/.ssh/authorized_keys", lines(&job.resolved.root_keys), 0o600)?;
@@ -64,12 +66,12 @@ fn owners(root: &Root) -> Result<BTreeSet<u32>> {
 }
 
 /// `etc/passwd` or `etc/group`. A system without one has no accounts.
-fn accounts(root: &Root, list: &str) -> Result<String> {
+pub(super) fn accounts(root: &Root, list: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&root.read(list)?.unwrap_or_default()).into_owned())
 }
 
 /// The first number of a person's account.
-const FIRST: u32 = 1000;
+pub(super) const FIRST: u32 = 1000;
 
 /// The number of a new account: one that neither an account or group has nor files in a kept `/home`, which would
 /// be the newcomer's then. `None`: there are no such files, and the system chooses.
@@ -150,8 +152,8 @@ fn lines(keys: &[String]) -> String {
     keys.iter().map(|k| format!("{}\n", k.trim())).collect()
 }
 
-fn refused(user: &User, error: anyhow::Error) -> anyhow::Error {
+pub(super) fn refused(name: &str, error: anyhow::Error) -> anyhow::Error {
     let Some(failure) = error.downcast_ref::<ExecError>() else { return error };
-    let message = format!("the account `{}` cannot be made: {}", user.name, failure.tail);
+    let message = format!("the account `{name}` cannot be made: {}", failure.tail);
     Issues::from(Issue::new("user-failed", "users", message, "correct the account in the profile")).into()
 }

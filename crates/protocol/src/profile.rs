@@ -78,6 +78,11 @@ pub struct Layer {
     /// More users.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub users: Vec<User>,
+    /// Whether the people whose files are kept in `/home` keep their accounts too, with password, group and number. What they
+    /// may do beyond that, `sudo` for one, only `users` says. Default: `false`, since who had an account on a computer
+    /// that was given away shall not have one on the next person's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_accounts: Option<bool>,
     /// Remote login.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ssh: Option<Ssh>,

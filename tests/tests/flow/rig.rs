@@ -192,6 +192,7 @@ pub fn run_on(rig: &Rig, tree: &Path) -> Failure {
         boots: vec![],
         signed: None,
         offline: None,
+        people: Default::default(),
     };
     let patience = rig.request().patience;
     let options = run::Options { plan_only: false, patience, afterwards: patience };

@@ -18,6 +18,11 @@ pub fn bundle(bundle: &Bundle) -> Vec<Issue> {
     issues
 }
 
+/// Whether a name may be one of a user or group, by the rule of `adduser`.
+pub fn is_account(name: &str) -> bool {
+    text::account(name)
+}
+
 /// Collects the issues of one layer.
 struct Check<'a> {
     path: &'a str,

@@ -45,6 +45,9 @@ pub struct Resolved {
     pub timezone: String,
     /// Users, the one of `identity` first.
     pub users: Vec<User>,
+    /// Whether people whose files are kept keep their accounts.
+    #[serde(default)]
+    pub keep_accounts: bool,
     /// SSH keys that open root's account: those of `ssh.authorized-keys` where no user of `identity` is.
     pub root_keys: Vec<String>,
     /// Whether the SSH server is installed.
@@ -251,6 +254,7 @@ impl Merged {
         replace(&mut lower.locale, &upper.locale);
         replace(&mut lower.keyboard, &upper.keyboard);
         replace(&mut lower.timezone, &upper.timezone);
+        replace(&mut lower.keep_accounts, &upper.keep_accounts);
         replace(&mut lower.shutdown, &upper.shutdown);
         if let Some(upper) = &upper.identity {
             let lower = lower.identity.get_or_insert_default();
@@ -441,6 +445,7 @@ impl Merged {
                 .unwrap_or_else(|| Keyboard { layout: "us".into(), variant: String::new() }),
             timezone: layer.timezone.unwrap_or_else(|| "Etc/UTC".into()),
             users,
+            keep_accounts: layer.keep_accounts.unwrap_or(false),
             root_keys,
             ssh_server: ssh.install_server.unwrap_or(false),
             ssh_passwords: ssh.allow_pw.unwrap_or(false),
