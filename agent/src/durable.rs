@@ -3,24 +3,55 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::sys::kernel;
 
 /// Writes a file beside the old one, then puts it in its place. When this comes back it is on the disk.
 pub fn replace(path: &Path, mode: u32, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let context = || format!("writing {}", path.display());
-    let new = path.with_extension("new");
-    let file = File::options().write(true).create(true).truncate(true).mode(mode).open(&new);
-    let mut out = BufWriter::with_capacity(1 << 20, file.with_context(context)?);
-    fill(&mut out).with_context(context)?;
-    out.flush().with_context(context)?;
-    out.get_ref().sync_all().with_context(context)?;
+    let new = write_beside(path, mode, fill).with_context(context)?;
     fs::rename(&new, path).with_context(context)?;
     let dir = path.parent().with_context(context)?;
     File::open(dir).and_then(|d| d.sync_all()).with_context(context)
+}
+
+/// The same for what a boot loader reads, which plays back no journal: at every moment it finds the old file or the new
+/// one, whole.
+///
+/// What the journal has is written to its places in any order. A directory that names a file whose inode is not there yet
+/// shows an empty one, and so does one that still names an inode which was let go. So the new file is at its place
+/// before it gets the name, and the old one goes after that is at its place.
+pub fn replace_for_boot_loader(
+    path: &Path,
+    mode: u32,
+    fill: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
+    let context = || format!("writing {}", path.display());
+    let new = write_beside(path, mode, fill).with_context(context)?;
+    let dir = path.parent().with_context(context)?;
+    sync_for_boot_loader(dir)?;
+    if !path.exists() {
+        fs::rename(&new, path).with_context(context)?;
+        return sync_for_boot_loader(dir);
+    }
+    renameat2(AT_FDCWD, &new, AT_FDCWD, path, RenameFlags::RENAME_EXCHANGE).with_context(context)?;
+    sync_for_boot_loader(dir)?;
+    fs::remove_file(&new).with_context(|| format!("removing {}", new.display()))
+}
+
+/// Writes the file that is to replace another.
+fn write_beside(path: &Path, mode: u32, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<PathBuf> {
+    let new = path.with_extension("new");
+    let file = File::options().write(true).create(true).truncate(true).mode(mode).open(&new)?;
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    fill(&mut out)?;
+    out.flush()?;
+    out.get_ref().sync_all()?;
+    Ok(new)
 }
 
 /// Writes out everything of the filesystem this directory is on.

@@ -180,7 +180,8 @@ impl Before {
     /// Puts everything back that decides what is started.
     fn restore(&self, boot: &Path, journal: &mut Journal) -> Result<()> {
         if let Some(menu) = &self.menu {
-            durable::replace(&boot.join(target::MENU), 0o644, |out| out.write_all(menu).context("writing"))?;
+            let write = |out: &mut dyn std::io::Write| out.write_all(menu).context("writing");
+            durable::replace_for_boot_loader(&boot.join(target::MENU), 0o644, write)?;
         }
         if self.installed {
             boot_files::set_installed(boot, true)?;

@@ -70,7 +70,8 @@ pub(super) fn take_over(layout: &Layout, consoles: &[String]) -> Result<()> {
 /// Writes the menu that starts nothing but the installer on this boot partition.
 pub(super) fn lead_to_installer(boot: &Path, uuid: &str, consoles: &[String]) -> Result<()> {
     let text = menu::unfinished(uuid, consoles);
-    durable::replace(&boot.join(MENU), 0o644, |out| out.write_all(text.as_bytes()).context("writing"))
+    let write = |out: &mut dyn std::io::Write| out.write_all(text.as_bytes()).context("writing");
+    durable::replace_for_boot_loader(&boot.join(MENU), 0o644, write)
 }
 
 /// What it takes to put the boot loader of a system on its disks.

@@ -65,7 +65,7 @@ fn replace(boot: &Path) -> Result<()> {
     let waiting = boot.join(WAITING);
     let text = fs::read(&waiting).with_context(|| format!("reading {}", waiting.display()))?;
     let mode = waiting.metadata().with_context(|| format!("looking at {}", waiting.display()))?;
-    durable::replace(&boot.join(MENU), mode.permissions().mode() & 0o777, |out| {
+    durable::replace_for_boot_loader(&boot.join(MENU), mode.permissions().mode() & 0o777, |out| {
         out.write_all(&text).context("writing")
     })
 }
