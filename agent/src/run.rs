@@ -17,6 +17,7 @@
 
 pub mod boot_files;
 pub mod cache;
+pub mod door;
 pub mod doubt;
 mod help;
 pub mod left;

@@ -130,6 +130,8 @@ pub struct Machine {
     pub clock: Option<String>,
     /// Kernel and initrd to start without firmware's help, with the command line.
     pub kernel: Option<(PathBuf, PathBuf, String)>,
+    /// A port of this host's loopback that leads to the machine's SSH server.
+    pub ssh: Option<u16>,
     /// The serial number by which disks and DMI name the machine.
     pub serial: String,
     /// Show the console on our standard output.
@@ -148,6 +150,7 @@ impl Machine {
             network: true,
             clock: None,
             kernel: None,
+            ssh: None,
             serial: "AKT0001".into(),
             shown: false,
         }
@@ -175,7 +178,7 @@ impl Machine {
             .arg(format!("unix:{},server=on,wait=off", control.display()));
         cmd = self.add_firmware(cmd, dir)?;
         cmd = match self.network {
-            true => cmd.args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]),
+            true => cmd.args(["-netdev", &self.user_network(), "-device", "virtio-net-pci,netdev=net,romfile="]),
             // QEMU gives a machine a card of its own accord where it is not told what it has.
             false => cmd.args(["-nic", "none"]),
         };
@@ -230,6 +233,11 @@ impl Machine {
             error.context(format!("starting `{cmd}`; QEMU said: {said}"))
         })?;
         Ok(Vm { console, accelerator, control, running, started: Instant::now() })
+    }
+
+    fn user_network(&self) -> String {
+        let forward = self.ssh.map(|port| format!(",hostfwd=tcp:127.0.0.1:{port}-:22"));
+        format!("user,id=net{}", forward.unwrap_or_default())
     }
 
     fn add_firmware(&self, cmd: Cmd, dir: &Path) -> Result<Cmd> {

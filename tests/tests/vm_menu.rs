@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_protocol::Stamp;
 use akene_tests::image::Opened;
 use akene_tests::journey::{self, Built};
 use akene_tests::mirror::Mirror;
 use akene_tests::native::{Orders, install};
-use akene_tests::site::small_server;
+use akene_tests::site::{SSH_KEY, Site, outward_address, program, small_server};
 use akene_tests::vm::{Accelerator, Firmware, Machine, Vm};
 
 /// What the system shows when it is up, and the installer's kernel before anything else.
@@ -93,7 +94,7 @@ impl Installed {
     /// the system is up, else pulls the plug. Gives what the console showed.
     fn shows(&self, firmware: Firmware, words: &[&str]) -> String {
         let mut vm = self.start(firmware);
-        let limit = vm.accelerator.scale(10 * MINUTE);
+        let limit = vm.accelerator.scale(20 * MINUTE);
         for word in words {
             if let Err(error) = vm.expect(word, limit) {
                 panic!("waiting for `{word}`: {error:#}\n{}", vm.console.text());
@@ -254,7 +255,15 @@ impl Installed {
             let wants = root.path("etc/systemd/system/multi-user.target.wants/upgrade.service");
             std::os::unix::fs::symlink("../upgrade.service", wants).ok();
         }
-        self.shows(firmware, &["UPGRADE ENDED", UP]);
+        {
+            // People can log in long before.
+            let mut vm = self.start(firmware);
+            let limit = vm.accelerator.scale(40 * MINUTE);
+            if let Err(error) = vm.expect("UPGRADE ENDED", limit) {
+                panic!("waiting for the upgrade: {error:#}\n{}", vm.console.text());
+            }
+            vm.switch_off(10 * MINUTE).unwrap();
+        }
         let root = Opened::new(&self.disk, "akene-root").unwrap();
         let log = std::fs::read_to_string(root.path("root/upgrade.log")).unwrap();
         std::fs::remove_file(root.path("etc/systemd/system/multi-user.target.wants/upgrade.service"))
@@ -294,19 +303,45 @@ fn full() -> bool {
     full
 }
 
-#[test]
-fn whatever_happens_to_installer_kernel_and_boot_loader() {
+/// Kernel and boot loader are made anew by the system itself.
+fn upgraded(firmware: Firmware) {
     if !full() {
         return;
     }
     let Some(machine) = Installed::new("") else { return };
-    for firmware in [Firmware::Bios, Firmware::Uefi] {
-        machine.a_truncated_initrd(firmware);
-        machine.other_damages(firmware);
-        machine.a_power_cut_before_the_end(firmware);
-        machine.upgrades(firmware);
-        machine.one_that_does_not_come_up(firmware);
+    machine.upgrades(firmware);
+}
+
+#[test]
+fn upgraded_on_a_bios() {
+    upgraded(Firmware::Bios);
+}
+
+#[test]
+fn upgraded_with_uefi() {
+    upgraded(Firmware::Uefi);
+}
+
+/// All that can happen to the installer.
+fn whatever_happens(firmware: Firmware) {
+    if !full() {
+        return;
     }
+    let Some(machine) = Installed::new("") else { return };
+    machine.other_damages(firmware);
+    machine.a_power_cut_before_the_end(firmware);
+    machine.a_truncated_initrd(firmware);
+    machine.one_that_does_not_come_up(firmware);
+}
+
+#[test]
+fn whatever_happens_on_a_bios() {
+    whatever_happens(Firmware::Bios);
+}
+
+#[test]
+fn whatever_happens_with_uefi() {
+    whatever_happens(Firmware::Uefi);
 }
 
 #[test]
@@ -318,4 +353,61 @@ fn a_menu_with_a_password() {
     let Some(machine) = Installed::new(&boot) else { return };
     machine.a_password(Firmware::Bios);
     machine.a_password(Firmware::Uefi);
+}
+
+/// A machine whose system does not come up waits for help, and its administrator logs in from outside.
+#[test]
+fn an_administrator_gets_in_while_a_machine_waits_for_help() {
+    let Some(host) = outward_address().filter(|_| full() && journey::possible()) else { return };
+    akene_exec::own_mounts().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("admin");
+    run(Cmd::new("ssh-keygen").args(["-q", "-N", "", "-t", "ed25519", "-f"]).arg(&key));
+    let public = std::fs::read_to_string(key.with_extension("pub")).unwrap();
+    let mirror = Mirror::start().unwrap();
+    let built = journey::image_of_this_run(&mirror).unwrap();
+    Accelerator::find(&built.kernel());
+    let profile = small_server(&mirror, "127.0.0.1").replace(SSH_KEY, public.trim());
+    let mut site = Site::new(dir.path(), &host, &profile).unwrap();
+    site.start().unwrap();
+    let disk = dir.path().join("disk.img");
+    let packages = akene_tests::mirror::cache_dir().unwrap().join("packages");
+    let options = ["--size", "8GiB", "--packages", packages.to_str().unwrap()];
+    let outcome = install(&disk, &Orders::Stamp(site.stamp()), dir.path(), &options).unwrap();
+    assert!(outcome.good, "{}", outcome.story());
+    let machine = Installed { dir, disk, built, _mirror: mirror };
+    machine.put_installer();
+    let stamp: Stamp = serde_json::from_slice(&std::fs::read(site.stamp()).unwrap()).unwrap();
+    std::fs::write(machine.boot().path("akene/stamp.img"), stamp.to_area().unwrap()).unwrap();
+    machine.environment(&["akene_tries=0"]);
+    let known = {
+        let root = Opened::new(&machine.disk, "akene-root").unwrap();
+        std::fs::read_to_string(root.path("etc/ssh/ssh_host_ed25519_key.pub")).unwrap()
+    };
+
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut described = Machine::new(Firmware::Bios);
+    (described.disks, described.ssh) = (vec![machine.disk.clone()], Some(port));
+    let mut vm = described.start(&machine.dir.path().join("waits")).unwrap();
+    let limit = vm.accelerator.scale(15 * MINUTE);
+    for word in [HELP, "administrators can log in"] {
+        vm.expect(word, limit).unwrap_or_else(|e| panic!("{e:#}\n{}", vm.console.text()));
+    }
+    let hosts = machine.dir.path().join("known");
+    std::fs::write(&hosts, format!("[127.0.0.1]:{port} {known}")).unwrap();
+    let ssh = Cmd::new("ssh")
+        .args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o"])
+        .arg(format!("UserKnownHostsFile={}", hosts.display()))
+        .args(["-tt", "-p", &port.to_string(), "-i"])
+        .arg(&key)
+        .args(["root@127.0.0.1", "id -u; tty; cat /proc/cmdline; lsblk -no LABEL /dev/vda"])
+        .timeout(10 * MINUTE);
+    let said = run(ssh);
+    for part in ["0\r\n/dev/pts/", HELP, "akene-root"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let asset = site.machines().unwrap()[0]["asset"].as_str().unwrap().to_owned();
+    let events = run(Cmd::new(program("akene-server").unwrap()).arg("events").arg(&site.dir).arg(&asset));
+    assert!(events.contains("administrators can log in: ssh root@"), "{events}");
+    vm.pull_the_plug();
 }

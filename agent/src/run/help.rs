@@ -3,7 +3,8 @@
 //! It ends here when an installation was begun [`MOST_ATTEMPTS`] times and never completed, when one
 //! is unfinished and the server refuses to go on with it, or when GRUB starts it with
 //! `akene.mode=help`, because a new system did not confirm that it runs. What is wrong is on the screen, with the code to read
-//! over the phone, and at the server. The server is asked every few minutes whether a person permits another attempt; then it
+//! over the phone, and at the server. Where the profile lets administrators in, an SSH server does
+//! so here, too ([`super::door`]). The server is asked every few minutes whether a person permits another attempt; then it
 //! goes on with the same run. Where the site has no server, nobody can be asked: then an unfinished installation is tried again
 //! after a while, by the standing permission of the stamp, each time after twice as long, slowly enough to wear nothing
 //! out; a system that is complete is only started again, since no person said that it may go.
@@ -12,11 +13,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use akene_exec::{Cmd, Runner};
-use akene_protocol::Issue;
 use akene_protocol::event::Phase;
 use akene_protocol::stamp::{Source, Stamp};
+use akene_protocol::{Inventory, Issue};
 use anyhow::{Context, Result};
 
+use super::door::{self, Door};
 use super::left;
 use super::live::{connect, wait, web};
 use super::resume::{Begun, MOST_ATTEMPTS};
@@ -24,12 +26,16 @@ use super::stage::Visit;
 use crate::boot::{self, LiveSystem};
 use crate::fetch::{EventRoute, Server, Site, known};
 use crate::journal::{Journal, What};
+use crate::net::Online;
 use crate::probe::{self, ProbeRoot};
 use crate::report::Reporter;
 use crate::report::words::Text;
 
 /// How often a person's permission is asked for.
 const ASKED_EVERY: Duration = Duration::from_secs(3 * 60);
+
+/// How long the network is waited for where it only lets administrators in.
+const NETWORK: Duration = Duration::from_secs(150);
 
 /// Where there is nobody to ask: until the next attempt, and at most.
 const UNASKED: Duration = Duration::from_secs(60 * 60);
@@ -46,29 +52,73 @@ pub fn until_permitted(
 ) {
     reporter.phase(Phase::Network);
     reporter.called_by_run();
-    let why = reason(begun, refused);
-    reporter.warn(why.to_string());
-    reporter.trouble(Some(why.clone()));
+    let mut waits = Waits { why: reason(begun, refused), door: None };
+    reporter.warn(waits.why.to_string());
+    reporter.trouble(Some(waits.why.clone()));
     match &live.stamp {
         Ok(stamp) if matches!(stamp.source, Source::Server { .. }) => {
-            while let Err(error) = ask(live, stamp, runner, reporter, begun, &why) {
+            while let Err(error) = ask(live, stamp, runner, reporter, begun, &mut waits) {
                 reporter.debug(format!("asking for help: {error:#}"));
-                reporter.trouble(Some(why.clone()));
+                reporter.trouble(Some(waits.why.clone()));
                 wait(reporter, ASKED_EVERY, Text::AsksAgain);
             }
         }
-        _ => match unasked(begun) {
-            Some(pause) => wait(reporter, pause, Text::NextAttempt),
-            None => {
-                wait(reporter, UNASKED, Text::RestartsUnchanged);
-                boot::restart();
+        stamp => {
+            // The network is there as long as this is kept.
+            let online = connect(live, runner, reporter, None, Some(NETWORK)).ok().flatten();
+            if let (Ok(stamp), Some(online)) = (stamp, &online) {
+                let inventory = probe::inventory(runner, &ProbeRoot::default());
+                waits.let_in(stamp, &inventory, online, runner, reporter);
             }
-        },
+            reporter.trouble(Some(waits.why.clone()));
+            match unasked(begun) {
+                Some(pause) => wait(reporter, pause, Text::NextAttempt),
+                None => {
+                    wait(reporter, UNASKED, Text::RestartsUnchanged);
+                    boot::restart();
+                }
+            }
+        }
     }
+    // Nobody else's hands are on the disks from here on.
+    drop(waits);
     reporter.trouble(None);
     for device in begun.iter().flat_map(|begun| &begun.devices) {
         if let Err(error) = note(device, runner, reporter) {
             reporter.warn(format!("the journal does not say that another attempt was permitted: {error:#}"));
+        }
+    }
+}
+
+/// A machine that waits for a person.
+struct Waits {
+    /// What for, for whoever stands before it.
+    why: Issue,
+    /// Where an administrator gets in.
+    door: Option<Door>,
+}
+
+impl Waits {
+    /// Lets administrators in where the machine's profile does, once.
+    fn let_in(
+        &mut self,
+        stamp: &Stamp,
+        inventory: &Inventory,
+        online: &Online,
+        runner: &dyn Runner,
+        reporter: &Reporter,
+    ) {
+        if self.door.is_some() {
+            return;
+        }
+        let Some(wanted) = door::wanted(inventory, &stamp.site_key, reporter) else { return };
+        match door::open(&wanted, online, runner, reporter) {
+            Ok((door, at)) => {
+                self.why.message += &format!("; administrators can log in: {at}");
+                reporter.trouble(Some(self.why.clone()));
+                self.door = Some(door);
+            }
+            Err(error) => reporter.warn(format!("nobody can log in from outside: {error:#}")),
         }
     }
 }
@@ -112,13 +162,14 @@ fn ask(
     runner: &dyn Runner,
     reporter: &Reporter,
     begun: Option<&Begun>,
-    why: &Issue,
+    waits: &mut Waits,
 ) -> Result<()> {
     let Source::Server { url, .. } = &stamp.source else { return Ok(()) };
     // Our address is ours as long as this is kept.
     let online = connect(live, runner, reporter, None, None)?.context("waiting for the network")?;
     let http = web(stamp, &online)?;
     let inventory = probe::inventory(runner, &ProbeRoot::default());
+    waits.let_in(stamp, &inventory, &online, runner, reporter);
     let site = Site { stamp, http: &*http };
     let identity = site.identify(known::identity(&inventory, reporter), &inventory, reporter)?;
     if let Some(courier) = reporter.courier() {
@@ -145,7 +196,7 @@ fn ask(
         reporter.drain(Duration::from_secs(5));
         wait(reporter, ASKED_EVERY, Text::AsksAgain);
         // Whoever is here must see it, and not only what it waits for.
-        reporter.trouble(Some(why.clone()));
+        reporter.trouble(Some(waits.why.clone()));
     }
 }
 

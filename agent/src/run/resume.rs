@@ -274,6 +274,11 @@ impl Resume {
         &self.choice.lock
     }
 
+    /// The signed profile.
+    pub fn into_profile(self) -> Envelope {
+        self.profile
+    }
+
     /// The name of the profile.
     pub fn profile(&self, key: &PublicKey) -> Option<String> {
         self.profile.open::<Bundle>(key).ok().map(|bundle| bundle.name)

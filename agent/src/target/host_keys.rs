@@ -69,6 +69,16 @@ pub fn keep(root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The private keys that are kept on a boot partition mounted at `boot`.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn on_boot(boot: &Path) -> Result<Vec<Vec<u8>>> {
+    let kept = KEPT.strip_prefix("boot/").unwrap_or(KEPT);
+    let private = keys(&boot.join(kept))?.into_iter().filter(|(name, _)| !name.ends_with(".pub"));
+    private.map(|(_, path)| fs::read(&path).with_context(|| format!("reading {}", path.display()))).collect()
+}
+
 /// Public halves may be read by everybody.
 fn mode(name: &str) -> u32 {
     if name.ends_with(".pub") { 0o644 } else { 0o600 }
