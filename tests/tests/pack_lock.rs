@@ -9,9 +9,10 @@ use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_protocol::lock::{Lock, ProfileLock};
 use akene_protocol::{Envelope, PublicKey, Sha256};
 use akene_tests::http::Fault;
-use akene_tests::image::Image;
+use akene_tests::image::{Image, inside};
 use akene_tests::mirror::{Mirror, cache_dir};
 use akene_tests::native::{Orders, Outcome, install, possible};
+use akene_tests::repository::{self, Key, Says};
 use akene_tests::site::{Site, program, small_server};
 
 /// `akene-server lock` or `akene-image lock`: how it ended, and all it said.
@@ -36,6 +37,27 @@ fn made_earlier(lock: &ProfileLock, days: i64) -> ProfileLock {
     lock
 }
 
+/// A vendor's archive with one package in its first version, and the key it is signed with.
+fn vendor() -> Option<(repository::Site, Key)> {
+    let (site, key) = (repository::Site::new()?, Key::new("rsa2048"));
+    publish(&site, &key, "1.0");
+    Some((site, key))
+}
+
+/// Adds a version of the package. Earlier ones stay where they are.
+fn publish(site: &repository::Site, key: &Key, version: &str) {
+    let control = format!("Package: greeting\nVersion: {version}\nArchitecture: all\n");
+    site.packages("vendor", &[&control]);
+    site.sign("vendor", key, &Says::default(), &[]);
+}
+
+/// The version of the vendor's package in an installed system.
+fn greeting(image: &Path) -> String {
+    let mut image = Image::open(image).unwrap();
+    let root = image.mount_system().unwrap();
+    inside(&root, &["dpkg-query", "-W", "-f", "${Version}", "greeting"]).unwrap()
+}
+
 fn tells(outcome: &Outcome, code: &str) {
     let codes: Vec<_> = outcome.issues().iter().map(|i| i["code"].as_str().unwrap().to_owned()).collect();
     assert!(!outcome.good && codes == [code], "expected {code}, found {codes:?}: {}", outcome.story());
@@ -49,8 +71,15 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     }
     let dir = tempfile::tempdir().unwrap();
     let mirror = Mirror::start().unwrap();
+    let Some((vendor, key)) = vendor() else { return };
+    let source = format!(
+        "[apt.sources.vendor]\nuri = \"{}\"\nsuites = [\"stable\"]\ncomponents = [\"main\"]\nkey = \"\"\"\n{}\"\"\"\n",
+        vendor.url("vendor"),
+        key.armoured()
+    );
     let server = small_server(&mirror, "127.0.0.1");
-    let profile = format!("classes = [\"own\"]\n{server}\n[storage]\nkeep-homes = false\n");
+    let asked = server.replace("\"less\"", "\"less\", \"greeting\"");
+    let profile = format!("classes = [\"own\"]\n{asked}\n{source}\n[storage]\nkeep-homes = false\n");
     let mut site = Site::new(dir.path(), "127.0.0.1", &server).unwrap();
     // A package that no archive has, beside a class.
     let beside = site.dir.join("classes/own/packages");
@@ -70,6 +99,10 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     let said = lock("akene-server", &site, &["default"]).unwrap();
     println!("locked in {:.1} s: {said}", began.elapsed().as_secs_f64());
     assert!(said.contains("default: 4 kinds of machines") && said.contains("the first lock"), "{said}");
+    let first = std::fs::read(&file).unwrap();
+    publish(&vendor, &key, "2.0");
+    let said = lock("akene-server", &site, &[]).unwrap();
+    assert!(said.contains("greeting"), "{said}");
     let text = std::fs::read(&file).unwrap();
     std::fs::remove_dir_all(site.dir.join("state/apt")).unwrap();
     let again = lock("akene-server", &site, &[]).unwrap();
@@ -80,6 +113,10 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     let stamp: akene_protocol::Stamp = serde_json::from_slice(&std::fs::read(site.stamp()).unwrap()).unwrap();
     let key: PublicKey = stamp.site_key;
     let signed: ProfileLock = envelope.open(&key).unwrap();
+    let first: ProfileLock = Envelope::parse(&first).unwrap().open(&key).unwrap();
+    let version =
+        |lock: &ProfileLock| lock.packages.iter().find(|p| p.name == "greeting").unwrap().version.clone();
+    assert_eq!((version(&first).as_str(), version(&signed).as_str()), ("1.0", "2.0"));
     println!("{} bytes of signed lock, {} packages", text.len(), signed.packages.len());
 
     // From now on the mirror has packages and no indexes.
@@ -177,9 +214,11 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     let asked: Vec<String> = mirror.server.take_served();
     assert!(!asked.iter().any(|path| path.contains("/dists/")), "an index was asked for: {asked:?}");
 
+    assert_eq!(greeting(&image), "2.0");
+
     // Somebody gives out the lock of last week: the computer knows of the newer one it was installed from.
     let before = akene_tests::image::digest(&image).unwrap();
-    let older = made_earlier(&signed, 7);
+    let older = made_earlier(&first, 7);
     ours.write_lock(&older).unwrap();
     let allow = || site.machines().unwrap().iter().for_each(|machine| site.allow_wipe(machine).unwrap());
     allow();
@@ -195,7 +234,8 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     assert!(outcome.log.contains("[lock-expired]") || outcome.log.contains("[lock-old]"), "{}", outcome.log);
     let envelope = Envelope::parse(&std::fs::read(&file).unwrap()).unwrap();
 
-    // Exactly the locked packages, as dpkg of this host reads them.
+    // Exactly the locked packages, as dpkg of this host reads them: the versions of that lock, not the archive's newest.
+    assert_eq!(greeting(&image), "1.0");
     let mut image = Image::open(&image).unwrap();
     let root = image.mount_system().unwrap();
     let read = |name: &str| std::fs::read(root.join("boot/akene").join(name)).unwrap();
@@ -208,7 +248,7 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     let locked: BTreeSet<String> =
         kept.packages.iter().map(|p| format!("{} {} {}", p.name, p.version, p.architecture)).collect();
     assert_eq!(installed, locked);
-    let sums: BTreeSet<Sha256> = signed.packages.iter().map(|p| p.sha256).collect();
+    let sums: BTreeSet<Sha256> = first.packages.iter().map(|p| p.sha256).collect();
     assert!(kept.packages.iter().all(|p| sums.contains(&p.sha256)));
     let of_no_archive: Vec<&str> =
         kept.packages.iter().filter(|p| p.release.is_none()).map(|p| p.name.as_str()).collect();
