@@ -13,6 +13,7 @@ pub mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -29,7 +30,7 @@ use ed25519_dalek::SigningKey;
 
 use crate::checks::{self, Expected};
 use crate::http::{Answer, Server};
-use crate::image::Image;
+use crate::image::{Image, Opened};
 use crate::mirror::Mirror;
 use crate::people;
 use crate::site::{SSH_KEY, USER, program, small_server};
@@ -125,6 +126,7 @@ impl Campaign {
         let profile = small_server(&mirror, "127.0.0.1")
             .replace("packages = [\"dbus\", \"less\", \"libpam-systemd\"]", "packages = [\"less\"]")
             .replace("install-server = true", "install-server = false");
+        let profile = format!("keep-accounts = true\n{profile}");
         let file = dir.join("site/profiles/default.toml");
         std::fs::create_dir_all(file.parent().context("finding the profiles")?).context("making a site")?;
         std::fs::write(&file, profile).context("writing the profile")?;
@@ -209,11 +211,13 @@ impl Campaign {
         say(&format!("installed in {:.0} s", started.elapsed().as_secs_f64()));
         // The first one's packages are not wanted on the boot partition: the second shall have to put them somewhere.
         let files = people_in(&base)?;
+        account_in(&base)?;
         copy(&base, &last)?;
         let started = Instant::now();
         self.record(&last, &record_2, 2, &[])?;
         say(&format!("installed again in {:.0} s", started.elapsed().as_secs_f64()));
         ensure!(people_of(&last)? == files, "a reinstallation that nothing disturbed changed people's files");
+        has_account(&last).context("a reinstallation that nothing disturbed")?;
         std::fs::write(&done, "").context("noting that all is recorded")?;
         // From here on there is no network.
         self.site = None;
@@ -322,6 +326,7 @@ impl Campaign {
         checks::installed(&copied, &expected)?;
         if run == Run::Again {
             ensure!(people_of(&copied)? == *files, "people's files are not what they were");
+            has_account(&copied)?;
         }
         Ok(Some(took))
     }
@@ -373,6 +378,38 @@ fn with_home<T>(disk: &Path, written: bool, see: impl FnOnce(&Path) -> T) -> Res
 fn people_in(disk: &Path) -> Result<BTreeMap<String, String>> {
     with_home(disk, true, people::live_in)?;
     people_of(disk)
+}
+
+/// What opens the account of one of them.
+const HASH: &str = "$6$saltsaltsalt$HashOfAnAccountThatWasMadeOnTheComputer";
+
+/// Makes one of the people known to the system on a disk. The other has the number of the profile's own user.
+fn account_in(disk: &Path) -> Result<()> {
+    let root = Opened::new(disk, "akene-root")?;
+    let lines = [
+        ("etc/passwd", "bo:x:1001:1001::/home/bo:/bin/sh\n".to_owned()),
+        ("etc/group", "bo:x:1001:\n".to_owned()),
+        ("etc/shadow", format!("bo:{HASH}:20000:0:99999:7:::\n")),
+    ];
+    for (name, line) in lines {
+        let file = File::options().append(true).open(root.path(name));
+        let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
+        written.with_context(|| format!("adding to {name}"))?;
+    }
+    Ok(())
+}
+
+/// Whether their account is there, with what opens it.
+fn has_account(disk: &Path) -> Result<()> {
+    let root = Opened::new(disk, "akene-root")?;
+    for (name, line) in [("etc/passwd", "bo:x:1001:1001:"), ("etc/shadow", &format!("bo:{HASH}:"))] {
+        let text = std::fs::read_to_string(root.path(name)).with_context(|| format!("reading {name}"))?;
+        ensure!(
+            text.lines().any(|l| l.starts_with(line)),
+            "an account that was there is not in {name}: {text}"
+        );
+    }
+    Ok(())
 }
 
 /// People's files, with all that must stay.
