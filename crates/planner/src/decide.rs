@@ -43,7 +43,8 @@ pub(crate) fn decide<'a>(
     let mut free = usable;
     // Where nothing that is there is touched, the room beside it can be used.
     if wishes.keep_homes && wishes.foreign != Foreign::Leave {
-        excluded.extend(set_aside(&mut free, wishes, inventory, &never_used));
+        let spared = |d: &Disk| never_used.contains(&d.name.as_str());
+        excluded.extend(homes::set_aside(&mut free, wishes, &inventory.volume_groups, &spared, &|_| false));
     }
     let kind = inventory.firmware.kind;
     let around = match allowed {
@@ -77,26 +78,6 @@ pub(crate) fn decide<'a>(
             issues.extend(excluded.iter().map(Excluded::issue));
             Err(Issues(issues))
         }
-    }
-}
-
-/// Takes those disks out that hold people's files which cannot be kept otherwise, and says why.
-fn set_aside(
-    disks: &mut Vec<&Disk>,
-    wishes: &StorageWishes,
-    inventory: &Inventory,
-    never_used: &[&str],
-) -> Vec<Excluded> {
-    let mut set_aside = Vec::new();
-    loop {
-        let used = disks.iter().enumerate().filter(|(_, d)| !never_used.contains(&d.name.as_str()));
-        let mut reasons = used.filter_map(|(at, disk)| {
-            Some((at, homes::untouchable(disk, disks, wishes, &inventory.volume_groups)?))
-        });
-        let Some((at, reason)) = reasons.next() else { return set_aside };
-        // What lies on a disk that is left alone makes others that hold a part of it untouchable, too.
-        disks.remove(at);
-        set_aside.push(reason);
     }
 }
 

@@ -78,13 +78,35 @@ pub(crate) fn is_kept_home(content: &Content) -> bool {
         && filesystem_named(&content.kind).is_some_and(|f| f != Filesystem::Vfat)
 }
 
+/// Takes those disks out that hold people's files which cannot be kept otherwise, and says why. Disks that are
+/// `spared` are not judged, nor partitions that are `ours`.
+pub(crate) fn set_aside(
+    disks: &mut Vec<&Disk>,
+    wishes: &StorageWishes,
+    groups: &[VolumeGroup],
+    spared: &dyn Fn(&Disk) -> bool,
+    ours: &dyn Fn(&Partition) -> bool,
+) -> Vec<Excluded> {
+    let mut set_aside = Vec::new();
+    loop {
+        let judged = disks.iter().enumerate().filter(|(_, d)| !spared(d));
+        let mut reasons =
+            judged.filter_map(|(at, disk)| Some((at, untouchable(disk, disks, wishes, groups, ours)?)));
+        let Some((at, reason)) = reasons.next() else { return set_aside };
+        // What lies on a disk that is left alone makes others that hold a part of it untouchable, too.
+        disks.remove(at);
+        set_aside.push(reason);
+    }
+}
+
 /// Why a disk must be left alone, because people's files on it could not be kept otherwise. `disks` are all that can be
 /// used: what lies on others, too, cannot be kept.
-pub(crate) fn untouchable(
+fn untouchable(
     disk: &Disk,
     disks: &[&Disk],
     wishes: &StorageWishes,
     groups: &[VolumeGroup],
+    ours: &dyn Fn(&Partition) -> bool,
 ) -> Option<Excluded> {
     let no = |what: String| Some(Excluded::files(disk, what));
     if let Some(content) = &disk.content {
@@ -97,7 +119,7 @@ pub(crate) fn untouchable(
             return no(what);
         }
     }
-    for partition in disk.table.iter().flat_map(|t| &t.partitions) {
+    for partition in disk.table.iter().flat_map(|t| &t.partitions).filter(|p| !ours(p)) {
         let Some(content) = &partition.content else { continue };
         if content.kind == "LVM2_member" {
             let node = words::partition(&disk.name, partition.number);

@@ -2,7 +2,7 @@
 
 mod common;
 
-use akene_planner::{Action, plan, plan_within};
+use akene_planner::{Action, DiskPlan, plan, plan_within};
 use akene_protocol::Bytes;
 use akene_protocol::api::Consent;
 use akene_protocol::inventory::*;
@@ -63,4 +63,41 @@ fn peoples_files_stop_the_installation_when_they_cannot_stay() {
     greedy.volumes[0].min = Bytes::gib(19);
     let issues = plan(&greedy, &now).unwrap_err();
     assert_eq!((issues.0[0].code.as_str(), issues.0[0].path.as_str()), ("kept-data-in-the-way", "sda6"));
+}
+
+#[test]
+fn files_that_were_left_alone_are_not_taken_by_the_next_installation() {
+    let partition = |number, kind: &str, looks_like| Partition {
+        number,
+        start: Bytes::gib(u64::from(number) * 100),
+        size: Bytes::gib(100),
+        kind: "0fc63daf-8483-4772-8e79-3d69d8477de4".into(),
+        name: None,
+        uuid: None,
+        content: Some(Content {
+            kind: kind.into(),
+            label: None,
+            uuid: None,
+            used: None,
+            looks_like: Some(looks_like),
+        }),
+    };
+    // On btrfs they cannot be told apart from their system, so that the whole disk is left alone.
+    let within = LooksLike::LinuxRoot { name: None, home_inside: true, home_used: None };
+    let table = Table {
+        kind: TableKind::Gpt,
+        id: None,
+        hash: akene_protocol::Sha256::of(b"theirs"),
+        damage: None,
+        partitions: vec![partition(1, "btrfs", within), partition(2, "xfs", LooksLike::Home)],
+    };
+    let theirs = Disk { table: Some(table), ..disk("sdb", Bytes::gib(400)) };
+    let mut wishes = usual();
+    wishes.volumes[1].min = Bytes::gib(6);
+    let before = machine(FirmwareKind::Bios, vec![disk("sda", Bytes::gib(8)), theirs]);
+    let first = plan(&wishes, &before).unwrap();
+    let names = |disks: &[DiskPlan]| disks.iter().map(|d| d.disk.name.clone()).collect::<Vec<_>>();
+    assert_eq!((names(&first.disks), first.rung.as_str()), (vec!["sda".to_owned()], "no-home"));
+    let second = plan(&wishes, &after(&first, &before)).unwrap();
+    assert_eq!((names(&second.disks), second.rung.as_str()), (vec!["sda".to_owned()], "no-home"));
 }

@@ -2,21 +2,38 @@
 
 use std::cmp::Reverse;
 
-use akene_protocol::inventory::{Partition, VolumeGroup};
+use akene_protocol::inventory::{Disk, Partition, VolumeGroup};
 use akene_protocol::profile::Foreign;
-use akene_protocol::resolve::VolumeWish;
+use akene_protocol::resolve::{StorageWishes, VolumeWish};
 
 use super::is_boot_disk;
 use super::work::Work;
-use crate::homes::{home_of, is_home, is_kept_home};
+use crate::homes::{home_of, is_home, is_kept_home, set_aside};
 use crate::lay::{group_name, role};
-use crate::recognise::{find_alike, find_named, home_inside, largest, named, partition_at};
+use crate::recognise::{find_alike, find_named, home_inside, largest, named, partition_at, pv_name};
 use crate::{Role, words};
 
 /// Where a volume lies: on a partition of a disk, or on a group with its members.
 pub(super) enum Found<'a> {
     Partition(usize, &'a Partition),
     Group(&'a VolumeGroup, Vec<(usize, &'a Partition)>),
+}
+
+/// The disks beside an Akène machine's boot disk `at` that hold people's files which cannot be kept. Its first
+/// installation left them alone, with whatever else lies there: nothing on them is this system's but what has its names.
+pub(super) fn left_alone<'a>(
+    at: usize,
+    disks: &[&'a Disk],
+    wishes: &StorageWishes,
+    groups: &[VolumeGroup],
+) -> Vec<&'a str> {
+    let own = |d: &Disk| d.name == disks[at].name;
+    let mut used: Vec<&Disk> = disks.iter().copied().filter(|d| own(d) || !is_boot_disk(d)).collect();
+    let volumes = &wishes.volumes;
+    let ours = |p: &Partition| pv_name(p) || volumes.iter().any(|v| named(p, &role(v), v.filesystem));
+    set_aside(&mut used, wishes, groups, &own, &ours);
+    let left = disks.iter().filter(|d| !is_boot_disk(d) && !used.iter().any(|u| u.name == d.name));
+    left.map(|d| d.name.as_str()).collect()
 }
 
 impl<'a> Work<'_, 'a> {
@@ -66,7 +83,7 @@ impl<'a> Work<'_, 'a> {
         let alike = boot.map(|t| find_alike(t, &role, &free)).transpose()?.flatten().map(here);
         let alike = alike.or_else(|| self.adopted(&role).map(|(g, p)| Found::Partition(g, p)));
         // The same as when they were found first.
-        let homes = self.groups_found.iter().filter(|g| g.complete);
+        let homes = self.groups_found.iter().filter(|g| g.complete && !self.is_left_alone(g));
         let homes = homes.filter_map(|g| Some((home_of(g)?.size, g)));
         match homes.min_by_key(|(size, _)| Reverse(*size)).map(|(_, group)| group) {
             // One of another system, whose files were kept.
@@ -83,6 +100,12 @@ impl<'a> Work<'_, 'a> {
         others.flat_map(|(g, d)| d.table.iter().flat_map(|t| &t.partitions).map(move |p| (g, p)))
     }
 
+    /// Whether a part of a group lies on a disk that was left alone.
+    fn is_left_alone(&self, group: &VolumeGroup) -> bool {
+        let mut parts = group.members.iter().filter_map(|m| partition_at(self.disks, m));
+        parts.any(|(g, _)| self.left_alone.contains(&self.disks[g].name.as_str()))
+    }
+
     /// People's files that were found on another disk when this machine was installed, and kept there: they have no
     /// name of ours. A root is only taken for the files in it, never to be formatted.
     fn adopted(&self, role: &Role) -> Option<(usize, &'a Partition)> {
@@ -93,7 +116,8 @@ impl<'a> Work<'_, 'a> {
         };
         let wanted =
             self.wishes.keep_homes && (*role == Role::Root || self.wishes.volumes.iter().any(is_home));
-        self.others().filter(|(_, p)| wanted && fits(p)).min_by_key(|(_, p)| largest(p))
+        let taken = |g: usize| !self.left_alone.contains(&self.disks[g].name.as_str());
+        self.others().filter(|(g, p)| wanted && taken(*g) && fits(p)).min_by_key(|(_, p)| largest(p))
     }
 
     /// The groups with this name, but for those of other Akène machines, of which a part lies on their boot disks.

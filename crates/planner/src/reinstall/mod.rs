@@ -114,6 +114,7 @@ fn serve<'a>(
         without: vec![],
         home_in_root: false,
         before: Before::of(table),
+        left_alone: find::left_alone(at, disks, wishes, &inventory.volume_groups),
     };
     work.boot_chain(table, &inventory.firmware);
     work.home_in_root = work.root_holds_home();

@@ -28,6 +28,8 @@ pub(super) struct Work<'w, 'a> {
     pub without: Vec<&'a VolumeWish>,
     pub home_in_root: bool,
     pub before: Before,
+    /// Names of other disks, of which nothing was taken when this machine was installed.
+    pub left_alone: Vec<&'a str>,
 }
 
 /// What an earlier run left.
