@@ -243,7 +243,9 @@ impl Later {
             return Ok(false);
         };
         let mut again = |why: &str| log(&format!("the initramfs is made once more: {why}"));
-        if let Some(call) = calls[at..].iter().find(|call| call.when() == Some(When::Start)) {
+        // Some only ask which version it is.
+        let asks = |call: &&Call| call.when() == Some(When::Start) && call.args != ["--version"];
+        if let Some(call) = calls[at..].iter().find(asks) {
             again(&format!("a package asked for it ({} {})", call.program, call.args.join(" ")));
             return Ok(false);
         }
