@@ -89,7 +89,6 @@ impl Stick {
                 urls: vec![format!("{}/{}", release.uri.trim_end_matches('/'), pinned.path)],
                 file: pinned.sha256.to_string(),
                 base: false,
-                helper: false,
                 release: None,
             })
         };

@@ -178,7 +178,9 @@ impl Machine {
             .arg(format!("unix:{},server=on,wait=off", control.display()));
         cmd = self.add_firmware(cmd, dir)?;
         cmd = match self.network {
-            true => cmd.args(["-netdev", &self.user_network(), "-device", "virtio-net-pci,netdev=net,romfile="]),
+            true => {
+                cmd.args(["-netdev", &self.user_network(), "-device", "virtio-net-pci,netdev=net,romfile="])
+            }
             // QEMU gives a machine a card of its own accord where it is not told what it has.
             false => cmd.args(["-nic", "none"]),
         };

@@ -148,7 +148,7 @@ fn ours(
     inside: &Inside,
     firmware: FirmwareKind,
 ) -> Result<Repair> {
-    if boot.looks() == Some(&(LooksLike::AkeneBoot { unfinished: true })) {
+    if matches!(boot.looks(), Some(LooksLike::AkeneBoot { unfinished: true, .. })) {
         bail!(Issue::new(
             "system-unfinished",
             &boot.name,
@@ -487,7 +487,8 @@ mod tests {
         let error = ours(&machine, &mounts, boot, root, &inside("gentoo"), FirmwareKind::Bios).unwrap_err();
         assert!(error.downcast_ref::<Issue>().is_some_and(|i| i.code == "boot-unusual"), "{error:#}");
         let mut half = boot.clone();
-        half.content.as_mut().unwrap().looks_like = Some(LooksLike::AkeneBoot { unfinished: true });
+        half.content.as_mut().unwrap().looks_like =
+            Some(LooksLike::AkeneBoot { unfinished: true, root: None });
         let error = ours(&machine, &mounts, &half, root, &inside("debian"), FirmwareKind::Bios).unwrap_err();
         assert!(error.downcast_ref::<Issue>().is_some_and(|i| i.code == "system-unfinished"), "{error:#}");
     }

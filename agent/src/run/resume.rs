@@ -85,12 +85,7 @@ pub struct Means<'a> {
 
 /// Writes the record of a run, before it changes a disk. A profile that nobody signed cannot be trusted later: then there
 /// is no record, and none of an earlier run either.
-pub fn save(
-    boot: &Path,
-    record: &Record<'_>,
-    run: RunId,
-    means: &Means<'_>,
-) -> Result<()> {
+pub fn save(boot: &Path, record: &Record<'_>, run: RunId, means: &Means<'_>) -> Result<()> {
     let Some(profile) = &record.orders.envelope else { return remove(boot) };
     let resume = Resume {
         version: VERSION,

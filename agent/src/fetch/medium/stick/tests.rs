@@ -89,7 +89,6 @@ fn package(sum: &[u8], size: u64) -> LockedPackage {
         urls: vec![],
         file: "a_1_all.deb".into(),
         base: false,
-        helper: false,
         release: None,
     }
 }
