@@ -44,17 +44,18 @@ pub fn parse<T: DeserializeOwned>(text: &[u8], what: &str, version: u32) -> Resu
 #[cfg(test)]
 mod tests {
     use crate::inventory::{self, Inventory};
-    use crate::lock::Lock;
+    use crate::lock::{self, Lock};
 
     #[test]
     fn another_version_is_called_that_whatever_else_is_new_in_it() {
-        let lock = r#"{"version":2,"architecture":"amd64","packages":[]}"#;
+        let now = format!(":{},", lock::VERSION);
+        let lock = format!(r#"{{"version"{now}"architecture":"amd64","packages":[]}}"#);
         assert!(Lock::parse(lock.as_bytes()).is_ok());
-        let newer = lock.replace(":2,", ":7,\"something-new\":true,");
+        let newer = lock.replace(&now, ":7,\"something-new\":true,");
         let issue = Lock::parse(newer.as_bytes()).unwrap_err();
         assert_eq!(issue.code, "document-version");
         assert!(issue.message.contains("lock has version 7") && issue.next.contains("newer"), "{issue}");
-        let issue = Lock::parse(lock.replace(":2,", ":0,").as_bytes()).unwrap_err();
+        let issue = Lock::parse(lock.replace(&now, ":0,").as_bytes()).unwrap_err();
         assert!(issue.next.contains("anew"), "{issue}");
         assert_eq!(Lock::parse(b"{}").unwrap_err().code, "document-unreadable");
         let issue = Lock::parse(lock.replace("amd64\"", "amd64\",\"x\":1").as_bytes()).unwrap_err();
