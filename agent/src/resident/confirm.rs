@@ -33,6 +33,10 @@ impl Resident {
         if told && letters.is_empty() {
             return Ok(true);
         }
+        // A disk that is full keeps the server from nothing.
+        if let Err(error) = self.note() {
+            eprintln!("noting that this system has started: {error:#}");
+        }
         let web = self.web(&server.tls)?;
         self.deliver(&web, &server.url, &letters)?;
         if !told {
@@ -102,6 +106,14 @@ impl Resident {
             spool.remove()?;
         }
         Ok(())
+    }
+
+    /// Notes that this system has started, and when, whoever can be told of it: a network may come weeks later.
+    fn note(&self) -> Result<()> {
+        if self.confirmed_run() == Some(self.config.run) {
+            return Ok(());
+        }
+        self.add_confirmation(&mut Spool::open(&self.spool_dir(), self.config.run)?)
     }
 
     /// Spools the confirmation, once per run whatever happens between spooling and delivering.

@@ -103,6 +103,20 @@ fn goes_on_counting_and_is_idempotent_across_power_cuts() {
 }
 
 #[test]
+fn that_the_system_started_is_noted_though_nobody_can_be_told() {
+    let (_root, resident) = system();
+    let mut spool = Spool::open(&resident.spool_dir(), RUN).unwrap();
+    spool.append(&[event(RUN, 1)]).unwrap();
+    for _ in 0..2 {
+        assert!(resident.confirm().is_err(), "there is no such server");
+        let waits = Spool::open(&resident.spool_dir(), RUN).unwrap().pending().unwrap();
+        let numbers: Vec<u64> = waits.iter().map(|e| e.seq).collect();
+        assert_eq!(numbers, [1, 2, 3]);
+        assert!(matches!(waits[2].kind, EventKind::Confirmed { .. }));
+    }
+}
+
+#[test]
 fn a_failed_run_before_this_one_is_delivered_too_but_not_confirmed() {
     let (root, resident) = system();
     let other = RunId([9; 8]);
