@@ -6,7 +6,8 @@
 //!
 //! An account is given back only to somebody who still has their files: a home that was kept and belongs to their number. It
 //! brings password, number, own group and the groups of people it was in, and nothing that gives power over the computer: that is
-//! the profile's word alone ([`HARMLESS`]). Accounts of the system are never among them. Where a name or a number is the
+//! the profile's word alone: of the system's groups it brings those of [`HARMLESS`], of people's own all but those of
+//! [`POWERFUL`]. Accounts of the system are never among them. Where a name or a number is the
 //! profile's or the new system's, that stays as it is, and the difference is said.
 
 use std::fs;
@@ -30,7 +31,7 @@ const LAST: u32 = 59_999;
 const LARGEST: u64 = 1 << 20;
 
 /// Groups of a system that let a person use what is in front of them, and nothing else.
-const HARMLESS: [&str; 17] = [
+const HARMLESS: [&str; 16] = [
     "audio",
     "bluetooth",
     "cdrom",
@@ -39,7 +40,6 @@ const HARMLESS: [&str; 17] = [
     "fax",
     "floppy",
     "games",
-    "input",
     "lpadmin",
     "netdev",
     "plugdev",
@@ -48,6 +48,39 @@ const HARMLESS: [&str; 17] = [
     "tape",
     "users",
     "video",
+];
+
+/// Names of groups that give power over a computer, whatever their number: by the rules of sudo and polkit (`%admin`, `%sudo`), by
+/// the files that are theirs, or by what a program of that name lets its group do, which may be installed at any later time.
+/// `input` reads every key that is pressed.
+const POWERFUL: [&str; 27] = [
+    "adm",
+    "admin",
+    "disk",
+    "docker",
+    "incus",
+    "incus-admin",
+    "input",
+    "kmem",
+    "kvm",
+    "libvirt",
+    "libvirt-qemu",
+    "libvirtd",
+    "lxd",
+    "operator",
+    "podman",
+    "root",
+    "sambashare",
+    "shadow",
+    "ssl-cert",
+    "staff",
+    "sudo",
+    "systemd-journal",
+    "tty",
+    "uinput",
+    "vboxusers",
+    "wheel",
+    "wireshark",
 ];
 
 /// What a system knows of its people.
@@ -166,11 +199,20 @@ impl People {
         self.persons.iter().map(|p| &p.password)
     }
 
+    /// Groups that may be given back.
+    fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.groups.iter().filter(|group| !is_powerful(&group.name))
+    }
+
     /// Numbers that are somebody's.
     pub(super) fn numbers(&self) -> impl Iterator<Item = u32> {
         let own = self.persons.iter().flat_map(|p| [p.uid, p.gid]);
         own.chain(self.groups.iter().map(|g| g.gid)).filter(|id| *id >= FIRST)
     }
+}
+
+fn is_powerful(group: &str) -> bool {
+    POWERFUL.contains(&group)
 }
 
 /// A directory below `/home`.
@@ -228,8 +270,14 @@ fn place(person: &Person, people: &People, users: &[User], passwd: &str, group: 
             person.uid
         )));
     }
-    let own = people.groups.iter().find(|g| g.gid == person.gid);
+    // Whose own group is not given back gets one with their name and number.
+    let own = people.groups().find(|g| g.gid == person.gid);
     let (own, gid) = own.map_or((name, person.uid), |g| (&g.name, g.gid));
+    if is_powerful(own) {
+        return Err(taken(format!(
+            "the account `{name}` is not taken over: a group `{own}` may have power over the computer, which only the profile gives"
+        )));
+    }
     let there = numbered(group).into_iter().find(|(n, id)| n == own || *id == gid);
     match there {
         None => Ok(Own::New(own.clone(), gid)),
@@ -313,7 +361,7 @@ fn add(job: &Job<'_>, root: &Root, person: &Person, own: Own, watch: &mut dyn Wa
     }
     for group in person.groups.iter().filter(|group| **group != own) {
         let text = accounts(root, "etc/group")?;
-        let of_people = job.people.groups.iter().find(|g| g.name == *group);
+        let of_people = job.people.groups().find(|g| g.name == *group);
         let numbers: Vec<(&str, Option<u32>)> = text
             .lines()
             .map(|line| {
@@ -423,6 +471,26 @@ mod tests {
         assert!(differs(ana, &[user(Some("$6$salt$other"))], same) && differs(ana, &[user(None)], same));
         assert!(differs(ana, &[user(Some("$6$salt$hash"))], "ana:x:1007:1007::/home/ana:/bin/sh\n"));
         assert!(differs(ana, &[], same));
+    }
+
+    #[test]
+    fn no_name_of_a_group_gives_power() {
+        let passwd = "ana:x:1000:1500::/home/ana:/bin/sh\nwheel:x:1001:1501::/home/wheel:/bin/sh\n\
+            docker:x:1002:1002::/home/docker:/bin/sh\nsudo:x:1003:100::/home/sudo:/bin/sh\n";
+        let group = "admin:x:1500:ana\nfamily:x:1501:ana\ndocker:x:1002:ana\nusers:x:100:\n";
+        let people = People::parse(passwd, group, "");
+        let of = |n: usize, group| place(&people.persons[n], &people, &[], "", group).map_err(|i| i.code);
+        // Whoever shared such a group gets their own, also where the profile made one of that name and number.
+        let own = Ok(Own::New("ana".into(), 1000));
+        assert_eq!((of(0, ""), of(0, "admin:x:1500:\n")), (own.clone(), own));
+        // A name alone is none: there are people called so.
+        assert_eq!(of(1, ""), Ok(Own::New("family".into(), 1501)));
+        let taken = || Err("account-taken".to_owned());
+        assert_eq!((of(2, ""), of(2, "docker:x:1002:\n"), of(3, "")), (taken(), taken(), taken()));
+        assert_eq!(people.groups().map(|g| g.name.as_str()).collect::<Vec<_>>(), ["family"]);
+        assert!(!HARMLESS.iter().any(|group| is_powerful(group)));
+        // The numbers stay taken: files belong to them.
+        assert!([1500, 1501, 1002].iter().all(|id| people.numbers().any(|n| n == *id)));
     }
 
     #[test]
