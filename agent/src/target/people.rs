@@ -15,17 +15,21 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use akene_archive::Root;
+use akene_exec::{Cmd, ExecError, Runner};
 use akene_protocol::check::is_account;
 use akene_protocol::profile::User;
 use akene_protocol::{Issue, Secret};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::users::{FIRST, accounts, refused};
+use super::users::{FIRST, accounts};
 use super::{Job, Watch};
 
 /// The last number of a person, see `LAST_UID` in `adduser.conf`.
 const LAST: u32 = 59_999;
+
+/// The day since 1970 that means never, to the programs that keep passwords.
+const NEVER: u32 = 99_999;
 
 /// A longer list is not one of a PC.
 const LARGEST: u64 = 1 << 20;
@@ -172,7 +176,7 @@ impl People {
                 home: home.to_owned(),
                 shell: shell.to_owned(),
                 password: Secret::new(field(1).filter(|text| is_password(text)).unwrap_or("!")),
-                expires: field(7).and_then(|day| day.parse().ok()),
+                expires: field(7).and_then(|day| day.parse().ok()).filter(|day| *day < NEVER),
                 groups: own.chain(others).map(str::to_owned).collect(),
             });
         }
@@ -288,43 +292,159 @@ fn place(person: &Person, people: &People, users: &[User], passwd: &str, group: 
     }
 }
 
-/// Gives people who have their files their accounts back. The profile's users are there already.
-pub(super) fn settle(job: &Job<'_>, root: &Root, watch: &mut dyn Watch) -> Result<()> {
-    let mut passwords = String::new();
-    let mut given = 0;
-    for person in &job.people.persons {
+/// Gives people who have their files their accounts back. The profile's users are there already. The system that was there is
+/// gone: an odd account costs nobody else theirs, and ends no installation.
+pub(super) fn settle(job: &Job<'_>, root: &Root, watch: &mut dyn Watch) {
+    let (people, users) = (job.people, &job.resolved.users);
+    Settling { people, users, root, top: &job.layout.root, runner: job.runner }.all(watch);
+}
+
+/// The accounts' new system.
+struct Settling<'a> {
+    people: &'a People,
+    users: &'a [User],
+    root: &'a Root,
+    top: &'a Path,
+    runner: &'a dyn Runner,
+}
+
+impl Settling<'_> {
+    fn all(&self, watch: &mut dyn Watch) {
+        let mut given = 0;
+        for person in &self.people.persons {
+            match self.give(person, watch) {
+                Ok(true) => given += 1,
+                Ok(false) => {}
+                Err(error) => {
+                    watch.warn(failed(
+                        person,
+                        format!("the account `{}` is not given back", person.name),
+                        &error,
+                    ));
+                }
+            }
+        }
+        if given > 0 {
+            watch.log(&format!("{given} people have their accounts back"));
+        }
+    }
+
+    /// Whether somebody has their account back. The password comes last: what fails before leaves an account that none opens.
+    fn give(&self, person: &Person, watch: &mut dyn Watch) -> Result<bool> {
         let name = &person.name;
-        let home = root.open_file(&person.home)?.map(|dir| dir.metadata()).transpose();
+        let home = self.root.open_file(&person.home)?.map(|dir| dir.metadata()).transpose();
         let home = home.with_context(|| format!("looking at {}", person.home))?;
         if home.is_none_or(|m| !m.is_dir() || m.uid() != person.uid) {
             watch.log(&format!("{name} has no files in {} any more, and no account", person.home));
-            continue;
+            return Ok(false);
         }
-        let (passwd, group) = (accounts(root, "etc/passwd")?, accounts(root, "etc/group")?);
-        let own = match place(person, job.people, &job.resolved.users, &passwd, &group) {
+        let (passwd, group) = (accounts(self.root, "etc/passwd")?, accounts(self.root, "etc/group")?);
+        let own = match place(person, self.people, self.users, &passwd, &group) {
             Ok(own) => own,
             Err(issue) => {
-                if differs(person, &job.resolved.users, &passwd) {
+                if differs(person, self.users, &passwd) {
                     watch.warn(issue);
                 }
-                continue;
+                return Ok(false);
             }
         };
-        add(job, root, person, own, watch).map_err(|error| refused(name, error))?;
-        match person.password.expose() {
-            "" => drop(job.run(&job.inside("passwd").args(["-q", "-d", name]))?),
-            hash => passwords += &format!("{name}:{hash}\n"),
+        self.add(person, &own)?;
+        let (Own::There(own) | Own::New(own, _)) = own;
+        for group in person.groups.iter().filter(|group| **group != own) {
+            match self.join(person, group) {
+                Ok(true) => {}
+                Ok(false) => watch.log(&format!("{name} is not put into the group {group} they were in")),
+                Err(error) => {
+                    let what = format!("{name} is not put into the group `{group}` they were in");
+                    watch.warn(failed(person, what, &error));
+                }
+            }
         }
-        given += 1;
+        self.run(&match person.password.expose() {
+            "" => self.inside("passwd").args(["-q", "-d", name]),
+            hash => self.inside("chpasswd").arg("-e").stdin(format!("{name}:{hash}\n")),
+        })?;
+        Ok(true)
     }
-    if !passwords.is_empty() {
-        job.run(&job.inside("chpasswd").arg("-e").stdin(passwords))
-            .context("setting the passwords of people found")?;
+
+    fn add(&self, person: &Person, own: &Own) -> Result<()> {
+        let own = match own {
+            Own::There(group) => group,
+            Own::New(group, gid) => {
+                self.make(group, *gid)?;
+                group
+            }
+        };
+        let shell = Some(&person.shell).filter(|shell| shell.starts_with('/') && self.root.exists(shell));
+        let uid = person.uid.to_string();
+        let mut cmd = self.inside("useradd").args(["-M", "-d", &person.home, "-u", &uid, "-g", own]);
+        cmd = cmd.args(["-s", shell.map_or("/bin/bash", String::as_str)]);
+        if !person.realname.is_empty() && !person.realname.contains(char::is_control) {
+            cmd = cmd.args(["-c", &person.realname]);
+        }
+        // With the account and not after it: keys in the home open it from the first moment.
+        if let Some(day) = person.expires {
+            cmd = cmd.args(["-e", &day.to_string()]);
+        }
+        self.run(&cmd.arg(&person.name))
     }
-    if given > 0 {
-        watch.log(&format!("{given} people have their accounts back"));
+
+    /// Whether somebody is in a group they were in.
+    fn join(&self, person: &Person, group: &str) -> Result<bool> {
+        let text = accounts(self.root, "etc/group")?;
+        let of_people = self.people.groups().find(|g| g.name == *group);
+        let numbers: Vec<(&str, Option<u32>)> = text
+            .lines()
+            .map(|line| {
+                (
+                    line.split(':').next().unwrap_or_default(),
+                    line.split(':').nth(2).and_then(|id| id.parse().ok()),
+                )
+            })
+            .collect();
+        let there = numbers.iter().find(|(n, _)| *n == group);
+        let may = match (of_people, there) {
+            (Some(old), Some((_, id))) => *id == Some(old.gid),
+            (Some(old), None) if numbers.iter().all(|(_, id)| *id != Some(old.gid)) => {
+                self.make(group, old.gid)?;
+                true
+            }
+            (Some(_), None) => false,
+            (None, there) => there.is_some() && HARMLESS.contains(&group),
+        };
+        if may {
+            self.run(&self.inside("usermod").args(["-a", "-G", group, &person.name]))?;
+        }
+        Ok(may)
     }
-    Ok(())
+
+    fn make(&self, group: &str, gid: u32) -> Result<()> {
+        self.run(&self.inside("groupadd").args(["-g", &gid.to_string(), group]))
+    }
+
+    fn inside(&self, program: &str) -> Cmd {
+        super::inside(self.top, program)
+    }
+
+    fn run(&self, cmd: &Cmd) -> Result<()> {
+        self.runner.run(cmd).map(drop)
+    }
+}
+
+/// What did not work for somebody, and what a person can do.
+fn failed(person: &Person, what: String, error: &anyhow::Error) -> Issue {
+    let why =
+        error.downcast_ref::<ExecError>().map(|failure| failure.tail.trim()).filter(|said| !said.is_empty());
+    Issue::new(
+        "account-failed",
+        "keep-accounts",
+        format!("{what}: {}", why.map_or_else(|| format!("{error:#}"), str::to_owned)),
+        format!(
+            "the files in {} are as they were and belong to number {}; look at the account `{}` in the new system, and make or mend it \
+             by hand",
+            person.home, person.uid, person.name
+        ),
+    )
 }
 
 /// Whether somebody notices that theirs is not taken over: every reinstallation finds the profile's own users.
@@ -338,175 +458,5 @@ fn differs(person: &Person, users: &[User], passwd: &str) -> bool {
     uid != Some(person.uid) || (password != old && !(closed(password) && closed(old)))
 }
 
-fn add(job: &Job<'_>, root: &Root, person: &Person, own: Own, watch: &mut dyn Watch) -> Result<()> {
-    let name = &person.name;
-    let make = |group: &str, gid: u32| job.run(&job.inside("groupadd").args(["-g", &gid.to_string(), group]));
-    let own = match own {
-        Own::There(group) => group,
-        Own::New(group, gid) => {
-            make(&group, gid)?;
-            group
-        }
-    };
-    let shell = Some(&person.shell).filter(|shell| shell.starts_with('/') && root.exists(shell));
-    let mut cmd =
-        job.inside("useradd").args(["-M", "-d", &person.home, "-u", &person.uid.to_string(), "-g", &own]);
-    cmd = cmd.args(["-s", shell.map_or("/bin/bash", String::as_str)]);
-    if !person.realname.is_empty() && !person.realname.contains(char::is_control) {
-        cmd = cmd.args(["-c", &person.realname]);
-    }
-    job.run(&cmd.arg(name))?;
-    if let Some(day) = person.expires {
-        job.run(&job.inside("chage").args(["-E", &day.to_string(), name]))?;
-    }
-    for group in person.groups.iter().filter(|group| **group != own) {
-        let text = accounts(root, "etc/group")?;
-        let of_people = job.people.groups().find(|g| g.name == *group);
-        let numbers: Vec<(&str, Option<u32>)> = text
-            .lines()
-            .map(|line| {
-                (
-                    line.split(':').next().unwrap_or_default(),
-                    line.split(':').nth(2).and_then(|id| id.parse().ok()),
-                )
-            })
-            .collect();
-        let there = numbers.iter().find(|(n, _)| n == group);
-        let may = match (of_people, there) {
-            (Some(old), Some((_, id))) => *id == Some(old.gid),
-            (Some(old), None) if numbers.iter().all(|(_, id)| *id != Some(old.gid)) => {
-                make(group, old.gid)?;
-                true
-            }
-            (Some(_), None) => false,
-            (None, there) => there.is_some() && HARMLESS.contains(&group.as_str()),
-        };
-        match may {
-            true => drop(job.run(&job.inside("usermod").args(["-a", "-G", group, name]))?),
-            false => watch.log(&format!("{name} is not put into the group {group} they were in")),
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\n\
-        daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\n\
-        ana:x:1000:1000:Ana Mar\u{ed}a,,,:/home/ana:/bin/zsh\n\
-        bo:x:1001:100::/home/bo:/bin/bash\n\
-        far:x:1002:1002::/srv/far:/bin/bash\n\
-        up:x:1003:1003::/home/../etc:/bin/bash\n\
-        Big:x:1004:1004::/home/Big:/bin/bash\n\
-        twice:x:1000:1000::/home/twice:/bin/bash\n\
-        half:x:1005\n\
-        nobody:x:65534:65534::/home/nobody:/usr/sbin/nologin\n\
-        srv:x:998:998::/home/srv:/bin/bash\n";
-    const GROUP: &str = "root:x:0:\nsudo:x:27:ana\naudio:x:29:ana,bo\nusers:x:100:\nana:x:1000:\nfamily:x:1500:ana,bo\n\
-        work:x:1501:srv\nnogroup:x:65534:\n";
-    const SHADOW: &str =
-        "root:$y$root:1:0:99999:7:::\nana:$6$salt$hash:1:0:99999:7::19000:\nbo::1:0:99999:7:::\n";
-
-    fn people() -> People {
-        People::parse(PASSWD, GROUP, SHADOW)
-    }
-
-    #[test]
-    fn people_are_those_with_a_number_of_theirs_and_a_home() {
-        let people = people();
-        let names: Vec<_> = people.persons.iter().map(|p| p.name.as_str()).collect();
-        assert_eq!(names, ["ana", "bo"]);
-        let [ana, bo] = &people.persons[..] else { panic!() };
-        assert_eq!((ana.uid, ana.gid, ana.realname.as_str()), (1000, 1000, "Ana María"));
-        assert_eq!((ana.password.expose(), ana.expires), ("$6$salt$hash", Some(19000)));
-        assert_eq!(ana.groups, ["sudo", "audio", "family"]);
-        assert_eq!((bo.password.expose(), bo.expires), ("", None));
-        assert_eq!(bo.groups, ["users", "audio", "family"]);
-        let groups: Vec<_> = people.groups.iter().map(|g| (g.name.as_str(), g.gid)).collect();
-        assert_eq!(groups, [("ana", 1000), ("family", 1500)]);
-        assert!(!format!("{people:?}").contains("hash"), "a hash is shown");
-        let text = serde_json::to_string(&people).unwrap();
-        assert_eq!(serde_json::from_str::<People>(&text).unwrap(), people);
-        // Somebody without a line has no password that opens anything.
-        assert_eq!(People::parse(PASSWD, "", "").persons[0].password.expose(), "!");
-        assert_eq!(People::parse(PASSWD, "", "ana:a b:\n").persons[0].password.expose(), "!");
-        for odd in ["", ":::", "::::::", "\u{0}", "ana:x:99999999999:1::/home/ana:/bin/sh"] {
-            assert!(People::parse(odd, odd, odd).is_empty(), "{odd:?}");
-        }
-    }
-
-    #[test]
-    fn names_and_numbers_of_the_new_system_stay_its_own() {
-        let people = people();
-        let [ana, bo] = &people.persons[..] else { panic!() };
-        let code = |person, users: &[User], passwd, group| {
-            place(person, &people, users, passwd, group).map_err(|issue| issue.code)
-        };
-        let taken = || Err("account-taken".to_owned());
-        let root = ("root:x:0:0::/root:/bin/sh\n", "root:x:0:\nusers:x:100:\n");
-        assert_eq!(code(ana, &[], root.0, root.1), Ok(Own::New("ana".into(), 1000)));
-        // Whose own group was one of the system gets one with their number.
-        assert_eq!(code(bo, &[], root.0, root.1), Ok(Own::New("bo".into(), 1001)));
-        assert_eq!(code(ana, &[], root.0, "ana:x:1000:\n"), Ok(Own::There("ana".into())));
-        assert_eq!(code(ana, &[], "desk:x:1000:1000::/home/desk:/bin/sh\n", root.1), taken());
-        assert_eq!(code(ana, &[], "ana:x:999:999::/var/ana:/bin/sh\n", root.1), taken());
-        assert_eq!(code(ana, &[], root.0, "desk:x:1000:\n"), taken());
-        assert_eq!(code(ana, &[], root.0, "ana:x:1001:\n"), taken());
-        let user = |password: Option<&str>| User {
-            name: "ana".into(),
-            realname: None,
-            password: password.map(Secret::new),
-            groups: vec![],
-            sudo: false,
-            shell: None,
-            uid: None,
-            authorized_keys: vec![],
-        };
-        assert_eq!(code(ana, &[user(None)], root.0, root.1), taken());
-        // Said where it makes a difference only: every reinstallation finds the profile's own.
-        let same = "ana:x:1000:1000::/home/ana:/bin/sh\n";
-        assert!(!differs(ana, &[user(Some("$6$salt$hash"))], same));
-        assert!(differs(ana, &[user(Some("$6$salt$other"))], same) && differs(ana, &[user(None)], same));
-        assert!(differs(ana, &[user(Some("$6$salt$hash"))], "ana:x:1007:1007::/home/ana:/bin/sh\n"));
-        assert!(differs(ana, &[], same));
-    }
-
-    #[test]
-    fn no_name_of_a_group_gives_power() {
-        let passwd = "ana:x:1000:1500::/home/ana:/bin/sh\nwheel:x:1001:1501::/home/wheel:/bin/sh\n\
-            docker:x:1002:1002::/home/docker:/bin/sh\nsudo:x:1003:100::/home/sudo:/bin/sh\n";
-        let group = "admin:x:1500:ana\nfamily:x:1501:ana\ndocker:x:1002:ana\nusers:x:100:\n";
-        let people = People::parse(passwd, group, "");
-        let of = |n: usize, group| place(&people.persons[n], &people, &[], "", group).map_err(|i| i.code);
-        // Whoever shared such a group gets their own, also where the profile made one of that name and number.
-        let own = Ok(Own::New("ana".into(), 1000));
-        assert_eq!((of(0, ""), of(0, "admin:x:1500:\n")), (own.clone(), own));
-        // A name alone is none: there are people called so.
-        assert_eq!(of(1, ""), Ok(Own::New("family".into(), 1501)));
-        let taken = || Err("account-taken".to_owned());
-        assert_eq!((of(2, ""), of(2, "docker:x:1002:\n"), of(3, "")), (taken(), taken(), taken()));
-        assert_eq!(people.groups().map(|g| g.name.as_str()).collect::<Vec<_>>(), ["family"]);
-        assert!(!HARMLESS.iter().any(|group| is_powerful(group)));
-        // The numbers stay taken: files belong to them.
-        assert!([1500, 1501, 1002].iter().all(|id| people.numbers().any(|n| n == *id)));
-    }
-
-    #[test]
-    fn lists_are_read_where_they_are_plain_files_and_nowhere_else() {
-        let top = tempfile::tempdir().unwrap();
-        assert!(People::read(top.path()).is_err());
-        for etc in ["@/etc", "etc"] {
-            let dir = top.path().join(etc);
-            fs::create_dir_all(&dir).unwrap();
-            for (name, text) in [("passwd", PASSWD), ("group", GROUP), ("shadow", SHADOW)] {
-                fs::write(dir.join(name), text).unwrap();
-            }
-            assert_eq!(People::read(top.path()).unwrap(), people());
-        }
-        fs::remove_file(top.path().join("etc/shadow")).unwrap();
-        std::os::unix::fs::symlink("/etc/passwd", top.path().join("etc/shadow")).unwrap();
-        assert!(People::read(top.path()).is_err());
-    }
-}
+mod tests;

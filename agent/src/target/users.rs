@@ -39,7 +39,7 @@ pub(super) fn settle(job: &Job<'_>, root: &mut Root, watch: &mut dyn Watch) -> R
         // On standard input: arguments can be seen by everybody and are shown in errors.
         job.run(&job.inside("chpasswd").arg("-e").stdin(passwords)).context("setting passwords")?;
     }
-    people::settle(job, root, watch)?;
+    people::settle(job, root, watch);
     if !job.resolved.root_keys.is_empty() {
         root.make_dir("root/.ssh", 0o700)?;
         root.write("root/.ssh/authorized_keys", lines(&job.resolved.root_keys), 0o600)?;
@@ -152,7 +152,7 @@ fn lines(keys: &[String]) -> String {
     keys.iter().map(|k| format!("{}\n", k.trim())).collect()
 }
 
-pub(super) fn refused(name: &str, error: anyhow::Error) -> anyhow::Error {
+fn refused(name: &str, error: anyhow::Error) -> anyhow::Error {
     let Some(failure) = error.downcast_ref::<ExecError>() else { return error };
     let message = format!("the account `{name}` cannot be made: {}", failure.tail);
     Issues::from(Issue::new("user-failed", "users", message, "correct the account in the profile")).into()
