@@ -17,8 +17,8 @@ use akene_protocol::{Bytes, Issue, Stamp};
 use anyhow::{Context, Result};
 use nix::sys::statvfs::statvfs;
 
-use super::boot_files;
 use super::stage::{ON_BOOT, Visit};
+use super::{boot_files, resume};
 use crate::durable;
 use crate::journal::{self, Journal, What};
 use crate::target;
@@ -164,17 +164,23 @@ struct Before {
     menu: Option<Vec<u8>>,
     installed: bool,
     whole: bool,
+    /// What an earlier installation that is unfinished goes on with.
+    resume: Option<Vec<u8>>,
 }
 
 impl Before {
     fn of(boot: &Path) -> Result<Self> {
-        let path = boot.join(target::MENU);
-        let menu = match fs::read(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => None,
-            menu => Some(menu.with_context(|| format!("reading {}", path.display()))?),
+        let read = |path: &str| {
+            let path = boot.join(path);
+            match fs::read(&path) {
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+                text => text.map(Some).with_context(|| format!("reading {}", path.display())),
+            }
         };
         let whole = journal::is_whole(&journal::read(boot)?).unwrap_or(false);
-        Ok(Before { menu, installed: boot.join(boot_files::INSTALLED).exists(), whole })
+        let resume = if whole { None } else { read(resume::PATH)? };
+        let installed = boot.join(boot_files::INSTALLED).exists();
+        Ok(Before { menu: read(target::MENU)?, installed, whole, resume })
     }
 
     /// Puts everything back that decides what is started.
@@ -189,6 +195,13 @@ impl Before {
         // A run that was not written down has nothing to take back.
         if self.whole && journal.is_open() {
             journal.record(What::Withdrawn)?;
+        }
+        // It holds passwords' hashes, and belongs to a run that is not gone on with.
+        match &self.resume {
+            None => resume::remove(boot)?,
+            Some(text) => boot_files::replace_private(&boot.join(resume::PATH), |out| {
+                out.write_all(text).context("writing")
+            })?,
         }
         durable::sync_for_boot_loader(boot)
     }
@@ -265,6 +278,14 @@ mod tests {
         let error = attempt(&|_| anyhow::bail!("no more room")).unwrap_err();
         assert_eq!(format!("{error:#}"), "no more room");
         assert_eq!(state(), (false, true, true));
+        // What was written to go on with does not stay beside a system that stays.
+        let noted = || debugfs(&image, "cat /akene/resume.json");
+        let note = |boot: &Path| {
+            boot_files::replace_private(&boot.join(resume::PATH), |out| Ok(out.write_all(b"hash")?))
+        };
+        let late = |boot: &Path| note(boot).and_then(|()| anyhow::bail!("no more room"));
+        assert!(attempt(&late).is_err());
+        assert_eq!((state(), noted()), ((false, true, true), String::new()));
         // A directory where the menu is to be put beside the old one.
         let cannot = |boot: &Path| Ok(fs::create_dir_all(boot.join("grub/grub.new/x"))?);
         assert!(attempt(&cannot).is_err());
@@ -273,6 +294,13 @@ mod tests {
         attempt(&|boot| Ok(fs::remove_dir_all(boot.join("grub/grub.new"))?)).unwrap();
         assert_eq!(state(), (true, false, false));
         assert_eq!(debugfs(&image, "cat /akene/vmlinuz"), "the kernel");
+        // One that an earlier installation goes on with is there as before, whatever the next one wrote.
+        attempt(&|boot| {
+            boot_files::replace_private(&boot.join(resume::PATH), |out| Ok(out.write_all(b"earlier")?))
+        })
+        .unwrap();
+        assert!(attempt(&late).is_err());
+        assert_eq!((state(), noted()), ((true, false, false), "earlier".to_owned()));
         // The old system's own files wait until it is gone.
         assert_eq!(debugfs(&image, "cat /vmlinuz-6.1"), "old");
     }
