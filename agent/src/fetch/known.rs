@@ -81,6 +81,12 @@ pub fn boot_partitions(inventory: &Inventory) -> impl Iterator<Item = (&Disk, Pa
     })
 }
 
+/// Those on disks of the computer itself, not on what anybody can plug in.
+pub fn own_boot_partitions(inventory: &Inventory) -> impl Iterator<Item = PathBuf> {
+    let own = boot_partitions(inventory).filter(|(disk, _)| !disk.removable && !disk.live_medium);
+    own.map(|(_, node)| node)
+}
+
 /// Looks at a boot partition from inside.
 pub fn look<T>(node: &Path, see: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let dir = tempfile::tempdir().context("making a mount point")?;

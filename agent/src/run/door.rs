@@ -47,9 +47,10 @@ pub struct Wanted {
     pub host_keys: Vec<Vec<u8>>,
 }
 
-/// What the boot partitions of this machine permit. `None`: nobody is to be let in.
+/// What the boot partitions of this machine permit. `None`: nobody is to be let in. What is plugged in permits nothing: an
+/// older profile that was signed once would let its people in.
 pub fn wanted(inventory: &Inventory, key: &PublicKey, reporter: &Reporter) -> Option<Wanted> {
-    known::boot_partitions(inventory).find_map(|(_, node)| {
+    known::own_boot_partitions(inventory).find_map(|node| {
         let seen = known::look(&node, |boot| {
             let people = resolved(boot, inventory, key)?.map_or_else(Vec::new, |profile| keys_of(&profile));
             Ok(Wanted { people, host_keys: host_keys::on_boot(boot)? })
@@ -193,25 +194,35 @@ fn fingerprint(said: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use akene_protocol::inventory::FirmwareKind;
+    use akene_exec::SystemRunner;
+    use akene_protocol::inventory::{
+        Bus, Content, Disk, FirmwareKind, Health, LooksLike, Partition, Table, TableKind,
+    };
     use akene_protocol::profile::parse_layer;
+    use akene_protocol::{Bytes, RunId};
     use ed25519_dalek::SigningKey;
 
     use super::*;
+    use crate::probe::disk::partition_path;
 
     const KEY: &str =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIxssCYDv32A0pS1MfCqVLWZbrWx2V5F1//sW9zGGlcc test@example.org";
 
-    /// A profile on a boot partition, signed.
-    fn allowed(profile: &str, signer: u8) -> Result<Vec<String>> {
-        let boot = tempfile::tempdir().unwrap();
+    /// Puts a profile on a boot partition, signed.
+    fn sign(boot: &Path, profile: &str, signer: u8) {
         let apt = "[apt]\ndistribution = \"debian\"\nsuite = \"trixie\"\n";
         let profile = parse_layer(&format!("{profile}\n{apt}"), "p").unwrap();
         let (site, name, revision) = ("s".into(), "p".into(), "1".into());
         let bundle = Bundle { site, name, revision, classes: vec![], profile };
         let envelope = Envelope::sign(&bundle, &SigningKey::from_bytes(&[signer; 32]));
-        fs::create_dir(boot.path().join("akene")).unwrap();
-        fs::write(boot.path().join("akene/profile.json"), serde_json::to_vec(&envelope).unwrap()).unwrap();
+        fs::create_dir(boot.join("akene")).unwrap();
+        fs::write(boot.join("akene/profile.json"), serde_json::to_vec(&envelope).unwrap()).unwrap();
+    }
+
+    /// Whom such a profile lets in.
+    fn allowed(profile: &str, signer: u8) -> Result<Vec<String>> {
+        let boot = tempfile::tempdir().unwrap();
+        sign(boot.path(), profile, signer);
         let key = PublicKey(SigningKey::from_bytes(&[7; 32]).verifying_key());
         let resolved = resolved(boot.path(), &Inventory::unknown(FirmwareKind::Bios), &key)?;
         Ok(keys_of(&resolved.unwrap()))
@@ -234,6 +245,79 @@ mod tests {
         let key = PublicKey(SigningKey::from_bytes(&[7; 32]).verifying_key());
         let empty = tempfile::tempdir().unwrap();
         assert!(resolved(empty.path(), &Inventory::unknown(FirmwareKind::Bios), &key).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_plugged_in_lets_nobody_in() {
+        if !nix::unistd::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
+            eprintln!("SKIPPED: needs to be root and loop devices");
+            return;
+        }
+        akene_exec::own_mounts().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (boot, image, disk) =
+            (dir.path().join("boot"), dir.path().join("boot.img"), dir.path().join("disk"));
+        fs::create_dir(&boot).unwrap();
+        sign(&boot, &format!("[ssh]\ninstall-server = true\nauthorized-keys = [\"{KEY}\"]\n"), 7);
+        File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        SystemRunner.run(&Cmd::new("mkfs.ext4").arg("-q").arg("-d").arg(&boot).arg(&image)).unwrap();
+        let (node, _device) = crate::sys::loopdev::attach_disk(&image, 512).unwrap();
+        std::os::unix::fs::symlink(&node, partition_path(&disk, 1)).unwrap();
+        let key = PublicKey(SigningKey::from_bytes(&[7; 32]).verifying_key());
+        let let_in = |removable, live_medium| {
+            let inventory = Inventory {
+                disks: vec![with_boot_partition(&disk, removable, live_medium)],
+                ..Inventory::unknown(FirmwareKind::Bios)
+            };
+            wanted(&inventory, &key, &Reporter::new(RunId([1; 8]), 1)).map(|wanted| wanted.people)
+        };
+        assert_eq!(let_in(false, false).unwrap(), [KEY]);
+        assert_eq!((let_in(true, false), let_in(false, true)), (None, None));
+    }
+
+    fn with_boot_partition(path: &Path, removable: bool, live_medium: bool) -> Disk {
+        let content = Content {
+            kind: "ext4".into(),
+            label: None,
+            uuid: None,
+            used: None,
+            looks_like: Some(LooksLike::AkeneBoot { unfinished: false }),
+        };
+        let partition = Partition {
+            number: 1,
+            start: Bytes::mib(1),
+            size: Bytes::mib(16),
+            kind: "0x83".into(),
+            name: None,
+            uuid: None,
+            content: Some(content),
+        };
+        let table = Table {
+            kind: TableKind::Mbr,
+            id: None,
+            hash: Sha256::of(b""),
+            damage: None,
+            partitions: vec![partition],
+        };
+        Disk {
+            name: "sda".into(),
+            path: path.to_str().unwrap().into(),
+            by_id: None,
+            size: Bytes::gib(1),
+            logical_sector: 512,
+            physical_sector: 512,
+            model: None,
+            serial: None,
+            wwn: None,
+            bus: Bus::Usb,
+            rotational: None,
+            removable,
+            read_only: false,
+            live_medium,
+            health: Health::Good,
+            table: Some(table),
+            content: None,
+        }
     }
 
     #[test]
