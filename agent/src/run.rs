@@ -31,6 +31,7 @@ pub mod native;
 pub mod offline;
 mod people;
 pub mod resume;
+mod sessions;
 pub mod stage;
 pub mod swap;
 pub mod technician;

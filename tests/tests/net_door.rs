@@ -2,9 +2,10 @@
 //! in a network and mount namespace of its own.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use akene_agent::run::door::{self, Wanted};
-use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_exec::{Cmd, Runner, Running, Streams, SystemRunner};
 use akene_tests::disks::{can_run, has, run};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -17,14 +18,52 @@ fn key(path: &Path, kind: &str) -> String {
     std::fs::read_to_string(path.with_extension("pub")).unwrap()
 }
 
-fn logs_in(dir: &Path, with: &str) -> Result<String, String> {
+fn ssh(dir: &Path, with: &str, command: &str) -> Cmd {
     let known = format!("UserKnownHostsFile={}", dir.join("known").display());
-    let cmd = Cmd::new("ssh")
+    Cmd::new("ssh")
         .args(["-p", PORT, "-o", &known, "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes"])
         .args(["-o", "IdentitiesOnly=yes", "-F", "none", "-i"])
         .arg(dir.join(with))
-        .args(["root@127.0.0.1", "id -u; echo $HOME"]);
+        .args(["root@127.0.0.1", command])
+}
+
+fn logs_in(dir: &Path, with: &str) -> Result<String, String> {
+    let cmd = ssh(dir, with, "id -u; echo $HOME");
     SystemRunner.run(&cmd).map(|output| output.text()).map_err(|error| format!("{error:#}"))
+}
+
+/// How many programs hold a file, by what they were told.
+fn holding(file: &Path) -> usize {
+    let told =
+        |entry: std::io::Result<std::fs::DirEntry>| std::fs::read(entry.ok()?.path().join("cmdline")).ok();
+    let held = |line: &Vec<u8>| String::from_utf8_lossy(line).contains(file.to_str().unwrap());
+    std::fs::read_dir("/proc").unwrap().filter_map(told).filter(held).count()
+}
+
+fn mounts() -> String {
+    std::fs::read_to_string("/proc/thread-self/mounts").unwrap()
+}
+
+/// Somebody who stays: in front, in the background and with a disk.
+fn stays(dir: &Path) -> Running {
+    let (held, script, disk) = (dir.join("held"), dir.join("script"), dir.join("a disk"));
+    std::fs::write(&held, "").unwrap();
+    std::fs::create_dir(&disk).unwrap();
+    let hold = format!("tail -f '{}' </dev/null >/dev/null 2>&1", held.display());
+    let text = format!(
+        "mount -t tmpfs none '{0}'; mkdir '{0}/in'; mount -t tmpfs none '{0}/in'; cd '{0}/in'\nsetsid {hold} &\n{hold}\n",
+        disk.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    let log = std::fs::File::create(dir.join("session")).unwrap();
+    let client = ssh(dir, "admin", &format!("sh '{}'", script.display())).spawn(Streams::Log(log)).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while holding(&held) < 2 {
+        let said = std::fs::read_to_string(dir.join("session")).unwrap();
+        assert!(Instant::now() < deadline, "{} of the session run: {said}", holding(&held));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    client
 }
 
 #[test]
@@ -63,7 +102,14 @@ fn an_administrator_gets_in_and_nobody_else() {
     // A second one finds the place taken, and says so.
     let second = open().err().map(|error| format!("{error:#}")).unwrap_or_default();
     assert!(second.contains("ended with"), "{second}");
-    drop(door);
+    // Whoever is inside when it closes is sent out, with all they run and have mounted.
+    let before = mounts();
+    let mut client = stays(dir.path());
+    assert_ne!(mounts(), before);
+    door.close().unwrap_or_else(|e| panic!("{e:#}"));
+    assert_eq!(holding(&dir.path().join("held")), 0, "somebody works on where an installation begins");
+    assert_eq!(mounts(), before);
+    assert!(client.wait(Duration::from_secs(60)).unwrap().is_some(), "the client does not notice");
     let closed = logs_in(dir.path(), "admin").unwrap_err();
     assert!(closed.contains("refused"), "{closed}");
     // Without keys of its own a computer makes one.

@@ -3,7 +3,8 @@
 //! It opens to those whom the machine's own profile lets in: where the last signed profile on its boot partition installs an
 //! SSH server, the keys of its administrators (root's, and of users who may use sudo) open root's account here. Keys
 //! alone: no password is asked for, nothing is forwarded. The computer shows itself by the keys its systems are known
-//! by, where they are kept; else by one made for this start. It closes as soon as an installation goes on.
+//! by, where they are kept; else by one made for this start. It closes as soon as an installation goes on, for those who are
+//! inside, too ([`super::sessions`]).
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
@@ -19,6 +20,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use nix::mount::{MsFlags, mount};
 
 use super::resume;
+use super::sessions::Sessions;
 use crate::fetch::known;
 use crate::net::Online;
 use crate::report::Reporter;
@@ -32,10 +34,22 @@ const LARGEST: u64 = 64 << 20;
 
 /// An SSH server that runs.
 pub struct Door {
+    /// Those who logged in, and the server itself.
+    sessions: Sessions,
     /// It ends with this.
     _running: Running,
     /// `ssh-ed25519 SHA256:…`, one for each key the computer shows.
     pub fingerprints: Vec<String>,
+}
+
+impl Door {
+    /// Closes it. Whoever is inside is sent out, with all they run and have mounted.
+    ///
+    /// # Errors
+    /// Something of theirs stays.
+    pub fn close(self) -> Result<()> {
+        self.sessions.end()
+    }
 }
 
 /// What it opens to and shows.
@@ -141,13 +155,16 @@ pub fn listen(wanted: &Wanted, dir: &Path, home: &Path, port: u16, runner: &dyn 
         cmd = cmd.arg("-r").arg(key);
     }
     let log = File::create(dir.join("log")).context("making the log of the SSH server")?;
+    let sessions = Sessions::new()?;
     let mut running = cmd.arg("-P").arg(dir.join("pid")).spawn(Streams::Log(log))?;
+    // It has not read its keys yet, and let nobody in.
+    sessions.take_in(running.id())?;
     // One that cannot listen ends at once.
     if let Some(status) = running.wait(Duration::from_millis(500))? {
         let said = fs::read_to_string(dir.join("log")).unwrap_or_default();
         anyhow::bail!("the SSH server ended with {status}: {}", said.trim());
     }
-    Ok(Door { _running: running, fingerprints })
+    Ok(Door { sessions, _running: running, fingerprints })
 }
 
 /// The keys of this computer in the server's own form.

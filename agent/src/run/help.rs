@@ -81,7 +81,9 @@ pub fn until_permitted(
         }
     }
     // Nobody else's hands are on the disks from here on.
-    drop(waits);
+    if let Some(Err(error)) = waits.door.take().map(Door::close) {
+        reporter.warn(format!("something stays of somebody who logged in: {error:#}"));
+    }
     reporter.trouble(None);
     for device in begun.iter().flat_map(|begun| &begun.devices) {
         if let Err(error) = note(device, runner, reporter) {
