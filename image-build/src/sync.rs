@@ -12,7 +12,7 @@ use std::time::Duration;
 use akene_exec::Runner;
 use akene_protocol::api::Recognised;
 use akene_protocol::report::{LARGEST, ReportAccepted};
-use akene_protocol::{AssetNumber, Bytes, Issue};
+use akene_protocol::{AssetNumber, Bytes, Issue, MachineId};
 use akene_server::db::{Db, Trouble};
 use akene_server::report;
 use akene_server::site::Site;
@@ -39,6 +39,8 @@ pub struct Outcome {
 /// What became of a machine's reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Brought {
+    /// Which one.
+    pub machine: MachineId,
     /// Its number at the server.
     pub asset: AssetNumber,
     /// The number it came with, where that is another machine's.
@@ -75,15 +77,17 @@ impl fmt::Display for Brought {
 
 impl Outcome {
     fn add(&mut self, accepted: ReportAccepted) {
-        let ReportAccepted { asset, instead_of, labelled, association, recognised, admitted, new } = accepted;
-        // Two that wait may call themselves the same: they are shown as one, and told apart at the server.
-        let known = self.machines.iter_mut().find(|known| (known.asset, known.admitted) == (asset, admitted));
+        let ReportAccepted { machine, asset, instead_of, labelled, association, recognised, admitted, new } =
+            accepted;
+        let known =
+            self.machines.iter_mut().find(|known| (known.machine, known.admitted) == (machine, admitted));
         match known {
             Some(known) => {
                 known.events += new;
                 known.association = association.or(known.association.take());
             }
             None => self.machines.push(Brought {
+                machine,
                 asset,
                 instead_of,
                 labelled,
@@ -252,5 +256,33 @@ fn post(client: &Client, url: &str, sealed: Vec<u8>) -> Result<ReportAccepted, U
         Err(_) => Err(Undelivered::Later(anyhow!(
             "{url} answers with HTTP {status}, and not as an akene-server does"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepted(machine: u8, new: usize) -> ReportAccepted {
+        ReportAccepted {
+            machine: MachineId([machine; 16]),
+            asset: AssetNumber::new(123_456),
+            instead_of: None,
+            labelled: false,
+            association: None,
+            recognised: Recognised::Ask,
+            admitted: false,
+            new,
+        }
+    }
+
+    #[test]
+    fn two_machines_that_call_themselves_the_same_are_two() {
+        let mut outcome = Outcome::default();
+        for (machine, new) in [(1, 3), (2, 5), (1, 4)] {
+            outcome.add(accepted(machine, new));
+        }
+        let events: Vec<usize> = outcome.machines.iter().map(|machine| machine.events).collect();
+        assert_eq!(events, [7, 5]);
     }
 }

@@ -200,6 +200,7 @@ fn wait(db: &Transaction<'_>, opened: &Opened, peer: &str, why: String) -> Resul
     };
     strangers::keep(db, &stranger, report.run, report.events.len(), &opened.sealed)?;
     Ok(ReportAccepted {
+        machine: report.identity.machine,
         asset: report.identity.asset,
         instead_of: None,
         labelled: report.labelled,
@@ -271,6 +272,7 @@ fn accepted(db: &Transaction<'_>, opened: &Opened, new: usize) -> Result<ReportA
     let report = &opened.report;
     let machine = machines::get(db, report.identity.machine)?;
     Ok(ReportAccepted {
+        machine: machine.id,
         asset: machine.asset,
         instead_of: Some(report.identity.asset).filter(|asset| *asset != machine.asset),
         labelled: report.labelled,

@@ -84,6 +84,7 @@ fn a_machine_joins_with_its_own_identity_and_is_a_full_member() {
     assert!(!home.listens_to(&who));
     let accepted = home.bring(&stick, &told);
     let expected = ReportAccepted {
+        machine: who.machine,
         asset: who.asset,
         instead_of: None,
         labelled: false,

@@ -487,8 +487,7 @@ mod tests {
         let error = ours(&machine, &mounts, boot, root, &inside("gentoo"), FirmwareKind::Bios).unwrap_err();
         assert!(error.downcast_ref::<Issue>().is_some_and(|i| i.code == "boot-unusual"), "{error:#}");
         let mut half = boot.clone();
-        half.content.as_mut().unwrap().looks_like =
-            Some(LooksLike::AkeneBoot { unfinished: true });
+        half.content.as_mut().unwrap().looks_like = Some(LooksLike::AkeneBoot { unfinished: true });
         let error = ours(&machine, &mounts, &half, root, &inside("debian"), FirmwareKind::Bios).unwrap_err();
         assert!(error.downcast_ref::<Issue>().is_some_and(|i| i.code == "system-unfinished"), "{error:#}");
     }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{Identity, Recognised};
 use crate::envelope::{Document, Envelope};
 use crate::event::{Event, RunId};
-use crate::ids::AssetNumber;
+use crate::ids::{AssetNumber, MachineId};
 use crate::inventory::{self, Inventory};
 use crate::issue::Issue;
 use crate::medium::MediumId;
@@ -80,6 +80,8 @@ pub struct Letter {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ReportAccepted {
+    /// The machine in the report.
+    pub machine: MachineId,
     /// The machine's number at the server.
     pub asset: AssetNumber,
     /// The number in the report, where that was another machine's already.
@@ -157,7 +159,6 @@ fn other_version(found: u32, read: u32) -> String {
 mod tests {
     use super::*;
     use crate::event::EventKind;
-    use crate::ids::MachineId;
     use crate::inventory::FirmwareKind;
     use crate::secret::Secret;
 
