@@ -326,7 +326,7 @@ impl InstallArgs {
         let source = Source::Server {
             url: url.clone(),
             tls: Tls { ca, pins: self.pin.clone() },
-            token: Secret::new(read(token)?.trim()),
+            token: Some(Secret::new(read(token)?.trim())),
         };
         Ok(Says::Site(Box::new(Stamp {
             site: String::new(),

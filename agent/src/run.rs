@@ -20,6 +20,7 @@ pub mod cache;
 pub mod door;
 pub mod doubt;
 mod help;
+mod homeward;
 pub mod left;
 pub mod letter;
 pub mod live;

@@ -315,7 +315,7 @@ fn stamp_image(args: StampArgs) -> Result<()> {
     let stamp = make_stamp(args)?;
     stamp::write(&image, &stamp, profile.as_deref())?;
     println!("{} now belongs to {}.", image.display(), stamp.site);
-    if matches!(stamp.source, Source::Server { .. }) {
+    if matches!(stamp.source, Source::Server { token: Some(_), .. }) {
         println!("It holds the site's token: keep it as you keep a key.");
     }
     Ok(())
@@ -335,7 +335,7 @@ fn make_stamp(args: StampArgs) -> Result<Stamp> {
     let source = match (args.server, args.profile_url, args.bundle) {
         (Some(url), ..) => {
             let file = args.token_file.context("enrolling at a server needs a token: give --token-file")?;
-            Some(Source::Server { url, tls, token: read_token(&file)? })
+            Some(Source::Server { url, tls, token: Some(read_token(&file)?) })
         }
         (None, Some(url), _) => Some(Source::Static { url, tls, consent }),
         (None, None, Some(_)) => Some(Source::Medium { consent, attended: false, home: None }),

@@ -58,7 +58,7 @@ fn describe_stamp(stamp: &Stamp, show_secrets: bool, line: &mut dyn FnMut(&str, 
         Source::Server { url, tls, token } => {
             line("server", url);
             describe_tls(tls, line);
-            line("token", &secret(token));
+            line("token", &token.as_ref().map_or("(none)".to_owned(), secret));
         }
         Source::Static { url, tls, consent } => {
             line("profile from", url);

@@ -89,7 +89,7 @@ fn site(name: &str, source: Source) -> Stamp {
 
 fn server() -> Source {
     let tls = Tls { ca: None, pins: vec![Sha256::of(b"key")] };
-    Source::Server { url: "https://akene.example".into(), tls, token: Secret::new("s3cret-t0ken") }
+    Source::Server { url: "https://akene.example".into(), tls, token: Some(Secret::new("s3cret-t0ken")) }
 }
 
 /// A file of the ISO as xorriso extracts it.

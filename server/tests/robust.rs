@@ -185,7 +185,10 @@ fn what_was_acknowledged_survives_a_kill() {
     let dir = tempfile::tempdir().unwrap();
     let site = new_site(&dir);
     let ca = std::fs::read_to_string(site.secret("ca.pem")).unwrap();
-    let akene_protocol::stamp::Source::Server { token, .. } = site.stamp().unwrap().source else { panic!() };
+    let akene_protocol::stamp::Source::Server { token: Some(token), .. } = site.stamp().unwrap().source
+    else {
+        panic!()
+    };
     let mut server = Program::serve(site.dir());
     let client = client(&ca);
     let request = EnrolRequest { token, known: None, inventory: inventory(1) };
@@ -234,7 +237,10 @@ fn no_secret_is_written_anywhere_but_in_secrets() {
     let dir = tempfile::tempdir().unwrap();
     let site = new_site(&dir);
     let ca = std::fs::read_to_string(site.secret("ca.pem")).unwrap();
-    let akene_protocol::stamp::Source::Server { token, .. } = site.stamp().unwrap().source else { panic!() };
+    let akene_protocol::stamp::Source::Server { token: Some(token), .. } = site.stamp().unwrap().source
+    else {
+        panic!()
+    };
     let admin = keys::read_secret(&site.secret("admin-token")).unwrap().trim().to_owned();
     let server = Program::serve(site.dir());
     let client = client(&ca);

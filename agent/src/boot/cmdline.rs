@@ -6,6 +6,7 @@
 //! | `akene.server=URL` | another server than the stamp's; the stamp's pins still count |
 //! | `akene.profile=NAME` | profile to ask for |
 //! | `akene.mode=install\|help\|rescue\|probe` | what to do; `install` by default |
+//! | `akene.disk` | the installer was started from the boot partition, not from a medium |
 //! | `akene.debug` | say more |
 //!
 //! A key given twice: the last one counts, except where repetition has a meaning. An unknown `akene.`
@@ -42,6 +43,8 @@ pub struct Cmdline {
     pub profile: Option<String>,
     /// What to do.
     pub mode: Mode,
+    /// Whether the installer was started from the boot partition.
+    pub from_disk: bool,
     /// Say more.
     pub debug: bool,
     /// What could not be understood.
@@ -100,6 +103,7 @@ impl Cmdline {
                     other => return Err(format!("`{other}` is not one of install, help, rescue, probe")),
                 }
             }
+            "disk" => self.from_disk = true,
             "debug" => self.debug = true,
             _ => return Err("there is no such argument".to_owned()),
         }
@@ -160,12 +164,12 @@ mod tests {
     fn understands_its_arguments_and_leaves_the_rest_alone() {
         let c = Cmdline::parse(
             "BOOT_IMAGE=/akene/vmlinuz console=tty0 console=ttyS0,115200 akene.mode=rescue akene.mode=probe \
-             akene.server=https://h:8443 \"akene.profile=two words\" akene.debug ro\n",
+             akene.server=https://h:8443 \"akene.profile=two words\" akene.disk akene.debug ro\n",
         );
         assert_eq!(c.mode, Mode::Probe);
         assert_eq!(c.server.as_deref(), Some("https://h:8443"));
         assert_eq!(c.profile.as_deref(), Some("two words"));
-        assert!(c.debug && c.issues.is_empty() && c.network.is_none());
+        assert!(c.debug && c.from_disk && c.issues.is_empty() && c.network.is_none());
         assert_eq!(Cmdline::parse(""), Cmdline::default());
     }
 

@@ -5,7 +5,7 @@
 //!
 //! | source | profile | permission | identity |
 //! |---|---|---|---|
-//! | `server` | `POST /v1/runs`, signed | a signed, one-shot [`Grant`] in the same answer | found on the disks if its credential fits, else the server's |
+//! | `server` | `POST /v1/runs`, signed | a signed, one-shot [`Grant`] in the same answer | found on the disks if its credential fits, else the server's; without a token in the stamp, found on the disks |
 //! | `static` | an envelope at the URL, signed | the consent in the stamp | found on the disks, else minted here |
 //! | `medium` | on the medium, signed | the consent in the stamp, or a technician within it | found on the disks, else minted here |
 //!
@@ -129,7 +129,8 @@ impl Site<'_> {
         reporter: &Reporter,
     ) -> Result<Identity> {
         let identity = match &self.stamp.source {
-            Source::Server { url, token, .. } => {
+            Source::Server { token: None, .. } => known.ok_or_else(nobody)?,
+            Source::Server { url, token: Some(token), .. } => {
                 reporter.hide(token);
                 let server = Server::new(self.http, url);
                 let answer = server.enrol(token, known, inventory)?;
@@ -209,6 +210,15 @@ impl Site<'_> {
         };
         Ok(Orders { bundle, envelope: Some(envelope), permission })
     }
+}
+
+fn nobody() -> Issue {
+    Issue::new(
+        "no-identity",
+        "",
+        "the stamp of this installer has no token to make computers known with, and the disks do not say which one this is",
+        "start this computer from a medium of the site",
+    )
 }
 
 fn no_grant() -> Issue {

@@ -33,7 +33,7 @@ fn stamp(source: Source) -> Stamp {
 }
 
 fn server() -> Source {
-    Source::Server { url: "https://s".into(), tls: Tls::default(), token: Secret::new("t0ken-t0ken") }
+    Source::Server { url: "https://s".into(), tls: Tls::default(), token: Some(Secret::new("t0ken-t0ken")) }
 }
 
 fn identity() -> Identity {
@@ -106,6 +106,23 @@ fn a_signed_profile_and_a_grant_are_taken() {
     let orders = orders(server(), answers, RUN).unwrap();
     assert_eq!(orders.bundle, bundle());
     assert_eq!(orders.permission.unwrap().consent(), Consent::Blank);
+}
+
+#[test]
+fn without_a_token_a_machine_is_who_its_disks_say_and_nobody_is_enrolled() {
+    let source = Source::Server { url: "https://s".into(), tls: Tls::default(), token: None };
+    let answers = answer_with(Some(grant(RUN, identity().machine, 60)), None);
+    let (stamp, http) = (stamp(source), Script::new(answers));
+    let (site, reporter) = (Site { stamp: &stamp, http: &http }, Reporter::new(RUN, 1));
+    assert_eq!(code(site.identify(None, &inventory(), &reporter).unwrap_err()), "no-identity");
+    let who = site.identify(Some(identity()), &inventory(), &reporter).unwrap();
+    assert_eq!(who, identity());
+    let none = || anyhow::bail!("no medium");
+    let orders = site.orders(&who, &inventory(), None, None, &reporter, &none).unwrap();
+    assert_eq!(orders.permission.unwrap().consent(), Consent::Blank);
+    let asked: Vec<_> =
+        http.1.lock().unwrap().iter().map(|r| (r.url.clone(), r.authorization.clone())).collect();
+    assert_eq!(asked, [("https://s/v1/runs".to_owned(), Some(who.bearer()))]);
 }
 
 #[test]
@@ -278,7 +295,7 @@ fn nothing_shows_a_secret_when_it_is_printed_for_a_developer() {
     let source = Source::Server {
         url: "https://s".into(),
         tls: Default::default(),
-        token: akene_protocol::Secret::new("planted-token"),
+        token: Some(akene_protocol::Secret::new("planted-token")),
     };
     let stamp = Stamp {
         site: "s".into(),

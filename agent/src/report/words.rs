@@ -241,6 +241,11 @@ const FRENCH: &[(&str, &str, &str)] = &[
         "le serveur ne reconnaît plus cet ordinateur",
         "redémarrez à partir du disque ou de la clé",
     ),
+    (
+        "no-identity",
+        "rien sur les disques ne dit au serveur quel est cet ordinateur",
+        "redémarrez à partir du disque ou de la clé",
+    ),
     ("server-busy", "le serveur a trop de travail", "attendez ; un nouvel essai suit"),
     ("server-error", "le serveur a une panne", "attendez ; si rien ne change, appelez l'administrateur"),
     (

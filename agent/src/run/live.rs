@@ -33,7 +33,7 @@ use super::live_medium::{Follows, OnMedium};
 use super::machine::{Authority, Machine, Room};
 use super::resume::{Begun, Resume};
 use super::way::{Course, Left, Next, Way, is_unheard};
-use super::{Done, Options, help, issues_of, left, pipeline, resume};
+use super::{Done, Options, help, homeward, issues_of, left, pipeline, resume};
 use crate::boot::{self, Console, LiveSystem, Mode};
 use crate::fetch::http::{Http, Web};
 use crate::fetch::{Patience, is_transient};
@@ -81,6 +81,9 @@ const LOG: &str = "/run/akene/install.log";
 pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
     if live.cmdline.mode == Mode::Rescue {
         boot::rescue(&live, runner);
+    }
+    if let Some(stamp) = homeward::stamp(&live, runner) {
+        live.stamp = Ok(stamp);
     }
     if let (Some(server), Ok(stamp)) = (&live.cmdline.server, &mut live.stamp)
         && let Source::Server { url, .. } = &mut stamp.source

@@ -202,7 +202,7 @@ fn entry(uuid: &str, title: &str, options: &str, mode: &str, arguments: &str) ->
     format!(
         "menuentry \"{title}\" --class akene {options} {{\n\
          \tsearch --no-floppy --fs-uuid --set=root {uuid}\n\
-         \tlinux /{kernel} akene.mode={mode} {RESTARTS} {LOCKUPS}{space}{arguments}\n\
+         \tlinux /{kernel} akene.mode={mode} {RESTARTS} {LOCKUPS} akene.disk{space}{arguments}\n\
          \tinitrd /{initrd} /{stamp}\n}}\n"
     )
 }

@@ -61,8 +61,9 @@ pub enum Source {
         /// How its certificate is judged.
         #[serde(default)]
         tls: Tls,
-        /// Permission to enrol.
-        token: Secret,
+        /// Permission to enrol. Without it, only a machine that the server knows is served.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token: Option<Secret>,
     },
     /// A signed profile bundle on any HTTPS host. Nobody is told how the installation went.
     Static {
@@ -196,6 +197,14 @@ pub fn empty_area() -> Vec<u8> {
 }
 
 impl Stamp {
+    /// The stamp of a machine that was installed from this medium and belongs to its home: it asks the server there, which
+    /// knows it. `None`: the medium names no home.
+    pub fn at_home(&self) -> Option<Stamp> {
+        let Source::Medium { home: Some(Home { url, tls, .. }), .. } = &self.source else { return None };
+        let source = Source::Server { url: url.clone(), tls: tls.clone(), token: None };
+        Some(Stamp { source, ..self.clone() })
+    }
+
     /// The bytes of a stamp area with this stamp.
     pub fn to_area(&self) -> Result<Vec<u8>, StampError> {
         let json = serde_json::to_string(self).expect("a stamp has string keys only");
@@ -239,7 +248,7 @@ mod tests {
             source: Source::Server {
                 url: "https://akene.example".into(),
                 tls: Tls { ca: None, pins: vec![Sha256::of(b"key")] },
-                token: Secret::new("s3cret"),
+                token: Some(Secret::new("s3cret")),
             },
             site_key: PublicKey(ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key()),
             network: None,
@@ -257,6 +266,23 @@ mod tests {
         assert_eq!(Stamp::parse_area(&area), Some(Ok(stamp())));
         assert_eq!(Stamp::parse_area(&empty_area()), Some(Err(StampError::Unstamped)));
         assert_eq!(Stamp::parse_area(&vec![0; AREA_SIZE]), None);
+    }
+
+    #[test]
+    fn a_stamp_with_no_token_is_read_and_one_with_a_token_is_written_as_ever() {
+        let json = serde_json::to_value(stamp()).unwrap();
+        assert_eq!(json["source"]["token"], "s3cret");
+        let seal = crate::seal::SealSecret::from_bytes([6; 32]).public();
+        let home = Home { url: "https://akene.example".into(), tls: Tls::default(), seal };
+        let medium = |home| Stamp {
+            source: Source::Medium { consent: Default::default(), attended: true, home },
+            ..stamp()
+        };
+        let at_home = medium(Some(home)).at_home().unwrap();
+        let source = Source::Server { url: "https://akene.example".into(), tls: Tls::default(), token: None };
+        assert_eq!((&at_home.source, at_home.site_key), (&source, stamp().site_key));
+        assert_eq!(Stamp::parse_area(&at_home.to_area().unwrap()), Some(Ok(at_home)));
+        assert_eq!((medium(None).at_home(), stamp().at_home()), (None, None));
     }
 
     #[test]

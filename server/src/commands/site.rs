@@ -159,7 +159,7 @@ pub fn token(command: Token) -> Result<()> {
                 Some(path) => {
                     let mut new = site.stamp()?;
                     if let Source::Server { token, .. } = &mut new.source {
-                        *token = secret;
+                        *token = Some(secret);
                     }
                     Site::write_stamp(&path, &new)?;
                     say(&format!("Token {id} is in {}.", path.display()))

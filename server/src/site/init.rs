@@ -157,7 +157,7 @@ fn fill(dir: &Path, host: &str, options: &Options) -> Result<()> {
         source: Source::Server {
             url: options.url.trim_end_matches('/').to_owned(),
             tls: Tls { ca, pins: vec![identity.pin] },
-            token: Secret::new(token.expose()),
+            token: Some(Secret::new(token.expose())),
         },
         site_key: PublicKey(site_key.verifying_key()),
         network: None,
@@ -248,7 +248,9 @@ mod tests {
         let bundle = site.bundle(&site.config().unwrap(), "default").unwrap();
         assert_eq!(bundle.revision.len(), 16);
         assert_eq!(bundle.classes.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), ["base", "ssh"]);
-        let Source::Server { tls, token, .. } = site.stamp().unwrap().source else { panic!("not a server") };
+        let Source::Server { tls, token: Some(token), .. } = site.stamp().unwrap().source else {
+            panic!("not a server")
+        };
         assert_eq!(tls.pins.len(), 1);
         assert!(site.tokens().unwrap().find(&token, jiff::Timestamp::now()).is_some());
     }

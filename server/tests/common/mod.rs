@@ -53,7 +53,7 @@ impl Rig {
     pub fn with(options: Options) -> Rig {
         let dir = tempfile::tempdir().unwrap();
         let site = init(&dir.path().join("site"), &options).unwrap();
-        let Source::Server { token, .. } = site.stamp().unwrap().source else {
+        let Source::Server { token: Some(token), .. } = site.stamp().unwrap().source else {
             panic!("no server in the stamp")
         };
         let server = start(dir.path().join("site"));

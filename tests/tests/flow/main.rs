@@ -41,7 +41,7 @@ fn who_is_not_the_server_gets_nothing() {
 
     let request = with_stamp(&rig, |stamp| {
         if let Source::Server { token, .. } = &mut stamp.source {
-            *token = akene_protocol::Secret::new("not-the-token-of-this-site");
+            *token = Some(akene_protocol::Secret::new("not-the-token-of-this-site"));
         }
     });
     let issue = refused(&rig, &request, "token-refused");
@@ -311,7 +311,7 @@ fn a_server_that_dies_in_the_middle_neither_stops_nor_falsifies_an_installation(
     let mut rig = Rig::new(&small_server(&mirror, "127.0.0.1"));
     let request = rig.request();
     let token = match &rig.server().stamp().unwrap().source {
-        Source::Server { token, .. } => token.expose().to_owned(),
+        Source::Server { token: Some(token), .. } => token.expose().to_owned(),
         other => panic!("{other:?}"),
     };
     let started = Instant::now();

@@ -7,10 +7,10 @@ use akene_agent::fetch::{Server, known};
 use akene_agent::net::Online;
 use akene_agent::probe::{self, ProbeRoot};
 use akene_agent::report::Reporter;
-use akene_agent::run::native::{self, Outcome};
+use akene_agent::run::native::{self, Outcome, Says};
 use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_protocol::event::{Event, EventKind};
-use akene_protocol::stamp::Source;
+use akene_protocol::stamp::{Home, Source, Stamp};
 use akene_protocol::{Envelope, RunId};
 use akene_server::db::{Db, orders};
 use akene_server::order::{Kind, Wish, place};
@@ -21,6 +21,22 @@ use crate::rig::{IDLE, Rig, tls_of, with_partition};
 
 #[test]
 fn the_installer_names_the_order_on_the_boot_partition() {
+    ordered(|stamp| stamp);
+}
+
+/// There the installer has the stamp of the medium that it was installed from, which names its home.
+#[test]
+fn a_machine_that_was_installed_with_no_network_is_reinstalled_by_order() {
+    ordered(|stamp| {
+        let Source::Server { url, tls, .. } = &stamp.source else { panic!("no server in the stamp") };
+        let seal = akene_protocol::seal::SealSecret::from_bytes([6; 32]).public();
+        let home = Some(Home { url: url.clone(), tls: tls.clone(), seal });
+        let source = Source::Medium { consent: Default::default(), attended: true, home };
+        Stamp { source, ..stamp }.at_home().unwrap()
+    });
+}
+
+fn ordered(stamp_on_disk: impl Fn(Stamp) -> Stamp) {
     if !has_loop_devices() {
         return;
     }
@@ -33,7 +49,9 @@ fn the_installer_names_the_order_on_the_boot_partition() {
     // A machine that was installed, and is ordered to be installed again.
     let online = Online::on_host(None);
     let web = Web::new(tls_of(&mut stamp.clone()), None, &online.resolver, true).unwrap();
-    let Source::Server { url, token, .. } = &stamp.source else { panic!("no server in the stamp") };
+    let Source::Server { url, token: Some(token), .. } = &stamp.source else {
+        panic!("no server in the stamp")
+    };
     let server = Server::new(&web, url);
     let nothing = tempfile::tempdir().unwrap();
     let machine = probe::inventory(&SystemRunner, &ProbeRoot::recorded(nothing.path()));
@@ -75,7 +93,9 @@ fn the_installer_names_the_order_on_the_boot_partition() {
 
     // The run is permitted by it, and uses it up; that it fails for another reason leaves the disk as it is.
     let before = digest(&file).unwrap();
-    let Outcome::Failed(failure) = native::run(&rig.request(), &SystemRunner).unwrap() else { panic!() };
+    let mut request = rig.request();
+    request.says = Says::Site(Box::new(stamp_on_disk(stamp.clone())));
+    let Outcome::Failed(failure) = native::run(&request, &SystemRunner).unwrap() else { panic!() };
     assert_eq!(failure.phase, akene_protocol::Phase::Plan, "{failure:?}");
     assert_eq!(digest(&file).unwrap(), before, "reading wrote");
     let stored = db.run(|db| Ok(orders::get(db, order.id)?)).unwrap().unwrap();

@@ -132,7 +132,9 @@ fn who_finds_a_medium_learns_no_secret_of_the_site() {
     let disc = rig.path("disc.iso");
     rig.make(&Wishes::default(), &Goal::Disc(disc.clone(), None)).unwrap();
     let mut secrets: Vec<(String, Vec<u8>)> = Vec::new();
-    let Source::Server { token, .. } = rig.site.stamp().unwrap().source else { panic!("no token") };
+    let Source::Server { token: Some(token), .. } = rig.site.stamp().unwrap().source else {
+        panic!("no token")
+    };
     secrets.push(("the token".into(), token.expose().as_bytes().to_vec()));
     secrets.push(("the site key, raw".into(), rig.site.key().unwrap().to_bytes().to_vec()));
     for entry in fs::read_dir(rig.site.dir().join("secrets")).unwrap() {

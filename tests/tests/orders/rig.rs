@@ -91,7 +91,9 @@ impl Rig {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/akene-reinstall/inventory.json");
         let inventory = Inventory::parse(&fs::read(&golden).unwrap()).unwrap();
         let stamp: Stamp = serde_json::from_slice(&fs::read(site.join("stamp.json")).unwrap()).unwrap();
-        let Source::Server { tls, token, .. } = &stamp.source else { panic!("no server in the stamp") };
+        let Source::Server { tls, token: Some(token), .. } = &stamp.source else {
+            panic!("no server in the stamp")
+        };
         let root = dir.path().join("root");
         let mut rig = Rig {
             site,
