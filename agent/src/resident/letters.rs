@@ -2,7 +2,8 @@
 //!
 //! A report makes the machine a member of its site ([`akene_protocol::report`]), so it comes before everything else. It
 //! stays until the server says *admitted*; until then nothing that the machine says counts. Somebody may have delivered it
-//! before, from the medium: doing it twice does no harm.
+//! before, from the medium: doing it twice does no harm. One of an earlier identity of this computer is delivered all the
+//! same; only what is said of the present one changes its number.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -59,11 +60,14 @@ impl Resident {
             let sealed = fs::read(path).with_context(|| format!("reading {name}"))?;
             match server.deliver(sealed) {
                 Ok(accepted) if accepted.admitted => {
-                    self.is_called(accepted.asset)?;
+                    // What was reported under an earlier identity is true, and nothing to be called by.
+                    if accepted.machine == self.identity.machine {
+                        self.is_called(accepted.asset)?;
+                    }
                     remove(path)?;
-                    eprintln!("the server knows how this computer was installed");
+                    eprintln!("the server knows how {} was installed", accepted.machine);
                 }
-                Ok(_) => waits = true,
+                Ok(accepted) => waits |= accepted.machine == self.identity.machine,
                 Err(issue) if is_transient(&issue) => return Err(issue.into()),
                 Err(issue) => eprintln!("the server does not take the report {name}: {issue}"),
             }

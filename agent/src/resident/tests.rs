@@ -157,13 +157,18 @@ impl Http for Receiver {
         assert_eq!((request.url.as_str(), &request.authorization), ("https://s/v1/reports", &None));
         let body = String::from_utf8(request.body.clone().unwrap().1).unwrap();
         self.0.lock().unwrap().push(body.clone());
-        let accepted = |asset: &str, admitted: bool| {
-            let recognised = if admitted { "new" } else { "ask" };
-            serde_json::json!({ "asset": asset, "recognised": recognised, "admitted": admitted, "new": 3 })
+        let accepted_of = |machine: u8, asset: &str, admitted: bool| {
+            let (machine, recognised) = (MachineId([machine; 16]), if admitted { "new" } else { "ask" });
+            serde_json::json!({
+                "machine": machine, "asset": asset, "recognised": recognised, "admitted": admitted, "new": 3
+            })
         };
+        let accepted = |asset: &str, admitted: bool| accepted_of(1, asset, admitted);
         let (status, body) = match body.as_str() {
             "admitted" => (200, accepted("7-9", true)),
             "renamed" => (200, accepted("1001-6", true)),
+            "earlier" => (200, accepted_of(9, &AssetNumber::new(2002).to_string(), true)),
+            "earlier waits" => (200, accepted_of(9, &AssetNumber::new(2002).to_string(), false)),
             "waits" => (200, accepted("7-9", false)),
             "refused" => {
                 (401, serde_json::json!({ "code": "report-seal", "path": "", "message": "no", "next": "" }))
@@ -238,6 +243,18 @@ fn the_number_the_server_gives_is_taken_over_everywhere_and_of_no_other_machine(
     }
     assert_eq!(fs::metadata(&boot).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(!letter.exists());
+
+    // What was reported before the computer was given another identity is delivered, and renames nobody.
+    fs::write(&boot, serde_json::to_vec(&other).unwrap()).unwrap();
+    fs::write(&letter, "earlier").unwrap();
+    resident.deliver(&receiver, "https://s", &resident.letters().unwrap()).unwrap();
+    assert!(!letter.exists());
+    assert_eq!(known(&root.path().join(IDENTITY)).asset.to_string(), "1001-6");
+    assert_eq!(known(&boot).asset.to_string(), "7-9");
+    // Nor does this computer wait for what a person decides about that one.
+    fs::write(&letter, "earlier waits").unwrap();
+    resident.deliver(&receiver, "https://s", &resident.letters().unwrap()).unwrap();
+    assert!(letter.exists());
 }
 
 #[test]
