@@ -327,7 +327,10 @@ mod tests {
             assert_eq!(text.contains("--unrestricted --id"), password.is_some());
             let text = printed(&entries("1234-ABCD", "console=tty0", password.is_some()));
             is_read_by_grub(&text);
-            assert!(text.contains("akene.mode=install panic=30 softlockup_panic=1 console=tty0\n"), "{text}");
+            assert!(
+                text.contains("akene.mode=install panic=30 softlockup_panic=1 akene.disk console=tty0\n"),
+                "{text}"
+            );
             assert!(text.contains("akene.mode=help panic=30"), "{text}");
             // Nobody is asked for a password where nobody chose.
             assert_eq!(text.contains("--unrestricted"), password.is_some());
