@@ -265,7 +265,10 @@ pub fn pipeline<E: Effects>(effects: &mut E, reporter: &Reporter, options: Optio
             // Where the disks were mounted, the log has gone out with them.
             if let (Some(identity), false) = (&state.identity, state.delivered) {
                 effects.deliver_log(identity, None);
-                effects.report(None);
+                // What only looks writes nothing, not even on the medium.
+                if !options.plan_only {
+                    effects.report(None);
+                }
             }
             reporter.drain(DRAIN);
             Err(failure)

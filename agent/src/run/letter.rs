@@ -11,10 +11,11 @@ use std::path::Path;
 use akene_planner::Plan;
 use akene_protocol::api::Identity;
 use akene_protocol::event::{Event, RunId};
+use akene_protocol::inventory::Bus;
 use akene_protocol::medium::MediumId;
 use akene_protocol::report::{LARGEST, Letter, Report, VERSION};
 use akene_protocol::seal::SealKey;
-use akene_protocol::{Bundle, Envelope, Inventory, Secret};
+use akene_protocol::{Bundle, Envelope, Inventory, Secret, Sha256};
 use anyhow::{Context, Result, anyhow, ensure};
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::DecodePrivateKey;
@@ -72,6 +73,24 @@ impl Desk {
     pub fn plan(&mut self, plan: &Plan) {
         // One that cannot be written as JSON has ended the run when it was shown.
         self.plan = serde_json::to_value(plan).ok();
+    }
+
+    /// A name for the reports of runs that changed nothing on a machine which no disk knows: the same whenever it is started,
+    /// so that a medium that is forgotten in it does not fill up. `None`: nothing tells it from others of its kind.
+    pub fn name_of_stranger(&self) -> Option<String> {
+        let Inventory { dmi, nics, disks, .. } = self.inventory.as_ref()?;
+        let cards = nics.iter().filter(|nic| nic.bus.as_deref() != Some("usb"));
+        let inside = disks.iter().filter(|disk| !disk.removable && !disk.live_medium && disk.bus != Bus::Usb);
+        let mut marks: Vec<&str> = cards.filter_map(|nic| nic.mac.as_deref()).collect();
+        marks.extend(inside.filter_map(|disk| disk.serial.as_deref()));
+        if marks.is_empty() {
+            return None;
+        }
+        let board = [&dmi.product_uuid, &dmi.product_serial, &dmi.board_serial];
+        marks.extend(board.into_iter().filter_map(|mark| mark.as_deref()));
+        marks.sort_unstable();
+        marks.dedup();
+        Some(hex::encode(&Sha256::of(marks.join("\n").as_bytes()).0[..8]))
     }
 
     /// The report as it is now, sealed. One that would be too large comes without its log.
@@ -201,6 +220,32 @@ mod tests {
         let report: Report = letter.report.open(&key).unwrap();
         assert_eq!((report.log, report.events.len()), (None, 2));
         assert!(desk.report(&identity(), RUN, events(2, &"x".repeat(LARGEST)), None).is_err());
+    }
+
+    #[test]
+    fn a_strange_machine_has_one_name_however_its_devices_show_themselves() {
+        let (mut desk, ..) = desk();
+        let mut name = |inventory: &Inventory| {
+            desk.inventory(inventory);
+            desk.name_of_stranger()
+        };
+        let golden = include_str!("../../../tests/golden/20gb-bios/inventory.json");
+        let machine = Inventory::parse(golden.as_bytes()).unwrap();
+        let stranger = name(&machine).unwrap();
+        assert!(stranger.parse::<RunId>().is_ok(), "{stranger}");
+        let mut again = machine.clone();
+        again.disks.reverse();
+        again.nics.reverse();
+        again.disks.iter_mut().for_each(|disk| (disk.name, disk.table) = ("sdx".into(), None));
+        again.memory.total.0 /= 2;
+        let mut stick = machine.disks[0].clone();
+        (stick.removable, stick.serial) = (true, Some("a stick".into()));
+        again.disks.push(stick);
+        assert_eq!(name(&again), Some(stranger.clone()));
+        let mut other = machine.clone();
+        other.disks[0].serial = Some("another".into());
+        assert_ne!(name(&other).unwrap(), stranger);
+        assert_eq!(name(&Inventory::unknown(FirmwareKind::Bios)), None);
     }
 
     #[test]

@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use akene_archive::{Fetcher, Progress, Source as Packages};
+use akene_exec::Runner;
 use akene_planner::Plan;
 use akene_protocol::api::Identity;
 use akene_protocol::event::Unit;
 use akene_protocol::issue::Issues;
 use akene_protocol::lock::{Lock, LockedPackage};
 use akene_protocol::stamp::{Home, Source, Stamp};
-use akene_protocol::{Bundle, Inventory, Issue, Resolved};
+use akene_protocol::{Bundle, Inventory, Issue, Resolved, RunId};
 use anyhow::{Context, Result};
 
 use super::boot_files;
@@ -44,6 +45,8 @@ pub struct Offline<'a> {
     /// Who the machine was found to be before in this start, if no disk says so. One machine that is tried three times is
     /// one machine.
     pub minted: Option<Identity>,
+    /// Whether no disk says who the machine is.
+    stranger: bool,
     /// What was chosen.
     chosen: Option<Choice>,
     /// What reports are made of. None: the medium's stamp names nobody they would be for.
@@ -66,7 +69,7 @@ impl<'a> Offline<'a> {
         };
         let sender = resume.and_then(|r| r.sender.clone()).or_else(|| stick.as_ref().map(of_stick));
         let desk = sender.zip(home(stamp)).map(|(sender, home)| Desk::new(sender, home.seal.clone()));
-        Offline { stick, technician, minted: None, chosen: None, desk }
+        Offline { stick, technician, minted: None, stranger: false, chosen: None, desk }
     }
 
     /// Who this machine is: who its disks say, with the number the technician types; a new one otherwise.
@@ -96,6 +99,7 @@ impl<'a> Offline<'a> {
             ));
             self.chosen = Some(choice);
         }
+        self.stranger = known.is_none();
         let mut identity = match known.or_else(|| self.minted.take()) {
             Some(known) => known,
             None => mint::identity()?,
@@ -113,11 +117,29 @@ impl<'a> Offline<'a> {
         Ok(identity)
     }
 
+    /// Puts a report on the medium, if there is one. `on_disk`: whether the machine's identity lies on a disk now.
+    fn put(&mut self, run: RunId, on_disk: bool, sealed: &[u8], runner: &dyn Runner) -> Option<Result<()>> {
+        let stick = self.stick.as_mut()?;
+        let stranger = self.desk.as_ref().filter(|_| self.stranger).and_then(Desk::name_of_stranger);
+        let (name, earlier) = names(run, stranger, on_disk);
+        Some(stick.write_report(&name, earlier.as_deref(), sealed, runner))
+    }
+
     /// Name of the profile: the technician's choice, what the boot menu or the stamp asks for, the medium's first.
     fn profile_name(&self, wanted: Option<&str>) -> Result<Option<String>, Issue> {
         let Some(stick) = &self.stick else { return Ok(None) };
         let wanted = self.chosen.as_ref().map(|choice| choice.profile.as_str()).or(wanted);
         stick.choose(wanted).map(|profile| Some(profile.name.clone()))
+    }
+}
+
+/// What the report of a run is called on the medium, and which one it takes the place of. `stranger` is the name of a machine
+/// that no disk knew when the run began; as long as none does it comes as somebody else with each start, and the last of those
+/// is worth keeping.
+fn names(run: RunId, stranger: Option<String>, on_disk: bool) -> (String, Option<String>) {
+    match (stranger, on_disk) {
+        (Some(name), false) => (name, None),
+        (stranger, _) => (run.to_string(), stranger),
     }
 }
 
@@ -276,8 +298,8 @@ impl Machine<'_> {
     pub(super) fn put_reports(&mut self, mounted: Option<&Mounted>) {
         let Some(sealed) = self.report() else { return };
         let (runner, run) = (self.runner, self.reporter.run());
-        let stick = self.offline.as_mut().and_then(|offline| offline.stick.as_mut());
-        let on_medium = match stick.map(|stick| stick.write_report(run, &sealed, runner)) {
+        let put = |offline: &mut Offline<'_>| offline.put(run, mounted.is_some(), &sealed, runner);
+        let on_medium = match self.offline.as_mut().and_then(put) {
             Some(Ok(())) => true,
             Some(Err(error)) => {
                 self.reporter.warn(format!("the report is not on the medium: {error:#}"));
@@ -314,5 +336,69 @@ impl Machine<'_> {
             desk.report(identity, self.reporter.run(), courier.pending()?, end_of_log(&self.log)?)
         };
         report().inspect_err(|error| self.reporter.warn(format!("writing the report: {error:#}"))).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fetch::medium::stick::tests::{Media, public, site};
+    use akene_exec::RecordingRunner;
+    use akene_protocol::seal::SealSecret;
+    use akene_protocol::stamp::Tls;
+    use std::fs;
+
+    fn stamp() -> Stamp {
+        let seal = SealSecret::from_bytes([6; 32]).public();
+        let home = Some(Home { url: "https://s".into(), tls: Tls::default(), seal });
+        Stamp {
+            site: "s".into(),
+            source: Source::Medium { consent: Default::default(), attended: false, home },
+            site_key: public(&site()),
+            network: None,
+            ntp: vec![],
+            proxy: None,
+            profile: None,
+            language: Default::default(),
+        }
+    }
+
+    fn machine() -> Inventory {
+        Inventory::parse(include_bytes!("../../../tests/golden/20gb-bios/inventory.json")).unwrap()
+    }
+
+    fn reports(media: &Media) -> Vec<String> {
+        let found = fs::read_dir(media.path("reports")).unwrap();
+        found.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_forgotten_medium_has_one_report_of_a_machine_that_never_gets_anywhere() {
+        let (media, stamp, runner) = (Media::new(), stamp(), RecordingRunner::default());
+        let reporter = Reporter::new(RunId([9; 8]), 1);
+        // A start of its own each.
+        let start = |known: Option<Identity>| {
+            let mut offline = Offline::new(&stamp, media.find().unwrap(), None, None);
+            let desk = offline.desk.as_mut().unwrap();
+            desk.inventory(&machine());
+            let who = offline.identify(known, &machine(), &stamp, &reporter).unwrap();
+            (offline, who)
+        };
+        let mut seen = vec![];
+        for n in 1..=3 {
+            let (mut offline, who) = start(None);
+            offline.put(RunId([n; 8]), false, b"refused", &runner).unwrap().unwrap();
+            seen.push(who.machine);
+            assert_eq!(reports(&media).len(), 1, "{n}");
+        }
+        assert!(seen[0] != seen[1] && seen[1] != seen[2]);
+        // Once the disk says who it is, what is said in that name is kept run by run.
+        let (mut offline, who) = start(None);
+        offline.put(RunId([4; 8]), false, b"permitted", &runner).unwrap().unwrap();
+        offline.put(RunId([4; 8]), true, b"installed", &runner).unwrap().unwrap();
+        assert_eq!(reports(&media), ["0404040404040404.sealed"]);
+        let (mut offline, _) = start(Some(who));
+        offline.put(RunId([5; 8]), false, b"again", &runner).unwrap().unwrap();
+        assert_eq!(reports(&media).len(), 2);
     }
 }

@@ -201,13 +201,17 @@ impl Listener for Tape {
 }
 
 fn run(world: &mut World) -> (Result<Done, Failure>, Vec<String>, Vec<Event>) {
+    run_or_plan(world, false)
+}
+
+fn run_or_plan(world: &mut World, plan_only: bool) -> (Result<Done, Failure>, Vec<String>, Vec<Event>) {
     let reporter = Reporter::new(RunId([1; 8]), 1);
     let (sender, events) = channel();
     reporter.listen("tape", Tape(sender)).unwrap();
     reporter.start_courier().unwrap();
-    let patience =
-        Patience { attempts: 2, first: Duration::from_millis(1), longest: Duration::from_millis(1) };
-    let result = pipeline(world, &reporter, Options { plan_only: false, patience, afterwards: patience });
+    let pause = Duration::from_millis(1);
+    let patience = Patience { attempts: 2, first: pause, longest: pause, ..Patience::default() };
+    let result = pipeline(world, &reporter, Options { plan_only, patience, afterwards: patience });
     let calls = world.calls.borrow().clone();
     (result, calls, events.try_iter().collect())
 }
@@ -370,6 +374,12 @@ fn word_is_left_at_consent_and_at_every_end() {
         world.fails = Some((step, Issue::new("broken", "", "it is broken", "mend it")));
         run(&mut world).0.unwrap_err();
         assert_eq!(said(&world), expected, "{step}");
+    }
+    // What only looks writes nothing.
+    for (disks, planned) in [(1, true), (0, false)] {
+        let mut world = World { disks, ..World::new() };
+        assert_eq!(run_or_plan(&mut world, true).0.is_ok(), planned);
+        assert!(world.reports.is_empty(), "{disks} disks");
     }
 }
 

@@ -26,7 +26,7 @@ use akene_protocol::envelope::{Envelope, EnvelopeError, PublicKey};
 use akene_protocol::issue::Issues;
 use akene_protocol::lock::LockedPackage;
 use akene_protocol::medium::{self, Medium, MediumFile, MediumProfile};
-use akene_protocol::{Bytes, Issue, RunId, Secret, Sha256};
+use akene_protocol::{Bytes, Issue, Secret, Sha256};
 use anyhow::{Context, Result, bail};
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::DecodePrivateKey;
@@ -221,17 +221,25 @@ impl Stick {
         }
     }
 
-    /// Puts a sealed report on it, in place of an earlier one of the same run. It is there as a whole or not at all.
-    pub fn write_report(&mut self, run: RunId, sealed: &[u8], runner: &dyn Runner) -> Result<()> {
+    /// Puts a sealed report on it, in place of an earlier one of this name, and of the one that is called `earlier`. It is
+    /// there as a whole or not at all.
+    pub fn write_report(
+        &mut self,
+        name: &str,
+        earlier: Option<&str>,
+        sealed: &[u8],
+        runner: &dyn Runner,
+    ) -> Result<()> {
+        let put = |top: &Path| put(top, name, earlier, sealed);
         if let Where::In(dir) = &self.place {
-            return put(dir, run, sealed);
+            return put(dir);
         }
         if self.disc {
             bail!("nothing can be written to this medium");
         }
         // What is mounted read-only cannot be mounted to be written.
         let read = self.mount.take().is_some();
-        let written = self.find_device(runner).and_then(|device| put_on(&device, run, sealed));
+        let written = self.find_device(runner).and_then(|device| put_on(&device, put));
         if read {
             // One that is gone is noticed by whoever reads it next.
             self.ensure(runner).ok();
@@ -434,12 +442,12 @@ fn read_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Mounts a stick, puts a report on it and unmounts it.
-fn put_on(device: &Path, run: RunId, sealed: &[u8]) -> Result<()> {
+fn put_on(device: &Path, put: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let place = tempfile::Builder::new().prefix("akene-medium-").tempdir().context("making a mount point")?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
     mount(Some(device), place.path(), Some("ext4"), flags, Some("errors=remount-ro"))
         .with_context(|| format!("mounting {} to be written", device.display()))?;
-    let written = put(place.path(), run, sealed);
+    let written = put(place.path());
     // Unmounting writes out what there is. One that was pulled out meanwhile must not stay mounted.
     let unmounted = unmount(place.path()).inspect_err(|_| {
         umount2(place.path(), MntFlags::MNT_DETACH).ok();
@@ -447,7 +455,7 @@ fn put_on(device: &Path, run: RunId, sealed: &[u8]) -> Result<()> {
     written.and(unmounted)
 }
 
-fn put(top: &Path, run: RunId, sealed: &[u8]) -> Result<()> {
+fn put(top: &Path, name: &str, earlier: Option<&str>, sealed: &[u8]) -> Result<()> {
     let dir = top.join(medium::DIR).join(medium::REPORTS);
     // Only that: what is pulled out must not come into being as an empty directory.
     match std::fs::create_dir(&dir) {
@@ -456,12 +464,17 @@ fn put(top: &Path, run: RunId, sealed: &[u8]) -> Result<()> {
         }
         _ => {}
     }
-    let path = dir.join(format!("{run}.sealed"));
+    let path = dir.join(format!("{name}.sealed"));
     let written = durable::replace(&path, 0o600, |out| out.write_all(sealed).context("writing"));
     written.inspect_err(|_| {
         // Half a report on a full stick is of no use to anybody.
         std::fs::remove_file(path.with_extension("new")).ok();
-    })
+    })?;
+    // One that stays says nothing wrong.
+    if let Some(earlier) = earlier {
+        std::fs::remove_file(dir.join(format!("{earlier}.sealed"))).ok();
+    }
+    Ok(())
 }
 
 /// No medium with a manifest is there.
@@ -502,4 +515,4 @@ fn damaged(path: &str, why: impl std::fmt::Display) -> Issue {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -10,23 +10,22 @@ use jiff::Timestamp;
 
 use super::*;
 
-const RUN: RunId = RunId([7; 8]);
-
-fn site() -> SigningKey {
+pub(crate) fn site() -> SigningKey {
     SigningKey::from_bytes(&[1; 32])
 }
 
-fn public(key: &SigningKey) -> PublicKey {
+pub(crate) fn public(key: &SigningKey) -> PublicKey {
     PublicKey(key.verifying_key())
 }
 
-struct Media {
+/// A medium in a directory.
+pub(crate) struct Media {
     dir: tempfile::TempDir,
 }
 
 impl Media {
     /// A whole one with a profile `desk` and a package.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let media = Media { dir: tempfile::tempdir().unwrap() };
         for dir in ["profiles", "pool", "reports"] {
             fs::create_dir_all(media.path(dir)).unwrap();
@@ -64,11 +63,11 @@ impl Media {
         fs::write(self.path(medium::MANIFEST), text).unwrap();
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(medium::DIR).join(name)
     }
 
-    fn find(&self) -> Result<Option<Stick>, Issue> {
+    pub(crate) fn find(&self) -> Result<Option<Stick>, Issue> {
         let place = Where::In(self.dir.path().to_owned());
         Stick::find(&place, &public(&site()), &RecordingRunner::default())
     }
@@ -193,9 +192,20 @@ fn a_report_replaces_the_one_before_and_nothing_else() {
     let mut stick = media.find().unwrap().unwrap();
     let runner = RecordingRunner::default();
     for text in ["first", "second"] {
-        stick.write_report(RUN, text.as_bytes(), &runner).unwrap();
+        stick.write_report("run", None, text.as_bytes(), &runner).unwrap();
     }
-    let found: Vec<_> = fs::read_dir(media.path("reports")).unwrap().map(|e| e.unwrap().path()).collect();
-    assert_eq!(found, [media.path(&format!("reports/{RUN}.sealed"))]);
-    assert_eq!(fs::read(&found[0]).unwrap(), b"second");
+    let found = || {
+        let names = fs::read_dir(media.path("reports")).unwrap();
+        let mut names: Vec<_> = names.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(found(), ["run.sealed"]);
+    assert_eq!(fs::read(media.path("reports/run.sealed")).unwrap(), b"second");
+    stick.write_report("stranger", None, b"nobody", &runner).unwrap();
+    stick.write_report("run", Some("another"), b"third", &runner).unwrap();
+    assert_eq!(found(), ["run.sealed", "stranger.sealed"]);
+    stick.write_report("run", Some("stranger"), b"fourth", &runner).unwrap();
+    assert_eq!(found(), ["run.sealed"]);
+    assert_eq!(fs::read(media.path("reports/run.sealed")).unwrap(), b"fourth");
 }
