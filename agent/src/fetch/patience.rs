@@ -1,6 +1,6 @@
 //! Trying again what may pass.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use akene_protocol::{Issue, Language};
 use anyhow::Result;
@@ -19,18 +19,25 @@ pub struct Patience {
     pub first: Duration,
     /// Longest pause.
     pub longest: Duration,
+    /// So long nothing counts as an attempt while the medium is pulled out: it is waited for, and nothing is asked anew.
+    pub pulled: Duration,
 }
+
+/// How long a medium that was pulled out too early is waited for where the machine may have something to go back to.
+const PULLED: Duration = Duration::from_secs(30 * 60);
 
 impl Patience {
     /// As long as it takes: a machine that has no system any more has nothing better to do.
     pub fn endless() -> Self {
-        Patience { attempts: u32::MAX, first: Duration::from_secs(1), longest: Duration::from_secs(60) }
+        let (first, longest) = (Duration::from_secs(1), Duration::from_secs(60));
+        Patience { attempts: u32::MAX, first, longest, pulled: Duration::MAX }
     }
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Patience { attempts: 6, first: Duration::from_secs(1), longest: Duration::from_secs(15) }
+        let (first, longest) = (Duration::from_secs(1), Duration::from_secs(15));
+        Patience { attempts: 6, first, longest, pulled: PULLED }
     }
 }
 
@@ -80,6 +87,7 @@ pub fn patiently<T>(
     let mut left = patience.attempts;
     let mut settling = SETTLING_ATTEMPTS;
     let mut troubled = false;
+    let mut pulled_since: Option<Instant> = None;
     loop {
         let error = match attempt() {
             Ok(done) => {
@@ -90,10 +98,15 @@ pub fn patiently<T>(
             }
             Err(error) => error,
         };
-        if left != u32::MAX {
+        let issues = crate::run::issues_of(&error);
+        pulled_since = match issues.iter().all(|issue| issue.code == stick::PULLED) {
+            true => pulled_since.or_else(|| Some(Instant::now())),
+            false => None,
+        };
+        let put_back_in_time = pulled_since.is_some_and(|since| since.elapsed() < patience.pulled);
+        if left != u32::MAX && !put_back_in_time {
             left = left.saturating_sub(1);
         }
-        let issues = crate::run::issues_of(&error);
         if is_settling(&issues) {
             settling -= 1;
             left = left.min(settling);
@@ -111,7 +124,7 @@ pub fn patiently<T>(
         }
         let again = Text::TryingAgain.get(reporter.language());
         reporter.waiting(&match reporter.language() {
-            _ if patience.attempts == u32::MAX => again.to_owned(),
+            _ if patience.attempts == u32::MAX || put_back_in_time => again.to_owned(),
             Language::En => format!("{what}: {again} ({left} attempts left)"),
             _ => format!("{again} ({left})"),
         });
@@ -127,9 +140,13 @@ mod tests {
     use akene_protocol::RunId;
     use akene_protocol::issue::Issues;
 
+    fn at_once() -> Patience {
+        Patience { first: Duration::ZERO, longest: Duration::ZERO, ..Patience::default() }
+    }
+
     fn attempts(codes: &[&str]) -> u32 {
         let reporter = Reporter::new(RunId([1; 8]), 1);
-        let patience = Patience { attempts: 6, first: Duration::ZERO, longest: Duration::ZERO };
+        let patience = Patience { pulled: Duration::ZERO, ..at_once() };
         let mut count = 0;
         let result: Result<()> = patiently(patience, &reporter, "trying", || {
             count += 1;
@@ -137,6 +154,30 @@ mod tests {
         });
         assert!(result.is_err());
         count
+    }
+
+    #[test]
+    fn a_medium_that_was_pulled_out_costs_no_attempt_until_its_time_is_over() {
+        assert_eq!(attempts(&["medium-pulled"]), 6);
+        let reporter = Reporter::new(RunId([1; 8]), 1);
+        let tries = |codes: &[&[&str]], patience| {
+            let mut left = codes.iter();
+            patiently(patience, &reporter, "trying", || match left.next() {
+                Some(codes) => {
+                    Err(Issues(codes.iter().map(|c| Issue::new(c, "", "no", "")).collect()).into())
+                }
+                None => Ok(()),
+            })
+        };
+        let pulled: &[&str] = &["medium-pulled"];
+        let both: &[&str] = &["medium-pulled", "medium-missing"];
+        tries(&[pulled; 40], at_once()).unwrap();
+        // Nor does it give attempts back, and with anything else beside it, it is no more than that.
+        let silent: &[&str] = &["server-silent"];
+        let mixed = [&[silent; 5][..], &[pulled; 40]].concat();
+        tries(&mixed, at_once()).unwrap();
+        assert!(tries(&[mixed, vec![silent]].concat(), at_once()).is_err());
+        assert!(tries(&[both; 6], at_once()).is_err());
     }
 
     #[test]

@@ -213,8 +213,8 @@ fn a_refusal_is_the_servers_own_and_garbage_is_named() {
 
 #[test]
 fn what_may_pass_is_tried_again_and_a_refusal_is_not() {
-    let patience =
-        Patience { attempts: 3, first: Duration::from_millis(1), longest: Duration::from_millis(2) };
+    let pause = Duration::from_millis(1);
+    let patience = Patience { attempts: 3, first: pause, longest: 2 * pause, ..Patience::default() };
     let reporter = Reporter::new(RUN, 1);
     for (code, attempts) in [("server-silent", 3), ("certificate-wrong", 1), ("token-refused", 1)] {
         let mut made = 0;

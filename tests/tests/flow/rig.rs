@@ -82,6 +82,7 @@ impl Rig {
                 attempts: 2,
                 first: Duration::from_millis(50),
                 longest: Duration::from_millis(50),
+                ..Patience::default()
             },
         }
     }
