@@ -117,7 +117,8 @@ pub fn patiently<T>(
         }
         reporter.debug(format!("{what}: {error:#}"));
         // Whoever stands at the machine is the one to mend that.
-        let trouble = issues.iter().find(|issue| issue.code == stick::PULLED).cloned();
+        let of_medium = |issue: &&Issue| [stick::PULLED, stick::MISSING].contains(&issue.code.as_str());
+        let trouble = issues.iter().find(of_medium).cloned();
         if trouble.is_some() || troubled {
             troubled = trouble.is_some();
             reporter.trouble(trouble);

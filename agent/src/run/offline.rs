@@ -18,7 +18,7 @@ use akene_protocol::event::Unit;
 use akene_protocol::issue::Issues;
 use akene_protocol::lock::{Lock, LockedPackage};
 use akene_protocol::stamp::{Home, Source, Stamp};
-use akene_protocol::{Bundle, Inventory, Issue, Resolved, RunId};
+use akene_protocol::{Bundle, Inventory, Issue, PublicKey, Resolved, RunId};
 use anyhow::{Context, Result};
 
 use super::boot_files;
@@ -27,7 +27,7 @@ use super::machine::{Authority, Machine};
 use super::resume::Resume;
 use super::stage;
 use super::technician::{Choice, Offer, Offered, Technician};
-use crate::fetch::medium::stick::Stick;
+use crate::fetch::medium::stick::{self, Stick, Where};
 use crate::fetch::{Permission, mint};
 use crate::report::Reporter;
 use crate::report::words::Text;
@@ -38,8 +38,10 @@ const MEDIUM: &str = "the medium";
 
 /// What a run from such a medium has besides.
 pub struct Offline<'a> {
-    /// The medium. None: an installation that broke off goes on without it.
+    /// The medium. None: an installation that broke off goes on without it, until something is missing.
     pub stick: Option<Stick>,
+    /// Whose media count.
+    site_key: PublicKey,
     /// Who is asked, where somebody is.
     pub technician: Option<&'a mut dyn Technician>,
     /// Who the machine was found to be before in this start, if no disk says so. One machine that is tried three times is
@@ -69,7 +71,15 @@ impl<'a> Offline<'a> {
         };
         let sender = resume.and_then(|r| r.sender.clone()).or_else(|| stick.as_ref().map(of_stick));
         let desk = sender.zip(home(stamp)).map(|(sender, home)| Desk::new(sender, home.seal.clone()));
-        Offline { stick, technician, minted: None, stranger: false, chosen: None, desk }
+        Offline {
+            stick,
+            site_key: stamp.site_key,
+            technician,
+            minted: None,
+            stranger: false,
+            chosen: None,
+            desk,
+        }
     }
 
     /// Who this machine is: who its disks say, with the number the technician types; a new one otherwise.
@@ -117,6 +127,21 @@ impl<'a> Offline<'a> {
         Ok(identity)
     }
 
+    /// Makes sure that the medium can be read. Where none was there, one may have been plugged in since; none is needed where
+    /// everything lies on the computer.
+    fn ready(&mut self, place: &Where, runner: &dyn Runner, reporter: &Reporter) -> Result<(), Issue> {
+        match &mut self.stick {
+            Some(stick) => stick.ensure(runner),
+            None => {
+                self.stick = Stick::find(place, &self.site_key, runner).unwrap_or_else(|issue| {
+                    reporter.warn(issue.to_string());
+                    None
+                });
+                Ok(())
+            }
+        }
+    }
+
     /// Puts a report on the medium, if there is one. `on_disk`: whether the machine's identity lies on a disk now.
     fn put(&mut self, run: RunId, on_disk: bool, sealed: &[u8], runner: &dyn Runner) -> Option<Result<()>> {
         let stick = self.stick.as_mut()?;
@@ -160,6 +185,25 @@ fn offered(stick: &Stick, stamp: &Stamp) -> Result<Vec<Offered>> {
         Ok(Offered { name: profile.name.clone(), size: profile.size, title: bundle.profile.description })
     };
     stick.manifest().profiles.iter().map(offer).collect()
+}
+
+/// Why packages could not be had: the medium is damaged, or gone, or there was none.
+fn why_not(
+    stick: Option<&Stick>,
+    error: anyhow::Error,
+    packages: &[LockedPackage],
+    dir: &Path,
+) -> anyhow::Error {
+    // A full disk is not the medium's fault.
+    if !error.is::<Issues>() {
+        return error;
+    }
+    let Some(stick) = stick else { return stick::missing().into() };
+    let missing: Vec<LockedPackage> = packages.iter().filter(|p| !stage::is_there(dir, p)).cloned().collect();
+    match stick.check(&missing, &mut |_| {}) {
+        Ok(()) => error,
+        Err(issues) => issues.into(),
+    }
 }
 
 impl Machine<'_> {
@@ -230,9 +274,8 @@ impl Machine<'_> {
 
     /// Makes sure that the medium can be read.
     pub(super) fn ready_medium(&mut self) -> Result<()> {
-        let runner = self.runner;
-        match self.offline.as_mut().and_then(|offline| offline.stick.as_mut()) {
-            Some(stick) => Ok(stick.ensure(runner)?),
+        match &mut self.offline {
+            Some(offline) => Ok(offline.ready(&Where::Anywhere, self.runner, self.reporter)?),
             None => Ok(()),
         }
     }
@@ -263,23 +306,12 @@ impl Machine<'_> {
             let reporter = reporter.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             reporter.progress(p.done, Some(p.total), Unit::Bytes, &p.what);
         };
-        let report = fetcher.fetch(&packages, dir, &progress).map_err(|e| self.why_not(e, &packages, dir))?;
+        let report =
+            fetcher.fetch(&packages, dir, &progress).map_err(|e| why_not(self.stick(), e, &packages, dir))?;
         for source in &report.sources {
             self.reporter.debug(format!("{} came from {}", akene_protocol::Bytes(source.bytes), source.name));
         }
         Ok(())
-    }
-
-    /// Why packages could not be had: the medium is damaged, or gone.
-    fn why_not(&self, error: anyhow::Error, packages: &[LockedPackage], dir: &Path) -> anyhow::Error {
-        // A full disk is not the medium's fault.
-        let (Some(stick), true) = (self.stick(), error.is::<Issues>()) else { return error };
-        let missing: Vec<LockedPackage> =
-            packages.iter().filter(|p| !stage::is_there(dir, p)).cloned().collect();
-        match stick.check(&missing, &mut |_| {}) {
-            Ok(()) => error,
-            Err(issues) => issues.into(),
-        }
     }
 
     /// The medium is needed no more.
@@ -342,7 +374,7 @@ impl Machine<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fetch::medium::stick::tests::{Media, public, site};
+    use crate::fetch::medium::stick::tests::{Media, package, public, site};
     use akene_exec::RecordingRunner;
     use akene_protocol::seal::SealSecret;
     use akene_protocol::stamp::Tls;
@@ -400,5 +432,31 @@ mod tests {
         let (mut offline, _) = start(Some(who));
         offline.put(RunId([5; 8]), false, b"again", &runner).unwrap().unwrap();
         assert_eq!(reports(&media).len(), 2);
+    }
+
+    #[test]
+    fn what_goes_on_alone_wants_a_medium_when_something_is_missing_and_takes_the_one_that_comes() {
+        let (media, stamp, runner) = (Media::new(), stamp(), RecordingRunner::default());
+        let reporter = Reporter::new(RunId([9; 8]), 1);
+        let place = Where::In(media.dir.path().to_owned());
+        let away = media.dir.path().join("away");
+        fs::rename(media.path(""), &away).unwrap();
+        let mut offline = Offline::new(&stamp, None, None, None);
+        offline.ready(&place, &runner, &reporter).unwrap();
+        // What nobody was asked for over a network.
+        let nowhere = || Issues::from(Issue::new("package-unreachable", "", "", "")).into();
+        let nothing = tempfile::tempdir().unwrap();
+        let why = |offline: &Offline<'_>, error| {
+            let error = why_not(offline.stick.as_ref(), error, &[package(b"deb", 3)], nothing.path());
+            crate::run::issues_of(&error).remove(0).code
+        };
+        assert_eq!(why(&offline, nowhere()), stick::MISSING);
+        assert_eq!(why(&offline, anyhow::anyhow!("the disk is full")), "unexpected");
+        fs::rename(&away, media.path("")).unwrap();
+        offline.ready(&place, &runner, &reporter).unwrap();
+        assert!(offline.stick.is_some());
+        assert_eq!(why(&offline, nowhere()), "package-unreachable", "the medium has it");
+        fs::remove_dir_all(media.path("pool")).unwrap();
+        assert_eq!(why(&offline, nowhere()), "medium-damaged");
     }
 }

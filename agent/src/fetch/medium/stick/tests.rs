@@ -20,7 +20,7 @@ pub(crate) fn public(key: &SigningKey) -> PublicKey {
 
 /// A medium in a directory.
 pub(crate) struct Media {
-    dir: tempfile::TempDir,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Media {
@@ -78,7 +78,7 @@ impl Media {
     }
 }
 
-fn package(sum: &[u8], size: u64) -> LockedPackage {
+pub(crate) fn package(sum: &[u8], size: u64) -> LockedPackage {
     LockedPackage {
         name: "a".into(),
         version: "1".into(),
