@@ -80,6 +80,12 @@ texts! {
     /// Everything of the stick was read.
     MayBePulled: "Everything is read. Leave the stick in for the report, or take it out now.",
         "Tout est lu. Laissez la clé pour le compte rendu, ou retirez-la maintenant.";
+    /// The stick may have been taken out already, and is there.
+    ReportBegins: "Writing the report to the stick: leave it in.",
+        "Ecriture du compte rendu sur la clé : ne la retirez pas.";
+    /// After that.
+    ReportWritten: "The report is on the stick. You can take it out now.",
+        "Le compte rendu est sur la clé. Vous pouvez la retirer.";
     /// The stick is gone, full or cannot be written to.
     ReportStays: "The report is not on the stick: this computer keeps it, and sends it later.",
         "Le compte rendu reste sur cet ordinateur, qui l'enverra plus tard.";

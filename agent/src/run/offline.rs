@@ -49,6 +49,8 @@ pub struct Offline<'a> {
     pub minted: Option<Identity>,
     /// Whether no disk says who the machine is.
     stranger: bool,
+    /// Whether people were told that the medium can be taken out.
+    released: bool,
     /// What was chosen.
     chosen: Option<Choice>,
     /// What reports are made of. None: the medium's stamp names nobody they would be for.
@@ -77,6 +79,7 @@ impl<'a> Offline<'a> {
             technician,
             minted: None,
             stranger: false,
+            released: false,
             chosen: None,
             desk,
         }
@@ -131,7 +134,11 @@ impl<'a> Offline<'a> {
     /// everything lies on the computer.
     fn ready(&mut self, place: &Where, runner: &dyn Runner, reporter: &Reporter) -> Result<(), Issue> {
         match &mut self.stick {
-            Some(stick) => stick.ensure(runner),
+            Some(stick) => {
+                stick.ensure(runner)?;
+                self.released = false;
+                Ok(())
+            }
             None => {
                 self.stick = Stick::find(place, &self.site_key, runner).unwrap_or_else(|issue| {
                     reporter.warn(issue.to_string());
@@ -142,12 +149,31 @@ impl<'a> Offline<'a> {
         }
     }
 
-    /// Puts a report on the medium, if there is one. `on_disk`: whether the machine's identity lies on a disk now.
-    fn put(&mut self, run: RunId, on_disk: bool, sealed: &[u8], runner: &dyn Runner) -> Option<Result<()>> {
+    /// Puts a report on the medium, if there is one. `on_disk`: whether the machine's identity lies on a disk now. Where people
+    /// were told that they can take the medium out, and did not, they are told to wait.
+    fn put(
+        &mut self,
+        reporter: &Reporter,
+        on_disk: bool,
+        sealed: &[u8],
+        runner: &dyn Runner,
+    ) -> Option<Result<()>> {
+        let (run, released) = (reporter.run(), self.released);
         let stick = self.stick.as_mut()?;
         let stranger = self.desk.as_ref().filter(|_| self.stranger).and_then(Desk::name_of_stranger);
         let (name, earlier) = names(run, stranger, on_disk);
-        Some(stick.write_report(&name, earlier.as_deref(), sealed, runner))
+        let mut begun = false;
+        let mut begins = || {
+            begun = released;
+            if released {
+                reporter.notice(Text::ReportBegins);
+            }
+        };
+        let written = stick.write_report(&name, earlier.as_deref(), sealed, runner, &mut begins);
+        if begun {
+            reporter.notice(if written.is_ok() { Text::ReportWritten } else { Text::MayBePulled });
+        }
+        Some(written)
     }
 
     /// Name of the profile: the technician's choice, what the boot menu or the stamp asks for, the medium's first.
@@ -319,6 +345,7 @@ impl Machine<'_> {
         let Some(offline) = &mut self.offline else { return };
         let Some(stick) = &mut offline.stick else { return };
         stick.release();
+        offline.released = true;
         self.reporter.notice(Text::MayBePulled);
         if let Some(technician) = &mut offline.technician {
             technician.pulled();
@@ -329,8 +356,8 @@ impl Machine<'_> {
     /// cannot be put on the medium is said; it keeps nothing from going on.
     pub(super) fn put_reports(&mut self, mounted: Option<&Mounted>) {
         let Some(sealed) = self.report() else { return };
-        let (runner, run) = (self.runner, self.reporter.run());
-        let put = |offline: &mut Offline<'_>| offline.put(run, mounted.is_some(), &sealed, runner);
+        let (runner, reporter) = (self.runner, self.reporter);
+        let put = |offline: &mut Offline<'_>| offline.put(reporter, mounted.is_some(), &sealed, runner);
         let on_medium = match self.offline.as_mut().and_then(put) {
             Some(Ok(())) => true,
             Some(Err(error)) => {
@@ -419,18 +446,18 @@ mod tests {
         let mut seen = vec![];
         for n in 1..=3 {
             let (mut offline, who) = start(None);
-            offline.put(RunId([n; 8]), false, b"refused", &runner).unwrap().unwrap();
+            offline.put(&Reporter::new(RunId([n; 8]), 1), false, b"refused", &runner).unwrap().unwrap();
             seen.push(who.machine);
             assert_eq!(reports(&media).len(), 1, "{n}");
         }
         assert!(seen[0] != seen[1] && seen[1] != seen[2]);
         // Once the disk says who it is, what is said in that name is kept run by run.
         let (mut offline, who) = start(None);
-        offline.put(RunId([4; 8]), false, b"permitted", &runner).unwrap().unwrap();
-        offline.put(RunId([4; 8]), true, b"installed", &runner).unwrap().unwrap();
+        offline.put(&Reporter::new(RunId([4; 8]), 1), false, b"permitted", &runner).unwrap().unwrap();
+        offline.put(&Reporter::new(RunId([4; 8]), 1), true, b"installed", &runner).unwrap().unwrap();
         assert_eq!(reports(&media), ["0404040404040404.sealed"]);
         let (mut offline, _) = start(Some(who));
-        offline.put(RunId([5; 8]), false, b"again", &runner).unwrap().unwrap();
+        offline.put(&Reporter::new(RunId([5; 8]), 1), false, b"again", &runner).unwrap().unwrap();
         assert_eq!(reports(&media).len(), 2);
     }
 
@@ -458,5 +485,34 @@ mod tests {
         assert_eq!(why(&offline, nowhere()), "package-unreachable", "the medium has it");
         fs::remove_dir_all(media.path("pool")).unwrap();
         assert_eq!(why(&offline, nowhere()), "medium-damaged");
+    }
+
+    struct Notices(std::sync::mpsc::Sender<Text>);
+    impl crate::report::Listener for Notices {
+        fn message(&mut self, message: &crate::report::Message) -> Result<()> {
+            if let crate::report::Message::Notice(text) = message {
+                self.0.send(*text)?;
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn who_may_take_the_medium_out_is_told_to_wait_while_it_is_written() {
+        let (media, stamp, runner) = (Media::new(), stamp(), RecordingRunner::default());
+        let mut offline = Offline::new(&stamp, media.find().unwrap(), None, None);
+        let told = |offline: &mut Offline<'_>| {
+            let reporter = Reporter::new(RunId([9; 8]), 1);
+            let (sender, notices) = std::sync::mpsc::channel();
+            reporter.listen("tape", Notices(sender)).unwrap();
+            let written = offline.put(&reporter, true, b"report", &runner).unwrap().is_ok();
+            reporter.drain(std::time::Duration::from_secs(60));
+            (written, notices.try_iter().collect::<Vec<_>>())
+        };
+        assert_eq!(told(&mut offline), (true, vec![]), "it is needed, and nobody was told otherwise");
+        offline.released = true;
+        assert_eq!(told(&mut offline), (true, vec![Text::ReportBegins, Text::ReportWritten]));
+        fs::rename(media.path(""), media.dir.path().join("away")).unwrap();
+        assert_eq!(told(&mut offline), (false, vec![]), "it was taken out");
     }
 }

@@ -222,16 +222,20 @@ impl Stick {
     }
 
     /// Puts a sealed report on it, in place of an earlier one of this name, and of the one that is called `earlier`. It is
-    /// there as a whole or not at all.
+    /// there as a whole or not at all. `begins` is called when it was found and is written to from then on.
     pub fn write_report(
         &mut self,
         name: &str,
         earlier: Option<&str>,
         sealed: &[u8],
         runner: &dyn Runner,
+        begins: &mut dyn FnMut(),
     ) -> Result<()> {
         let put = |top: &Path| put(top, name, earlier, sealed);
         if let Where::In(dir) = &self.place {
+            if !self.is_gone() {
+                begins();
+            }
             return put(dir);
         }
         if self.disc {
@@ -239,7 +243,10 @@ impl Stick {
         }
         // What is mounted read-only cannot be mounted to be written.
         let read = self.mount.take().is_some();
-        let written = self.find_device(runner).and_then(|device| put_on(&device, put));
+        let written = self.find_device(runner).and_then(|device| {
+            begins();
+            put_on(&device, put)
+        });
         if read {
             // One that is gone is noticed by whoever reads it next.
             self.ensure(runner).ok();

@@ -192,7 +192,7 @@ fn a_report_replaces_the_one_before_and_nothing_else() {
     let mut stick = media.find().unwrap().unwrap();
     let runner = RecordingRunner::default();
     for text in ["first", "second"] {
-        stick.write_report("run", None, text.as_bytes(), &runner).unwrap();
+        stick.write_report("run", None, text.as_bytes(), &runner, &mut || {}).unwrap();
     }
     let found = || {
         let names = fs::read_dir(media.path("reports")).unwrap();
@@ -202,10 +202,10 @@ fn a_report_replaces_the_one_before_and_nothing_else() {
     };
     assert_eq!(found(), ["run.sealed"]);
     assert_eq!(fs::read(media.path("reports/run.sealed")).unwrap(), b"second");
-    stick.write_report("stranger", None, b"nobody", &runner).unwrap();
-    stick.write_report("run", Some("another"), b"third", &runner).unwrap();
+    stick.write_report("stranger", None, b"nobody", &runner, &mut || {}).unwrap();
+    stick.write_report("run", Some("another"), b"third", &runner, &mut || {}).unwrap();
     assert_eq!(found(), ["run.sealed", "stranger.sealed"]);
-    stick.write_report("run", Some("stranger"), b"fourth", &runner).unwrap();
+    stick.write_report("run", Some("stranger"), b"fourth", &runner, &mut || {}).unwrap();
     assert_eq!(found(), ["run.sealed"]);
     assert_eq!(fs::read(media.path("reports/run.sealed")).unwrap(), b"fourth");
 }
