@@ -60,6 +60,7 @@ pub struct Brought {
 impl fmt::Display for Brought {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let became = match (self.admitted, self.recognised) {
+            (false, Recognised::New) => "not installed",
             (false, _) => "waiting",
             (true, Recognised::New) => "joined",
             (true, Recognised::Same) => "same",

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | known, with a credential of its own | imported, whatever became of the medium: only that machine can have written it |
 //! | known, with another credential | refused: `report-other-credential` |
+//! | unknown, and nothing was installed on it | a note for the administrator, see [`strangers`](crate::db::strangers): no member, and none of those the medium was made for |
 //! | unknown, the medium counts | a member with the identity it brings, see [`newcomers::join`](crate::db::newcomers::join) |
 //! | unknown, the medium is lost, expired or used up | waits, see [`strangers`](crate::db::strangers), until [`admit`] or [`drop_it`] |
 //!
@@ -122,8 +123,10 @@ pub fn take(
     match (known, owner) {
         (true, Some(owner)) if owner == identity.machine => {}
         (false, None) => {
-            if let Some(why) = waits(db, opened)? {
-                return wait(db, opened, peer, why);
+            match fate(db, opened)? {
+                Fate::Joins => {}
+                Fate::Waits(why) => return keep(db, opened, peer, why, false),
+                Fate::Noted(why) => return keep(db, opened, peer, why, true),
             }
             let new = join(db, site, opened, peer, most)? + import(db, opened, most)?;
             let accepted = accepted(db, opened, new)?;
@@ -148,15 +151,24 @@ fn other_credential<T>(machine: MachineId) -> Result<T, Trouble> {
     )))
 }
 
-/// Why this machine cannot join without a person's word; `None`: it can.
-fn waits(db: &Transaction<'_>, opened: &Opened) -> Result<Option<String>, Trouble> {
+/// What becomes of a machine that is no member.
+enum Fate {
+    Joins,
+    /// It cannot join without a person's word, and why.
+    Waits(String),
+    /// Nothing was installed on it, and why. With every start of a stick that was forgotten in a computer comes another.
+    Noted(String),
+}
+
+fn fate(db: &Transaction<'_>, opened: &Opened) -> Result<Fate, Trouble> {
     let identity = &opened.report.identity;
-    if let Some(stranger) = strangers::get(db, identity.machine)? {
+    let stranger = strangers::get(db, identity.machine)?;
+    if let Some(stranger) = &stranger {
         if stranger.credential != machines::sum(&identity.credential) {
             return other_credential(identity.machine);
         }
         match stranger.decision {
-            Some(Decision::Admit) => return Ok(None),
+            Some(Decision::Admit) => return Ok(Fate::Joins),
             Some(Decision::Drop) => {
                 return refuse(
                     "machine-dropped",
@@ -167,9 +179,15 @@ fn waits(db: &Transaction<'_>, opened: &Opened) -> Result<Option<String>, Troubl
             None => {}
         }
     }
+    // What waits for its other reports goes on waiting.
+    if stranger.is_none_or(|stranger| stranger.tried)
+        && let Some(why) = came_to_nothing(&opened.report)
+    {
+        return Ok(Fate::Noted(why));
+    }
     let medium = &opened.medium;
     let now = Timestamp::now();
-    Ok(match medium.counts(now) {
+    let why = match medium.counts(now) {
         Err(Refused::Lost) => Some(format!("the medium {} was declared lost", medium.id)),
         Err(Refused::Expired) => {
             Some(format!("the medium {} counted until {:.0}", medium.id, medium.expires))
@@ -179,10 +197,31 @@ fn waits(db: &Transaction<'_>, opened: &Opened) -> Result<Option<String>, Troubl
             (joined >= medium.machines)
                 .then(|| format!("{joined} computers have joined by the medium {} already", medium.id))
         }
-    })
+    };
+    Ok(why.map_or(Fate::Joins, Fate::Waits))
 }
 
-fn wait(db: &Transaction<'_>, opened: &Opened, peer: &str, why: String) -> Result<ReportAccepted, Trouble> {
+/// Longest reason that is kept of a run that came to nothing, in characters.
+const LONGEST_REASON: usize = 300;
+
+/// Why nothing was installed, where a run ended before it changed a disk.
+fn came_to_nothing(report: &Report) -> Option<String> {
+    // It is the last event of such a run.
+    let EventKind::Failed { issues, disks_changed: false, .. } = &report.events.last()?.kind else {
+        return None;
+    };
+    let why = issues.first().map(|issue| format!("[{}] {}", issue.code, issue.message));
+    let shown = why.unwrap_or_else(|| "it did not say why".to_owned());
+    Some(shown.chars().filter(|c| !c.is_control()).take(LONGEST_REASON).collect())
+}
+
+fn keep(
+    db: &Transaction<'_>,
+    opened: &Opened,
+    peer: &str,
+    why: String,
+    tried: bool,
+) -> Result<ReportAccepted, Trouble> {
     let report = &opened.report;
     let now = Timestamp::now().to_string();
     let stranger = Stranger {
@@ -193,6 +232,7 @@ fn wait(db: &Transaction<'_>, opened: &Opened, peer: &str, why: String) -> Resul
         association: report.association(),
         hardware: view::hardware(&report.inventory),
         why,
+        tried,
         created: now.clone(),
         seen: now,
         peer: peer.to_owned(),
@@ -205,7 +245,7 @@ fn wait(db: &Transaction<'_>, opened: &Opened, peer: &str, why: String) -> Resul
         instead_of: None,
         labelled: report.labelled,
         association: report.association(),
-        recognised: Recognised::Ask,
+        recognised: if tried { Recognised::New } else { Recognised::Ask },
         admitted: false,
         new: 0,
     })

@@ -87,9 +87,9 @@ pub struct Waiting {
     pub association: Option<String>,
     /// Vendor, product, memory and disks in one line.
     pub hardware: String,
-    /// Why it waits, or what was decided.
+    /// Why it waits, why nothing was installed on it, or what was decided.
     pub words: String,
-    /// Whether nobody has decided yet.
+    /// Whether somebody has to decide yet.
     pub undecided: bool,
     /// When it was first heard of.
     pub created: String,
@@ -99,9 +99,10 @@ pub struct Waiting {
     pub peer: String,
 }
 
-/// The machines that wait, and those a person has decided about and that were not heard of since.
+/// The machines that wait, those on which nothing was installed, and those a person has decided about and that were not heard of since.
 pub fn waiting(db: &Transaction<'_>) -> Result<Vec<Waiting>> {
     let words = |stranger: &strangers::Stranger| match stranger.decision {
+        None if stranger.tried => format!("nothing was installed: {}", stranger.why),
         None => format!("waits: {}", stranger.why),
         Some(Decision::Drop) => "dropped: what it sends is refused".to_owned(),
         Some(Decision::Admit) => "joins when it is heard of again".to_owned(),
@@ -113,7 +114,7 @@ pub fn waiting(db: &Transaction<'_>) -> Result<Vec<Waiting>> {
         medium: stranger.medium,
         association: stranger.association,
         hardware: stranger.hardware,
-        undecided: stranger.decision.is_none(),
+        undecided: stranger.decision.is_none() && !stranger.tried,
         created: stranger.created,
         seen: stranger.seen,
         peer: stranger.peer,

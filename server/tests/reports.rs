@@ -421,6 +421,57 @@ fn a_medium_counts_for_its_days_and_its_machines() {
     assert!(home.waiting()[0]["words"].as_str().unwrap().contains("counted until"));
 }
 
+/// What an installer reports that was refused or declined before it changed anything.
+fn came_to_nothing(n: u8) -> Report {
+    let mut told =
+        shorter(&report(&minted(n, 100_000 + u32::from(n)), run_id(n), &inventory(n.into()), 5), 3);
+    let why = Issue::new("disk-too-small", "", "no disk\u{1b}[2J has 10 GB", "");
+    told.events.last_mut().unwrap().kind =
+        EventKind::Failed { phase: Phase::Plan, issues: vec![why], disks_changed: false };
+    told
+}
+
+#[test]
+fn a_computer_on_which_nothing_was_installed_is_noted_and_uses_up_nothing() {
+    let home = Home::new();
+    let stick = Stick::of(&home.site, 1, 1);
+    for n in 1..=30 {
+        let accepted = home.bring(&stick, &came_to_nothing(n));
+        assert_eq!((accepted.admitted, accepted.recognised), (false, Recognised::New));
+    }
+    assert_eq!(home.members(), 0);
+    let shown = home.waiting();
+    assert_eq!(shown.len(), 20, "the oldest have made way");
+    assert_eq!(shown[0]["machine"], minted(30, 0).machine.to_string());
+    assert_eq!(shown[0]["words"], "nothing was installed: [disk-too-small] no disk[2J has 10 GB");
+    assert_eq!(shown[0]["undecided"], false);
+    // One that was changed may hold a half-made system: that is a member.
+    let mut changed = came_to_nothing(40);
+    let kind = &mut changed.events.last_mut().unwrap().kind;
+    let EventKind::Failed { disks_changed, .. } = kind else { unreachable!() };
+    *disks_changed = true;
+    assert!(home.bring(&stick, &changed).admitted, "the medium has not been used up");
+    // The same computer tried again, with a medium that has room: what it said before counts, too.
+    let other = Stick::of(&home.site, 2, 1);
+    let good = report(&came_to_nothing(30).identity, run_id(41), &inventory(30), 4);
+    let accepted = home.bring(&other, &good);
+    assert_eq!((accepted.admitted, accepted.new), (true, good.events.len() + 3));
+    assert_eq!(home.rig.machine(&good.identity)["runs"].as_array().unwrap().len(), 2);
+    // Without room it waits, and then it goes on waiting, whatever it says.
+    let waits = report(&came_to_nothing(29).identity, run_id(42), &inventory(29), 4);
+    assert_eq!(home.bring(&other, &waits).recognised, Recognised::Ask);
+    assert_eq!(home.bring(&other, &came_to_nothing(29)).recognised, Recognised::Ask);
+    assert_eq!(home.waiting()[0]["undecided"], true);
+    // Nobody else speaks for it, and a person may let it in.
+    let forged = Report {
+        identity: Identity { credential: Secret::new("f".repeat(64)), ..came_to_nothing(28).identity },
+        ..came_to_nothing(28)
+    };
+    refused(home.post(stick.sealed(&forged)), 403, "report-other-credential");
+    let accepted = home.admit(&came_to_nothing(28).identity.machine.to_string()).unwrap().unwrap();
+    assert_eq!((accepted.admitted, accepted.new), (true, 3));
+}
+
 #[test]
 fn only_so_many_reports_of_one_medium_wait_and_another_has_its_own_room() {
     let home = Home::new();
@@ -535,7 +586,8 @@ proptest! {
                 }
                 let opened = server_report::open(&site, &letters[*at]).map_err(Trouble::into_error).unwrap();
                 let taken = db.run(|db| server_report::take(db, &site, &opened, "peer", Bytes::mib(1)));
-                prop_assert!(taken.map_err(Trouble::into_error).unwrap().admitted);
+                let failed = opened.report.events.last().is_some_and(|e| matches!(e.kind, EventKind::Failed { .. }));
+                prop_assert!(taken.map_err(Trouble::into_error).unwrap().admitted || failed);
             }
             Ok(state(&db))
         };

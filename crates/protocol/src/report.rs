@@ -9,7 +9,8 @@
 //! A machine keeps the identity in its report unless the number is another machine's already ([`ReportAccepted`]).
 //!
 //! A medium can be declared lost at the server. What comes from it afterwards, and what comes after more machines than
-//! it was made for, waits for a person's word and gives its machine nothing until then.
+//! it was made for, waits for a person's word and gives its machine nothing until then. A machine that was only tried, and on
+//! which nothing was installed, becomes no member and counts as none.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -95,7 +96,8 @@ pub struct ReportAccepted {
     pub association: Option<String>,
     /// Who the server thinks it is.
     pub recognised: Recognised,
-    /// Whether the machine is a member. Otherwise a person has to decide first.
+    /// Whether the machine is a member. Otherwise a person has to decide first (`recognised` is `ask`), or there is nothing
+    /// to decide: nothing was installed on it, and its report is kept as a note (`recognised` is `new`).
     pub admitted: bool,
     /// How many events were new.
     pub new: usize,

@@ -156,6 +156,9 @@ const STEPS: &[&str] = &[
         PRIMARY KEY (machine, run)
     ) STRICT;
 ",
+    "
+    ALTER TABLE strangers ADD COLUMN tried INTEGER NOT NULL DEFAULT 0;  -- whether nothing was installed on it
+",
 ];
 
 /// Brings the tables up to date.

@@ -1,5 +1,7 @@
 //! Machines whose medium does not count (any more): they wait for a person's word, and their reports with them.
 //!
+//! Beside them are those on which nothing was installed: notes, of which the oldest make way.
+//!
 //! Reports are kept as they came, sealed. Nothing of a stranger counts before somebody admits it: no credential, no number.
 
 use akene_protocol::medium::MediumId;
@@ -13,12 +15,31 @@ use super::{Trouble, machines};
 const OF_ONE: Room = Room { letters: 100, bytes: Bytes::mib(64) };
 const OF_ALL: Room = Room { letters: 1000, bytes: Bytes::mib(256) };
 
+/// The same of machines on which nothing was installed.
+const TRIED_OF_ONE: Room = Room { letters: 20, bytes: Bytes::mib(16) };
+const TRIED_OF_ALL: Room = Room { letters: 200, bytes: Bytes::mib(64) };
+
 struct Room {
     letters: u64,
     bytes: Bytes,
 }
 
-/// A machine that waits.
+impl Room {
+    /// Whether the reports of a medium, or of all, are no more than this.
+    fn holds(&self, db: &Transaction<'_>, medium: Option<MediumId>, tried: bool) -> Result<bool> {
+        let (letters, bytes): (u64, u64) = db
+            .query_row(
+                "SELECT count(*), coalesce(sum(length(sealed)), 0) FROM letters JOIN strangers USING (machine)
+                 WHERE (medium = ?1 OR ?1 IS NULL) AND tried = ?2",
+                params![medium.map(|medium| medium.to_string()), tried],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .context("counting the reports that wait")?;
+        Ok(letters <= self.letters && bytes <= self.bytes.0)
+    }
+}
+
+/// A machine that waits, or on which nothing was installed.
 #[derive(Clone, Debug)]
 pub struct Stranger {
     /// Who it says it is.
@@ -33,8 +54,10 @@ pub struct Stranger {
     pub association: Option<String>,
     /// What it is, for people.
     pub hardware: String,
-    /// Why it waits.
+    /// Why it waits, or why nothing was installed on it.
     pub why: String,
+    /// Whether nothing was installed on it: it does not wait.
+    pub tried: bool,
     /// When it was first heard of.
     pub created: String,
     /// When it was heard of last.
@@ -68,14 +91,14 @@ impl Decision {
 }
 
 const COLUMNS: &str =
-    "machine, credential, medium, serial, association, hardware, why, created, seen, peer, decision";
+    "machine, credential, medium, serial, association, hardware, why, created, seen, peer, decision, tried";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Result<Stranger>> {
     let text = |n| row.get::<_, String>(n);
     let (machine, credential, medium) = (text(0)?, text(1)?, text(2)?);
     let (serial, association): (u32, Option<String>) = (row.get(3)?, row.get(4)?);
     let (hardware, why, created, seen, peer) = (text(5)?, text(6)?, text(7)?, text(8)?, text(9)?);
-    let decision: Option<String> = row.get(10)?;
+    let (decision, tried): (Option<String>, bool) = (row.get(10)?, row.get(11)?);
     let stranger = || {
         Ok(Stranger {
             machine: machines::parsed(&machine)?,
@@ -85,6 +108,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Result<Stranger>> {
             association,
             hardware,
             why,
+            tried,
             created,
             seen,
             peer,
@@ -94,10 +118,11 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Result<Stranger>> {
     Ok(stranger())
 }
 
-/// Those that wait, and those a person has said no to, the newest visit first.
+/// Those that wait, those on which nothing was installed, and those a person has decided about, the newest visit first.
 pub fn all(db: &Transaction<'_>) -> Result<Vec<Stranger>> {
-    let mut query =
-        db.prepare(&format!("SELECT {COLUMNS} FROM strangers ORDER BY decision IS NOT NULL, seen DESC"))?;
+    let mut query = db.prepare(&format!(
+        "SELECT {COLUMNS} FROM strangers ORDER BY decision IS NOT NULL, tried, seen DESC"
+    ))?;
     let rows = query.query_map([], read)?;
     rows.map(|row| row.context("reading who waits")?).collect()
 }
@@ -134,7 +159,7 @@ pub fn find(db: &Transaction<'_>, name: &str) -> Result<Stranger, Trouble> {
     }
 }
 
-/// Keeps a machine and its report until a person decides. Of the reports of one run the longest stays.
+/// Keeps a machine and its report: until a person decides, or until newer ones take its place. Of the reports of one run the longest stays.
 pub fn keep(
     db: &Transaction<'_>,
     stranger: &Stranger,
@@ -144,9 +169,10 @@ pub fn keep(
 ) -> Result<(), Trouble> {
     let machine = stranger.machine.to_string();
     db.execute(
-        "INSERT INTO strangers (machine, credential, medium, serial, association, hardware, why, created, seen, peer)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9)
-         ON CONFLICT (machine) DO UPDATE SET seen = ?8, peer = ?9, why = ?7, association = coalesce(?5, association)",
+        "INSERT INTO strangers (machine, credential, medium, serial, association, hardware, why, created, seen, peer, tried)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, ?10)
+         ON CONFLICT (machine) DO UPDATE SET seen = ?8, peer = ?9, why = ?7, tried = ?10,
+             association = coalesce(?5, association)",
         params![
             machine,
             stranger.credential,
@@ -157,6 +183,7 @@ pub fn keep(
             stranger.why,
             stranger.seen,
             stranger.peer,
+            stranger.tried,
         ],
     )?;
     let changed = db.execute(
@@ -167,27 +194,46 @@ pub fn keep(
     if changed == 0 {
         return Ok(());
     }
-    let room = |medium: Option<MediumId>, most: &Room| -> Result<(), Trouble> {
-        let (letters, bytes): (i64, i64) = db.query_row(
-            "SELECT count(*), coalesce(sum(length(sealed)), 0) FROM letters JOIN strangers USING (machine)
-             WHERE medium = ?1 OR ?1 IS NULL",
-            [medium.map(|medium| medium.to_string())],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )?;
-        if letters.unsigned_abs() <= most.letters && bytes.unsigned_abs() <= most.bytes.0 {
-            return Ok(());
+    let rooms = |one, all| [(Some(stranger.medium), one), (None, all)];
+    if stranger.tried {
+        return Ok(forget_oldest(db, rooms(&TRIED_OF_ONE, &TRIED_OF_ALL))?);
+    }
+    for (medium, most) in rooms(&OF_ONE, &OF_ALL) {
+        if most.holds(db, medium, false)? {
+            continue;
         }
         let whose =
             medium.map_or_else(|| "of all media".to_owned(), |medium| format!("of the medium {medium}"));
-        Err(Trouble::Refused(Issue::new(
+        return Err(Trouble::Refused(Issue::new(
             "too-many-waiting",
             "",
             format!("as many reports {whose} wait for a decision as this server keeps"),
             "decide about those that wait: `akene-server machine waiting`, then `machine admit` or `machine drop`",
-        )))
-    };
-    room(Some(stranger.medium), &OF_ONE)?;
-    room(None, &OF_ALL)
+        )));
+    }
+    Ok(())
+}
+
+/// Of machines on which nothing was installed the reports that came first make way, and the machine with its last one.
+fn forget_oldest(db: &Transaction<'_>, rooms: [(Option<MediumId>, &Room); 2]) -> Result<()> {
+    let doing = "forgetting machines on which nothing was installed";
+    for (medium, most) in rooms {
+        while !most.holds(db, medium, true)? {
+            db.execute(
+                "DELETE FROM letters WHERE rowid = (
+                     SELECT min(letters.rowid) FROM letters JOIN strangers USING (machine)
+                     WHERE (medium = ?1 OR ?1 IS NULL) AND tried)",
+                [medium.map(|medium| medium.to_string())],
+            )
+            .context(doing)?;
+        }
+    }
+    db.execute(
+        "DELETE FROM strangers WHERE tried AND decision IS NULL AND machine NOT IN (SELECT machine FROM letters)",
+        [],
+    )
+    .context(doing)?;
+    Ok(())
 }
 
 /// The reports of a machine that waits, sealed as they came, the shortest first.

@@ -106,8 +106,8 @@ fn waiting_body(waiting: &[Waiting]) -> String {
     if waiting.is_empty() {
         return String::new();
     }
-    let mut out = "<h2>Waiting</h2><p>Installed without a network, from a medium that does not count. `akene-server machine \
-        admit` or `machine drop` decides.</p><table><thead><tr><th>Number</th><th>State</th><th>Computer</th>\
+    let mut out = "<h2>Waiting</h2><p>Installed without a network, from a medium that does not count: `akene-server machine \
+        admit` or `machine drop` decides. Or started from a medium and not installed: nothing has to be decided.</p><table><thead><tr><th>Number</th><th>State</th><th>Computer</th>\
         <th>Association</th><th>Last heard of</th></tr></thead><tbody>"
         .to_owned();
     for w in waiting {
