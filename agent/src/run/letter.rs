@@ -1,6 +1,6 @@
 //! Reports: what a run that had no network has to tell the server later ([`akene_protocol::report`]).
 //!
-//! A [`Desk`] gathers who the machine is and what is done to it as the run learns it. From it, the events and the log a
+//! A [`Desk`] gathers who the machine is and what it becomes as the run learns it. From it, the events and the log a
 //! report is made anew each time, always whole: signed with the medium's key, sealed for the server. Where it is put is
 //! decided in [`super::offline`].
 
@@ -8,7 +8,6 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use akene_planner::Plan;
 use akene_protocol::api::Identity;
 use akene_protocol::event::{Event, RunId};
 use akene_protocol::inventory::Bus;
@@ -50,13 +49,12 @@ pub struct Desk {
     seal: SealKey,
     inventory: Option<Inventory>,
     profile: Option<(String, String)>,
-    plan: Option<serde_json::Value>,
 }
 
 impl Desk {
     /// An empty one.
     pub fn new(sender: Sender, seal: SealKey) -> Self {
-        Desk { sender, seal, inventory: None, profile: None, plan: None }
+        Desk { sender, seal, inventory: None, profile: None }
     }
 
     /// What the machine is.
@@ -67,12 +65,6 @@ impl Desk {
     /// What it is told to become.
     pub fn profile(&mut self, bundle: &Bundle) {
         self.profile = Some((bundle.name.clone(), bundle.revision.clone()));
-    }
-
-    /// What is done to its disks.
-    pub fn plan(&mut self, plan: &Plan) {
-        // One that cannot be written as JSON has ended the run when it was shown.
-        self.plan = serde_json::to_value(plan).ok();
     }
 
     /// A name for the reports of runs that changed nothing on a machine which no disk knows: the same whenever it is started,
@@ -111,7 +103,6 @@ impl Desk {
             association: self.sender.association.clone(),
             profile: self.profile.clone(),
             inventory,
-            plan: self.plan.clone(),
             events,
             log,
         };

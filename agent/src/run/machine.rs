@@ -318,7 +318,6 @@ impl Effects for Machine<'_> {
         resolved: &Resolved,
         given: Result<Permission, Issue>,
     ) -> Result<Permission, Issue> {
-        self.note(|desk| desk.plan(plan));
         self.permitted(plan, inventory, resolved, given)
     }
 

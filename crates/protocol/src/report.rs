@@ -53,10 +53,7 @@ pub struct Report {
     pub profile: Option<(String, String)>,
     /// What the machine is.
     pub inventory: Inventory,
-    /// What was done to its disks: a `Plan` of the planner.
-    #[serde(default)]
-    pub plan: Option<serde_json::Value>,
-    /// Everything that happened so far, from the first event.
+    /// Everything that happened so far, from the first event. What was done to its disks is one of them.
     pub events: Vec<Event>,
     /// The log so far.
     #[serde(default)]
@@ -187,7 +184,6 @@ mod tests {
             association: Some(" Foyer\u{1b}[2J de Lannion ".into()),
             profile: None,
             inventory: Inventory::unknown(FirmwareKind::Bios),
-            plan: None,
             events: vec![event(1), event(2), event(7)],
             log: None,
         }
@@ -213,6 +209,8 @@ mod tests {
     #[test]
     fn a_typed_association_can_be_shown_and_a_credential_is_not() {
         assert_eq!(report().association().as_deref(), Some("Foyer[2J de Lannion"));
+        let text = serde_json::to_value(report()).unwrap();
+        assert!(text.get("plan").is_none(), "the plan is in the events, and nowhere twice");
         let empty = Report { association: Some(" \n".into()), ..report() };
         assert_eq!(empty.association(), None);
         assert!(!format!("{:?}", report()).contains("ccc"));

@@ -20,7 +20,8 @@ use super::{Shared, Who};
 use crate::db::Trouble;
 use crate::report;
 
-/// Reports read at a time: each may take as much memory as the largest there is, twice.
+/// Reports read at a time. Of each, while it is opened, there are up to five copies: as it came, as it waits, unsealed, the
+/// signed part in base64, and that part. What is read from it takes a few times as much again where its events hold plans.
 pub const PLACES: usize = 8;
 
 /// `POST /v1/reports`.

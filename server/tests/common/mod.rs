@@ -279,7 +279,6 @@ pub fn report(who: &Identity, run: RunId, machine: &Inventory, hours: i64) -> Re
         association: Some("Foyer <de> Lannion".into()),
         profile: Some(("default".into(), "r1".into())),
         inventory: machine.clone(),
-        plan: None,
         events,
         log: Some(format!("the log of {run}\n")),
     }

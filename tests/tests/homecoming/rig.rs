@@ -90,7 +90,6 @@ impl Rig {
             association: Some(ASSOCIATION.into()),
             profile: Some(("default".into(), "r1".into())),
             inventory: inventory(who),
-            plan: None,
             events: (1..).zip(kinds).map(event).collect(),
             log: Some("it was installed\n".into()),
         }
