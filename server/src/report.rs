@@ -9,7 +9,7 @@
 //! | known, with another credential | refused: `report-other-credential` |
 //! | unknown, and nothing was installed on it | a note for the administrator, see [`strangers`](crate::db::strangers): no member, and none of those the medium was made for |
 //! | unknown, the medium counts | a member with the identity it brings, see [`newcomers::join`](crate::db::newcomers::join) |
-//! | unknown, the medium is lost, expired or used up | waits, see [`strangers`](crate::db::strangers), until [`admit`] or [`drop_it`] |
+//! | unknown, the medium is lost, expired or used up, or has brought too many within an hour | waits, see [`strangers`](crate::db::strangers), until [`admit`] or [`drop_it`] |
 //!
 //! What is imported adds up to the same whatever came first: events are known by run and number, runs are ordered by when
 //! they began, and of inventories and logs the newest stays. A clock that says what cannot be (before the medium was made, or
@@ -22,7 +22,7 @@ use akene_protocol::report::{LARGEST, Letter, Report, ReportAccepted};
 use akene_protocol::seal::OVERHEAD;
 use akene_protocol::{Bytes, Issue, MachineId};
 use anyhow::Context as _;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::Transaction;
 
 use crate::db::strangers::{Decision, Stranger};
@@ -123,7 +123,7 @@ pub fn take(
     match (known, owner) {
         (true, Some(owner)) if owner == identity.machine => {}
         (false, None) => {
-            match fate(db, opened)? {
+            match fate(db, site, opened)? {
                 Fate::Joins => {}
                 Fate::Waits(why) => return keep(db, opened, peer, why, false),
                 Fate::Noted(why) => return keep(db, opened, peer, why, true),
@@ -160,7 +160,7 @@ enum Fate {
     Noted(String),
 }
 
-fn fate(db: &Transaction<'_>, opened: &Opened) -> Result<Fate, Trouble> {
+fn fate(db: &Transaction<'_>, site: &Site, opened: &Opened) -> Result<Fate, Trouble> {
     let identity = &opened.report.identity;
     let stranger = strangers::get(db, identity.machine)?;
     if let Some(stranger) = &stranger {
@@ -193,9 +193,18 @@ fn fate(db: &Transaction<'_>, opened: &Opened) -> Result<Fate, Trouble> {
             Some(format!("the medium {} counted until {:.0}", medium.id, medium.expires))
         }
         Ok(()) => {
-            let joined = machines::joined_by(db, medium.id)?;
-            (joined >= medium.machines)
-                .then(|| format!("{joined} computers have joined by the medium {} already", medium.id))
+            let joined = machines::joined_by(db, medium.id, None)?;
+            let lately = machines::joined_by(db, medium.id, Some(now - SignedDuration::from_hours(1)))?;
+            let by = format!("computers have joined by the medium {}", medium.id);
+            if joined >= medium.machines {
+                Some(format!("{joined} {by} already"))
+            } else if lately >= site.config()?.limits.new_machines_per_hour {
+                Some(format!(
+                    "{lately} {by} within an hour (`limits.new-machines-per-hour`); later it joins by itself"
+                ))
+            } else {
+                None
+            }
         }
     };
     Ok(why.map_or(Fate::Joins, Fate::Waits))

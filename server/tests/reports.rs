@@ -432,6 +432,26 @@ fn came_to_nothing(n: u8) -> Report {
 }
 
 #[test]
+fn a_medium_brings_only_so_many_computers_in_an_hour() {
+    let home = Home::new();
+    let file = home.rig.site_dir().join("site.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}\n[limits]\nnew-machines-per-hour = 2\n")).unwrap();
+    let (stick, other) = (home.stick(1), home.stick(2));
+    let told = |n: u8| report(&minted(n, 100_000 + u32::from(n)), run_id(n), &inventory(n.into()), 5);
+    assert!(home.bring(&stick, &told(1)).admitted && home.bring(&stick, &told(2)).admitted);
+    let waits = home.bring(&stick, &told(3));
+    assert_eq!((waits.admitted, waits.recognised), (false, Recognised::Ask));
+    let words = home.waiting()[0]["words"].to_string();
+    assert!(words.contains("within an hour") && words.contains("limits.new-machines-per-hour"), "{words}");
+    // Another medium has its own hour, members are heard, and an hour later the one that waits joins.
+    assert!(home.bring(&other, &told(4)).admitted && home.bring(&stick, &told(1)).admitted);
+    let an_hour_ago = (jiff::Timestamp::now() - jiff::SignedDuration::from_mins(61)).to_string();
+    home.db(|db| Ok(db.execute("UPDATE machines SET created = ?1", [an_hour_ago])?)).unwrap();
+    assert!(home.bring(&stick, &told(3)).admitted && home.waiting().is_empty());
+}
+
+#[test]
 fn a_computer_on_which_nothing_was_installed_is_noted_and_uses_up_nothing() {
     let home = Home::new();
     let stick = Stick::of(&home.site, 1, 1);

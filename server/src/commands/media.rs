@@ -22,7 +22,7 @@ pub fn run(command: &Media) -> Result<()> {
 }
 
 fn joined(dir: &Path, id: MediumId) -> Result<u32> {
-    super::machines::open(dir)?.run(|db| Ok(machines::joined_by(db, id)?)).map_err(Trouble::into_error)
+    super::machines::open(dir)?.run(|db| Ok(machines::joined_by(db, id, None)?)).map_err(Trouble::into_error)
 }
 
 fn list(dir: &Path) -> Result<()> {

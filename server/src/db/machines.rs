@@ -454,10 +454,14 @@ fn one(db: &Transaction<'_>, column: &str, value: &dyn ToSql) -> Result<Option<M
     db.query_row(&query, [value], raw).optional().context("reading a machine")?.map(Raw::read).transpose()
 }
 
-/// How many machines have joined by this medium.
-pub fn joined_by(db: &Transaction<'_>, medium: MediumId) -> Result<u32> {
-    db.query_row("SELECT count(*) FROM machines WHERE medium = ?1", [medium.to_string()], |row| row.get(0))
-        .context("counting the machines of a medium")
+/// How many machines have joined by this medium, ever or since then.
+pub fn joined_by(db: &Transaction<'_>, medium: MediumId, since: Option<Timestamp>) -> Result<u32> {
+    db.query_row(
+        "SELECT count(*) FROM machines WHERE medium = ?1 AND (created >= ?2 OR ?2 IS NULL)",
+        params![medium.to_string(), since.map(|since| since.to_string())],
+        |row| row.get(0),
+    )
+    .context("counting the machines of a medium")
 }
 
 /// All machines, newest visit first.

@@ -50,7 +50,8 @@ pub struct SiteConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Limits {
-    /// New computers that media with the same token may make known within an hour. Default: 100.
+    /// New computers that media with the same token, or one medium for places without a network, may make known within an
+    /// hour. Default: 100.
     pub new_machines_per_hour: u32,
     /// Logs kept of one computer. The oldest make way for new ones. Default: 64 MiB.
     pub log_bytes_per_machine: Bytes,
