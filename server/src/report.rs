@@ -279,7 +279,15 @@ fn join(
     newcomers::join(db, &newcomer)?;
     let mut new = 0;
     for sealed in strangers::letters(db, report.identity.machine)? {
-        new += import(db, &open(site, &sealed)?, most)?;
+        match open(site, &sealed) {
+            Ok(opened) => new += import(db, &opened, most)?,
+            // One that has become unreadable (an update, another key) keeps nobody out.
+            Err(Trouble::Refused(issue)) => {
+                let text = format!("a report that waited is lost: [{}] {}", issue.code, issue.message);
+                machines::note(db, report.identity.machine, &text)?;
+            }
+            Err(broken) => return Err(broken),
+        }
     }
     strangers::forget(db, report.identity.machine)?;
     Ok(new)
@@ -336,7 +344,7 @@ fn accepted(db: &Transaction<'_>, opened: &Opened, new: usize) -> Result<ReportA
 /// none (it was dropped before), it joins as soon as it is heard of.
 ///
 /// # Errors
-/// `machine-unknown`, `machine-ambiguous`, and those of [`open`].
+/// `machine-unknown`, `machine-ambiguous`, and those of [`open`] where none of its reports can be opened.
 pub fn admit(
     db: &Transaction<'_>,
     site: &Site,
@@ -344,11 +352,23 @@ pub fn admit(
     most: Bytes,
 ) -> Result<(Stranger, Option<ReportAccepted>), Trouble> {
     let stranger = strangers::find(db, name)?;
-    let Some(newest) = strangers::letters(db, stranger.machine)?.pop() else {
+    // The longest that can be opened says who it is.
+    let mut opened = None;
+    for sealed in strangers::letters(db, stranger.machine)?.iter().rev() {
+        opened = match open(site, sealed) {
+            Ok(letter) => Some(Ok(letter)),
+            Err(Trouble::Refused(issue)) => opened.or(Some(Err(issue))),
+            Err(broken) => return Err(broken),
+        };
+        if matches!(opened, Some(Ok(_))) {
+            break;
+        }
+    }
+    let Some(opened) = opened else {
         strangers::decide(db, stranger.machine, Decision::Admit)?;
         return Ok((stranger, None));
     };
-    let opened = open(site, &newest)?;
+    let opened = opened.map_err(Trouble::Refused)?;
     let new = join(db, site, &opened, &stranger.peer, most)?;
     let accepted = accepted(db, &opened, new)?;
     Ok((stranger, Some(accepted)))

@@ -432,6 +432,29 @@ fn came_to_nothing(n: u8) -> Report {
 }
 
 #[test]
+fn a_report_that_has_become_unreadable_keeps_nobody_out() {
+    let home = Home::new();
+    let stick = Stick::of(&home.site, 1, 0);
+    let (who, other) = (minted(1, 111_111), minted(2, 222_222));
+    let told = report(&who, run_id(1), &inventory(1), 5);
+    home.bring(&stick, &told);
+    home.bring(&stick, &shorter(&report(&who, run_id(2), &inventory(1), 6), 2));
+    home.bring(&stick, &report(&other, run_id(3), &inventory(2), 5));
+    let spoil = |run: u8| {
+        let sql = "UPDATE letters SET sealed = x'00' WHERE run = ?1";
+        home.db(|db| Ok(db.execute(sql, [run_id(run).to_string()])?)).unwrap()
+    };
+    // Its longest, by which it would have been admitted.
+    assert_eq!((spoil(1), spoil(3)), (1, 1));
+    let accepted = home.admit("111111-8").unwrap().unwrap();
+    assert_eq!((accepted.admitted, accepted.new), (true, 2));
+    assert!(home.notes(&who).contains("a report that waited is lost: [report-unreadable]"));
+    // Where none can be read nobody knows who it is: it goes on waiting.
+    assert_eq!(home.admit("222222-6").unwrap_err().code, "report-unreadable");
+    assert_eq!((home.members(), home.waiting().len()), (1, 1));
+}
+
+#[test]
 fn a_medium_brings_only_so_many_computers_in_an_hour() {
     let home = Home::new();
     let file = home.rig.site_dir().join("site.toml");
