@@ -17,6 +17,7 @@ use akene_server::db::{Db, Trouble};
 use akene_server::report;
 use akene_server::site::Site;
 use anyhow::{Context, Result, anyhow};
+use reqwest::StatusCode;
 use reqwest::blocking::Client;
 
 use crate::stick::Stick;
@@ -226,8 +227,9 @@ impl Receiver<'_> {
     }
 }
 
-/// Codes that come with "too many requests" and are about this report all the same.
-const ABOUT_ONE: [&str; 1] = ["too-many-waiting"];
+/// Codes that come with "too many requests" and are about this report all the same. The server says `too-often` instead of
+/// why it refuses one more; what is right it takes as before, and that may come next.
+const ABOUT_ONE: [&str; 2] = ["too-many-waiting", "too-often"];
 
 fn post(client: &Client, url: &str, sealed: Vec<u8>) -> Result<ReportAccepted, Undelivered> {
     let later = |error: reqwest::Error| {
@@ -241,13 +243,17 @@ fn post(client: &Client, url: &str, sealed: Vec<u8>) -> Result<ReportAccepted, U
     let answer = request.timeout(LONGEST_DELIVERY).body(sealed).send().map_err(later)?;
     let status = answer.status();
     let text = answer.bytes().map_err(later)?;
+    judge(url, status, &text)
+}
+
+fn judge(url: &str, status: StatusCode, text: &[u8]) -> Result<ReportAccepted, Undelivered> {
     if status.is_success() {
-        return serde_json::from_slice(&text).map_err(|error| {
+        return serde_json::from_slice(text).map_err(|error| {
             Undelivered::Later(anyhow!("{url} does not answer as an akene-server does: {error}"))
         });
     }
     // Every refusal of an akene-server has an issue as its body; another one's has not.
-    match serde_json::from_slice::<Issue>(&text) {
+    match serde_json::from_slice::<Issue>(text) {
         Ok(issue)
             if status.is_client_error() && (status != 429 || ABOUT_ONE.contains(&issue.code.as_str())) =>
         {
@@ -275,6 +281,27 @@ mod tests {
             admitted: false,
             new,
         }
+    }
+
+    #[test]
+    fn what_is_refused_keeps_nothing_behind_it() {
+        let judged = |status: u16, code: &str| {
+            let issue = serde_json::to_vec(&Issue::new(code, "", "no", "")).unwrap();
+            match judge("https://here", StatusCode::from_u16(status).unwrap(), &issue) {
+                Err(Undelivered::Refused(issue)) => issue.code,
+                Err(Undelivered::Later(error)) => format!("later: {error:#}"),
+                Ok(_) => panic!("accepted"),
+            }
+        };
+        for (status, code) in
+            [(401, "report-seal"), (403, "machine-dropped"), (429, "too-many-waiting"), (429, "too-often")]
+        {
+            assert_eq!(judged(status, code), code);
+        }
+        for (status, code) in [(503, "too-many-reports"), (429, "another"), (500, "broken")] {
+            assert!(judged(status, code).starts_with("later: "), "{status} {code}");
+        }
+        assert!(matches!(judge("", StatusCode::UNAUTHORIZED, b"<html>"), Err(Undelivered::Later(_))));
     }
 
     #[test]
