@@ -85,7 +85,7 @@ impl Server {
             admin: Sha256::of(admin_token.expose().as_bytes()),
             limiter: Default::default(),
             pool: Pool::of(&site),
-            reports: Semaphore::new(http::REPORT_PLACES),
+            reports: Default::default(),
             streams: Arc::new(Semaphore::new(settings.limits.pool_streams as usize)),
             site: site.clone(),
         });

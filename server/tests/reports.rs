@@ -431,6 +431,52 @@ fn came_to_nothing(n: u8) -> Report {
     told
 }
 
+/// Halts in the middle, until somebody lets go of the other end.
+struct Trickle(std::sync::mpsc::Receiver<()>, bool);
+
+impl std::io::Read for Trickle {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if std::mem::replace(&mut self.1, true) {
+            self.0.recv().ok();
+            return Ok(0);
+        }
+        into[0] = b'x';
+        Ok(1)
+    }
+}
+
+#[test]
+fn what_trickles_from_one_address_keeps_no_other_waiting() {
+    let home = Home::new();
+    let sealed = home.stick(1).sealed(&report(&minted(7, 123_456), run_id(1), &inventory(1), 5));
+    let url = home.rig.url("/v1/reports");
+    let bring = || {
+        let answer = home.post(sealed.clone());
+        (answer.status().as_u16(), answer.text().unwrap())
+    };
+    let (hold, trickling): (Vec<_>, Vec<_>) = (0..2)
+        .map(|_| {
+            let (hold, held) = std::sync::mpsc::channel();
+            let body = reqwest::blocking::Body::sized(Trickle(held, false), 1000);
+            let request = home.rig.client.post(&url).body(body);
+            (hold, std::thread::spawn(move || drop(request.send())))
+        })
+        .unzip();
+    let refused = (0..200).map(|_| bring()).find(|(status, _)| *status != 200);
+    let (status, said) = refused.expect("both are being read, and a third is");
+    assert_eq!(status, 503, "{said}");
+    assert!(said.contains("too-many-reports"), "{said}");
+    let elsewhere = std::net::IpAddr::from([127, 0, 0, 2]);
+    let other = client_at(home.rig.server().ca.as_deref().unwrap(), Some(elsewhere));
+    assert!(ok::<ReportAccepted>(other.post(&url).body(sealed.clone()).send().unwrap()).admitted);
+    drop(hold);
+    for thread in trickling {
+        thread.join().unwrap();
+    }
+    let free = (0..200).map(|_| bring()).find(|(status, _)| *status == 200);
+    assert!(free.is_some(), "who has gone keeps his place");
+}
+
 #[test]
 fn a_report_that_has_become_unreadable_keeps_nobody_out() {
     let home = Home::new();

@@ -74,7 +74,7 @@ impl Limiter {
 }
 
 /// A site has a whole /64 of IPv6 addresses to fail from.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let s = v6.segments();

@@ -37,7 +37,7 @@ use crate::pool::Pool;
 use crate::site::Site;
 use limit::Limiter;
 use refusal::Refusal;
-pub use reports::PLACES as REPORT_PLACES;
+pub use reports::Places;
 
 /// What every handler works with.
 pub struct Shared {
@@ -56,7 +56,7 @@ pub struct Shared {
     /// Places for those that are being given out.
     pub streams: Arc<Semaphore>,
     /// Places for reports that are being read.
-    pub reports: Semaphore,
+    pub reports: Places,
     /// The open orders.
     pub board: Board,
     /// Places for machines that wait for one.

@@ -36,8 +36,14 @@ pub fn provider() {
 }
 
 pub fn client(ca: &str) -> Client {
+    client_at(ca, None)
+}
+
+/// One that asks from this address.
+pub fn client_at(ca: &str, from: Option<std::net::IpAddr>) -> Client {
     provider();
     Client::builder()
+        .local_address(from)
         .tls_certs_only([reqwest::Certificate::from_pem(ca.as_bytes()).unwrap()])
         .timeout(Duration::from_secs(60))
         .no_proxy()
