@@ -27,7 +27,7 @@ struct Room {
 impl Room {
     /// Whether the reports of a medium, or of all, are no more than this.
     fn holds(&self, db: &Transaction<'_>, medium: Option<MediumId>, tried: bool) -> Result<bool> {
-        let (letters, bytes): (u64, u64) = db
+        let (letters, bytes): (i64, i64) = db
             .query_row(
                 "SELECT count(*), coalesce(sum(length(sealed)), 0) FROM letters JOIN strangers USING (machine)
                  WHERE (medium = ?1 OR ?1 IS NULL) AND tried = ?2",
@@ -35,7 +35,7 @@ impl Room {
                 |row| Ok((row.get(0)?, row.get(1)?)),
             )
             .context("counting the reports that wait")?;
-        Ok(letters <= self.letters && bytes <= self.bytes.0)
+        Ok(letters.unsigned_abs() <= self.letters && bytes.unsigned_abs() <= self.bytes.0)
     }
 }
 
