@@ -15,8 +15,8 @@
 //! and no medium notices.
 
 use std::fs;
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown, lchown};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -55,26 +55,48 @@ fn fill_random(buffer: &mut [u8]) -> Result<()> {
 
 /// Makes a directory only its owner can look into.
 pub fn private_dir(path: &Path) -> Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .with_context(|| format!("making the directory {}", path.display()))
+    make_dir(path, 0o700)
+}
+
+/// Makes a directory of the site. Root, who makes sticks, makes it for the owner of the directory it is in: the server runs as
+/// somebody else.
+pub fn make_dir(path: &Path, mode: u32) -> Result<()> {
+    let doing = || format!("making the directory {}", path.display());
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path).with_context(doing)?;
+    match heir(path, &fs::symlink_metadata(path).with_context(doing)?).with_context(doing)? {
+        Some((user, group)) => lchown(path, Some(user), Some(group)).with_context(doing),
+        None => Ok(()),
+    }
+}
+
+/// Whom something belongs to that root has just made in somebody's directory.
+fn heir(path: &Path, made: &fs::Metadata) -> io::Result<Option<(u32, u32)>> {
+    let Some(parent) = path.parent() else { return Ok(None) };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let directory = fs::metadata(parent)?;
+    Ok((made.uid() == 0 && directory.uid() != 0).then_some((directory.uid(), directory.gid())))
 }
 
 /// Writes a file only its owner can read, in one step: a reader sees the old or the new one.
 pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
+    write(path, content, 0o600)
+}
+
+/// Writes a file of the site in one step. Root writes it for the owner of the directory it is in.
+pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let doing = || format!("writing {}", path.display());
     let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.new", std::process::id()));
+    name.push(format!(".{}.new", random_hex(4)?));
     let new = path.with_file_name(name);
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)
-        .with_context(doing)?;
+    // Always a new one: root gives away no file that somebody has put there.
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new).with_context(doing)?;
+    if let Some((user, group)) = heir(&new, &file.metadata().with_context(doing)?).with_context(doing)? {
+        fchown(&file, Some(user), Some(group)).with_context(doing)?;
+    }
     file.write_all(content).and_then(|()| file.sync_all()).with_context(doing)?;
     fs::rename(&new, path).with_context(doing)
 }

@@ -41,11 +41,8 @@ impl Site {
         let sum = Sha256::of(text);
         let path = self.kept_lock_path(sum);
         if !path.exists() {
-            let doing = || format!("keeping {}", path.display());
-            keys::private_dir(&self.dir().join("state/locks")).with_context(doing)?;
-            let new = path.with_extension("new");
-            fs::write(&new, text).with_context(doing)?;
-            fs::rename(&new, &path).with_context(doing)?;
+            keys::private_dir(&self.dir().join("state/locks"))?;
+            keys::write(&path, text, 0o644)?;
         }
         Ok(sum)
     }
@@ -93,10 +90,8 @@ impl Site {
         let path = self.lock_path(&lock.profile).context("keeping a lock of a profile without a name")?;
         let doing = || format!("writing {}", path.display());
         let text = serde_json::to_string(&Envelope::sign(lock, &self.key()?)).with_context(doing)?;
-        let new = path.with_extension("json.new");
-        fs::create_dir_all(self.dir().join("locks")).with_context(doing)?;
-        fs::write(&new, text + "\n").with_context(doing)?;
-        fs::rename(&new, &path).with_context(doing)?;
+        keys::make_dir(&self.dir().join("locks"), 0o755)?;
+        keys::write(&path, (text + "\n").as_bytes(), 0o644)?;
         Ok(path)
     }
 }

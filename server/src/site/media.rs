@@ -90,10 +90,8 @@ pub fn register(site: &Site, medium: &Registered) -> Result<()> {
     let path = path(site, medium.id);
     let doing = || format!("writing {}", path.display());
     let text = toml::to_string(medium).with_context(doing)?;
-    fs::create_dir_all(site.dir().join("media")).with_context(doing)?;
-    let new = path.with_extension(format!("{}.new", std::process::id()));
-    fs::write(&new, text).with_context(doing)?;
-    fs::rename(&new, &path).with_context(doing)
+    keys::make_dir(&site.dir().join("media"), 0o755)?;
+    keys::write(&path, text.as_bytes(), 0o644)
 }
 
 /// All media of the site, the oldest first.
@@ -224,6 +222,37 @@ mod tests {
         assert_eq!(set_lost(&site, stick.id, false).unwrap(), stick);
         let error = set_lost(&site, MediumId([2; 8]), true).unwrap_err().to_string();
         assert!(error.contains("medium-unknown"), "{error}");
+    }
+
+    #[test]
+    fn what_root_makes_in_a_site_belongs_to_whom_the_site_belongs() {
+        use std::os::unix::fs::{MetadataExt as _, chown};
+        let (_dir, site) = site();
+        if fs::metadata(site.dir()).unwrap().uid() != 0 {
+            eprintln!("SKIPPED: needs to be root");
+            return;
+        }
+        fs::remove_file(site.secret("seal.key")).unwrap();
+        fs::remove_dir_all(site.dir().join("locks")).ok();
+        for dir in [site.dir().to_owned(), site.dir().join("secrets"), site.dir().join("state")] {
+            chown(dir, Some(4711), Some(4712)).unwrap();
+        }
+        let stick = medium(&site, 1, 0);
+        register(&site, &stick).unwrap();
+        set_lost(&site, stick.id, true).unwrap();
+        site.seal_secret().unwrap();
+        let kept = site.keep_lock(b"a lock").unwrap();
+        for path in [
+            "media".into(),
+            format!("media/{}.toml", stick.id),
+            "secrets/seal.key".into(),
+            "state/locks".into(),
+            format!("state/locks/{kept}.json"),
+        ] {
+            let found = fs::metadata(site.dir().join(&path)).unwrap();
+            assert_eq!((found.uid(), found.gid()), (4711, 4712), "{path}");
+        }
+        assert_eq!(fs::metadata(path(&site, stick.id)).unwrap().mode() & 0o777, 0o644);
     }
 
     #[test]
