@@ -117,7 +117,7 @@ impl Later {
 
     /// Sets packages up by `beside`, and meanwhile does what it puts off and what needs not wait. `inside` makes a
     /// command in the new root that finds the programs themselves. A call that fails is made once more when the
-    /// packages are set up.
+    /// packages are set up; where the initramfs would lack what it makes, that is made only then, too.
     ///
     /// # Errors
     /// Those of `beside`; a call that fails twice and that others count on; the notes cannot be used.
@@ -144,7 +144,8 @@ impl Later {
                     let calls = self.calls()?;
                     pause = LOOK;
                     if let Some(call) = calls.get(done.len()) {
-                        if call.when() == Some(When::Early) {
+                        let lacking = |(call, went): &(Call, bool)| !went && call.is_for_start();
+                        if call.when() == Some(When::Early) && !done.iter().any(lacking) {
                             // One that fails leaves none, and fails again where it is told.
                             scope.spawn(move || start::make(root, runner, maker).is_ok());
                         }
@@ -175,9 +176,8 @@ impl Later {
         let (soon, last): (Vec<&Call>, Vec<&Call>) = left.partition(|call| call.when() == Some(When::Soon));
         for call in soon {
             let made = make(call).transpose();
-            // A script may have let it fail, as `depmod -a` does where another kernel runs than is installed. One for a kernel
-            // that is named is needed for its start.
-            if call.args.iter().any(|arg| arg.starts_with(|c: char| c.is_ascii_digit())) {
+            // One for a kernel that is named is needed for its start.
+            if call.names_kernel() {
                 made.with_context(|| format!("running {} for a package", call.program))?;
             }
         }
@@ -310,6 +310,16 @@ impl Call {
     fn line(&self) -> String {
         let words = std::iter::once(&self.program).chain(&self.args);
         words.map(String::as_str).collect::<Vec<_>>().join("\t") + "\n"
+    }
+
+    fn names_kernel(&self) -> bool {
+        self.args.iter().any(|arg| arg.starts_with(|c: char| c.is_ascii_digit()))
+    }
+
+    /// Whether the initramfs lacks something where this has failed. A script may let it fail, as `depmod -a` does where
+    /// another kernel runs than is installed.
+    fn is_for_start(&self) -> bool {
+        self.when() == Some(When::Soon) && (self.program != DEPMOD || self.names_kernel())
     }
 
     fn when(&self) -> Option<When> {
