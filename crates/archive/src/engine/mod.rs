@@ -207,13 +207,33 @@ impl<'a> Engine<'a> {
         let mut having_say = self.claims.bringers(start::is_input);
         let has_say = |p: &usize| start::has_say(&self.packages[*p]);
         having_say.extend((0..self.packages.len()).filter(has_say));
-        having_say.retain(|p| self.states[*p] == State::Unpacked);
+        let unpacked = having_say.iter().copied().filter(|p| self.states[*p] == State::Unpacked);
         let needs: Vec<Needs> = self.packages.iter().map(needs_of).collect();
-        let places = order::closure(&needs, &self.states, &Vec::from_iter(having_say));
-        match places.is_empty() {
-            true => Ok(()),
-            false => self.dpkg_configure(&places, &["--no-triggers", "--force-depends"], said),
+        let places = order::closure(&needs, &self.states, &Vec::from_iter(unpacked));
+        if !places.is_empty() {
+            self.dpkg_configure(&places, &["--no-triggers", "--force-depends"], said)?;
         }
+        self.carry_out(&having_say, said)
+    }
+
+    /// Has these packages do what others have left for them so far. What is left may be to make the initramfs: dpkg's last
+    /// run would ask for it when it is being made already.
+    fn carry_out(&self, places: &BTreeSet<usize>, said: &mut dyn FnMut(Said<'_>)) -> Result<()> {
+        let format = "${binary:Package}\t${Triggers-Pending}\n";
+        let listed = self.runner.run(&self.command("dpkg-query").args(["-W", "-f", format]))?.text();
+        let left: BTreeSet<&str> = listed
+            .lines()
+            .filter_map(|l| l.split_once('\t'))
+            .filter(|(_, t)| !t.is_empty())
+            .map(|(p, _)| p)
+            .collect();
+        let mut these: Vec<String> = places.iter().map(|p| self.packages[*p].label()).collect();
+        these.retain(|label| left.contains(&**label));
+        if these.is_empty() {
+            return Ok(());
+        }
+        let how = ["--force-depends", "--triggers-only"];
+        self.run(self.command("dpkg").args(OPTIONS).args(how).args(these), said)
     }
 
     /// Configures all that is unpacked, and carries out what packages left for each other to do.
