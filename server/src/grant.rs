@@ -125,8 +125,8 @@ pub fn decide(
 /// Whether an installer that names this order may install. An order is used once: by one run, and by those
 /// that go on with what it began. That is a run after one that failed with nothing changed (the installer waits half a
 /// minute and tries again), as long as the machine has not said that its old system is back; and one after a run that broke
-/// off when it had begun to change the disks; and any after a person permitted another attempt, as long as the
-/// order's installation has neither ended nor been given up.
+/// off when it had begun to change the disks. Any other after a person permitted another attempt, as long as the
+/// order's installation has neither ended nor been given up: that one gets what is ordered, and may what the person said.
 ///
 /// # Errors
 /// Inside: why not. `order-unknown`, `order-other-machine`, `order-expired`, `order-cancelled`, `order-used`,
@@ -136,7 +136,7 @@ pub fn by_order(
     machine: &machines::Machine,
     id: OrderId,
     run: RunId,
-) -> Result<Result<Reinstall, Issue>, Trouble> {
+) -> Result<Result<Ordered, Issue>, Trouble> {
     let order = match orders::own(db, machine.id, id) {
         Ok(order) => order,
         Err(Trouble::Refused(issue)) => return Ok(Err(issue)),
@@ -151,14 +151,13 @@ pub fn by_order(
         )));
     };
     if order.state.is_open() {
-        return Ok(Ok(reinstall));
+        return Ok(Ok(Ordered { reinstall, may: May::Order }));
     }
     let before = match (&order.state, order.run) {
         (State::Used, Some(before)) => runs::get(db, before)?,
         _ => None,
     };
     let goes_on = match before {
-        _ if order.state == State::Used && machine.allowed.is_some() => true,
         None => false,
         Some(before) if before.id == run => true,
         Some(before) if before.state.stage == Stage::Failed && !before.state.disks_changed => {
@@ -174,7 +173,29 @@ pub fn by_order(
             _ => false,
         },
     };
-    Ok(if goes_on { Ok(reinstall) } else { Err(orders::over(&order)) })
+    Ok(match machine.allowed {
+        _ if goes_on => Ok(Ordered { reinstall, may: May::Order }),
+        Some(consent) if order.state == State::Used => Ok(Ordered { reinstall, may: May::Person(consent) }),
+        _ => Err(orders::over(&order)),
+    })
+}
+
+/// An order that counts for a run.
+#[derive(Clone, Debug)]
+pub struct Ordered {
+    /// What is installed.
+    pub reinstall: Reinstall,
+    /// How much that may destroy.
+    pub may: May,
+}
+
+/// Who says how much the installation of an order may destroy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum May {
+    /// The order itself ([`of_reinstall`]).
+    Order,
+    /// A person who permitted another attempt. The order's own permission is over, also the one to wipe people's files.
+    Person(Consent),
 }
 
 /// How much an order's installation may destroy. Where people's files go, too, the profile it is sent with says so: then

@@ -214,12 +214,15 @@ fn after_help_an_order_is_gone_on_with_as_it_was_given() {
     let rig = Rig::new();
     let who = installed(&rig, 1);
     let id = given(&rig, &who, json!({ "task": "reinstall", "wipe": true, "streamed": true }));
-    assert_eq!(granted(&rig, &install(&rig, &who, run_id(2), 1, id)), Consent::Streamed);
-    rig.events(&who, &[event(run_id(2), 1, EventKind::PhaseStarted { phase: Phase::Install })]);
+    let mut machine = inventory(1);
+    machine.disks = vec![disk(Some("WD-A"), Some("AKENE_BOOT"))];
     let asks = |run, attempts| -> RunResponse {
-        let request = RunRequest { run, inventory: inventory(1), profile: None, order: Some(id), attempts };
+        let inventory = machine.clone();
+        let request = RunRequest { run, inventory, profile: None, order: Some(id), attempts };
         ok(rig.post_as(&who, "/v1/runs", &request))
     };
+    assert_eq!(granted(&rig, &asks(run_id(2), None)), Consent::Streamed);
+    rig.events(&who, &[event(run_id(2), 1, EventKind::PhaseStarted { phase: Phase::Install })]);
     // However well the order counts, it waits for a person.
     assert_eq!(code(&asks(run_id(3), Some(5))), "failed-too-often");
     assert_eq!(state(&rig, &who), "used");
@@ -241,6 +244,33 @@ fn after_help_an_order_is_gone_on_with_as_it_was_given() {
     assert_eq!(granted(&rig, &answer), Consent::Blank);
     let bundle: Bundle = answer.profile.open(&rig.server().site_key).unwrap();
     assert!(bundle.profile.storage.is_none_or(|storage| storage.keep_homes != Some(false)));
+}
+
+/// What a person permits is what they said, however much an order once permitted that still lies on the disk.
+#[test]
+fn a_permission_is_not_widened_by_an_order_that_is_used_up() {
+    let rig = Rig::new();
+    let who = installed(&rig, 1);
+    let id = given(&rig, &who, json!({ "task": "reinstall", "wipe": true, "streamed": true }));
+    // Turned off before it changed anything.
+    assert_eq!(granted(&rig, &install(&rig, &who, run_id(2), 1, id)), Consent::Streamed);
+    assert_eq!(code(&install(&rig, &who, run_id(3), 1, id)), "order-used");
+    rig.allow(&who, "blank");
+    let answer = install(&rig, &who, run_id(4), 1, id);
+    assert_eq!(granted(&rig, &answer), Consent::Blank);
+    let bundle: Bundle = answer.profile.open(&rig.server().site_key).unwrap();
+    assert!(bundle.profile.storage.is_none_or(|storage| storage.keep_homes != Some(false)));
+    // Nor is it the order's from now on: the next attempt would have all of that again.
+    let issues = vec![Issue::new("package-unreachable", "", "no mirror answers", "")];
+    let failed = EventKind::Failed { phase: Phase::Stage, issues, disks_changed: false };
+    rig.events(&who, &[event(run_id(4), 1, failed)]);
+    assert_eq!(code(&install(&rig, &who, run_id(5), 1, id)), "order-used");
+    // What it asked for is there all the same.
+    rig.allow(&who, "wipe");
+    assert_eq!(granted(&rig, &install(&rig, &who, run_id(6), 1, id)), Consent::Wipe);
+    assert_eq!(state(&rig, &who), "used");
+    rig.events(&who, &good_run(run_id(6)));
+    assert_eq!(state(&rig, &who), "done");
 }
 
 #[test]

@@ -21,8 +21,9 @@ use super::auth::{Machine, Peer};
 use super::refusal::Refusal;
 use super::{Shared, Who};
 use crate::db::{events as event_store, machines, orders, runs as run_store};
+use crate::grant::{self, May, Ordered};
+use crate::order;
 use crate::site::{Chosen, SiteConfig};
-use crate::{grant, order};
 
 type Body = Result<Bytes, BytesRejection>;
 type Answer<T> = Result<(Extension<Who>, Json<T>), Refusal>;
@@ -104,8 +105,9 @@ pub async fn runs(State(shared): State<Arc<Shared>>, machine: Machine, body: Bod
             let known = machines::get(db, machine.id)?;
             let ordered = request.order.map(|id| grant::by_order(db, &known, id, request.run)).transpose()?;
             let chosen = match &ordered {
-                Some(Ok(reinstall)) => site_answer(&shared, |config| {
-                    let chosen = order::profile(&shared.site, &known, &request.inventory, reinstall)?;
+                Some(Ok(ordered)) => site_answer(&shared, |config| {
+                    let chosen =
+                        order::profile(&shared.site, &known, &request.inventory, &ordered.reinstall)?;
                     Ok((config, chosen))
                 }),
                 _ => site_answer(&shared, |config| {
@@ -126,11 +128,13 @@ pub async fn runs(State(shared): State<Arc<Shared>>, machine: Machine, body: Bod
             // Who has given up trying waits for a person, whatever an order says; what the person permits then counts.
             let decision = match (grant::tired(request.attempts, &known), ordered, request.order) {
                 (Some(issue), ..) => Err(issue),
-                (None, Some(Ok(reinstall)), Some(id)) => {
+                (None, Some(Ok(Ordered { reinstall, may: May::Order })), Some(id)) => {
                     orders::use_up(db, id, request.run)?;
                     let ordered = grant::of_reinstall(&reinstall, &mut chosen.bundle);
                     Ok(known.allowed.filter(|_| request.attempts.is_some()).unwrap_or(ordered))
                 }
+                // The order is not this run's: none may go on with it and have the order's permission.
+                (None, Some(Ok(Ordered { may: May::Person(consent), .. })), _) => Ok(consent),
                 // An order that counts no more takes nothing away from what the machine may without one.
                 (None, Some(Err(issue)), _) => grant::decide(db, &config, &known)?.map_err(|_| issue),
                 (None, ..) => grant::decide(db, &config, &known)?,
