@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::io::Write as _;
+
 use akene_protocol::api::{EnrolResponse, EventBatch, Identity, Recognised};
 use akene_protocol::event::{EventKind, Phase};
 use akene_protocol::report::{LARGEST, Letter, Report, ReportAccepted};
@@ -431,20 +433,6 @@ fn came_to_nothing(n: u8) -> Report {
     told
 }
 
-/// Halts in the middle, until somebody lets go of the other end.
-struct Trickle(std::sync::mpsc::Receiver<()>, bool);
-
-impl std::io::Read for Trickle {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        if std::mem::replace(&mut self.1, true) {
-            self.0.recv().ok();
-            return Ok(0);
-        }
-        into[0] = b'x';
-        Ok(1)
-    }
-}
-
 #[test]
 fn what_trickles_from_one_address_keeps_no_other_waiting() {
     let home = Home::new();
@@ -454,14 +442,13 @@ fn what_trickles_from_one_address_keeps_no_other_waiting() {
         let answer = home.post(sealed.clone());
         (answer.status().as_u16(), answer.text().unwrap())
     };
-    let (hold, trickling): (Vec<_>, Vec<_>) = (0..2)
-        .map(|_| {
-            let (hold, held) = std::sync::mpsc::channel();
-            let body = reqwest::blocking::Body::sized(Trickle(held, false), 1000);
-            let request = home.rig.client.post(&url).body(body);
-            (hold, std::thread::spawn(move || drop(request.send())))
-        })
-        .unzip();
+    let trickling = [(); 2].map(|()| {
+        let mut stream = home.rig.wire();
+        let head = "POST /v1/reports HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\nx";
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.flush().unwrap();
+        stream
+    });
     let refused = (0..200).map(|_| bring()).find(|(status, _)| *status != 200);
     let (status, said) = refused.expect("both are being read, and a third is");
     assert_eq!(status, 503, "{said}");
@@ -469,10 +456,7 @@ fn what_trickles_from_one_address_keeps_no_other_waiting() {
     let elsewhere = std::net::IpAddr::from([127, 0, 0, 2]);
     let other = client_at(home.rig.server().ca.as_deref().unwrap(), Some(elsewhere));
     assert!(ok::<ReportAccepted>(other.post(&url).body(sealed.clone()).send().unwrap()).admitted);
-    drop(hold);
-    for thread in trickling {
-        thread.join().unwrap();
-    }
+    drop(trickling);
     let free = (0..200).map(|_| bring()).find(|(status, _)| *status == 200);
     assert!(free.is_some(), "who has gone keeps his place");
 }

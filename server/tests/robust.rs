@@ -486,24 +486,9 @@ fn the_commands_see_what_the_server_sees() {
 #[test]
 fn a_connection_that_says_nothing_is_closed() {
     use std::io::{Read as _, Write as _};
-    use std::sync::Arc;
-    provider();
     let rig = Rig::new();
-    let mut roots = rustls::RootCertStore::empty();
-    let ca = rig.server().ca.clone().unwrap();
-    let certificate: rustls::pki_types::CertificateDer<'_> =
-        rustls::pki_types::pem::PemObject::from_pem_slice(ca.as_bytes()).unwrap();
-    roots.add(certificate).unwrap();
-    let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let connect = || {
-        let name = "127.0.0.1".try_into().unwrap();
-        let tls = rustls::ClientConnection::new(Arc::new(config.clone()), name).unwrap();
-        let tcp = std::net::TcpStream::connect(rig.server().addr).unwrap();
-        tcp.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        rustls::StreamOwned::new(tls, tcp)
-    };
     let start = Instant::now();
-    let mut silent: Vec<_> = (0..20).map(|_| connect()).collect();
+    let mut silent: Vec<_> = (0..20).map(|_| rig.wire()).collect();
     for (n, stream) in silent.iter_mut().enumerate() {
         // Half a request, half a word, nothing but the handshake, not even that.
         match n % 4 {

@@ -52,6 +52,21 @@ pub fn client_at(ca: &str, from: Option<std::net::IpAddr>) -> Client {
 }
 
 impl Rig {
+    /// A connection on which anything can be said, and for as long as one likes.
+    pub fn wire(&self) -> rustls::StreamOwned<rustls::ClientConnection, std::net::TcpStream> {
+        let mut roots = rustls::RootCertStore::empty();
+        let ca = self.server().ca.clone().unwrap();
+        let certificate: rustls::pki_types::CertificateDer<'_> =
+            rustls::pki_types::pem::PemObject::from_pem_slice(ca.as_bytes()).unwrap();
+        roots.add(certificate).unwrap();
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let name = "127.0.0.1".try_into().unwrap();
+        let tls = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
+        let tcp = std::net::TcpStream::connect(self.server().addr).unwrap();
+        tcp.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        rustls::StreamOwned::new(tls, tcp)
+    }
+
     pub fn new() -> Rig {
         Rig::with(Options::new("https://127.0.0.1:8443"))
     }
