@@ -43,9 +43,14 @@ pub fn replace_for_boot_loader(
     fs::remove_file(&new).with_context(|| format!("removing {}", new.display()))
 }
 
+/// Where a file is written that is to replace this one. After a power cut one may lie there, half or old.
+pub fn beside(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
 /// Writes the file that is to replace another.
 fn write_beside(path: &Path, mode: u32, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<PathBuf> {
-    let new = path.with_extension("new");
+    let new = beside(path);
     let file = File::options().write(true).create(true).truncate(true).mode(mode).open(&new)?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
     fill(&mut out)?;

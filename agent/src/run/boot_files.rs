@@ -113,6 +113,7 @@ pub fn check_installer(root: &Path, manifest: &ImageManifest) -> Result<()> {
 pub fn write_installer(boot: &Path, root: &Path, stamp: &Stamp, manifest: &ImageManifest) -> Result<()> {
     let [kernel, initrd, stamp_path] = INSTALLER.map(|name| boot.join(name));
     check_installer(root, manifest)?;
+    clear_half_written(boot)?;
     let source = root.join(image::KERNEL);
     let area = stamp.to_area()?;
     let sums = Installer {
@@ -122,17 +123,17 @@ pub fn write_installer(boot: &Path, root: &Path, stamp: &Stamp, manifest: &Image
     };
     // What is there and whole is not written again: it is much, and old disks are slow.
     if !is(&kernel, sums.kernel) {
-        replace_private(&kernel, |out| {
+        replace_started(&kernel, |out| {
             let mut file = File::open(&source).with_context(|| format!("opening {}", source.display()))?;
             std::io::copy(&mut file, out).with_context(|| format!("copying {}", source.display()))?;
             Ok(())
         })?;
     }
     if !is(&initrd, sums.initrd) {
-        replace_private(&initrd, |out| akene_archive::initrd::write(root, out).map(|_| ()))?;
+        replace_started(&initrd, |out| akene_archive::initrd::write(root, out).map(|_| ()))?;
     }
     if !is(&stamp_path, sums.stamp) {
-        replace_private(&stamp_path, |out| out.write_all(&area).context("writing the stamp"))?;
+        replace_started(&stamp_path, |out| out.write_all(&area).context("writing the stamp"))?;
     }
     let text = json(&sums, "the sums of the installer")?;
     replace_private(&boot.join(SUMS), |out| out.write_all(&text).context("writing"))
@@ -178,6 +179,19 @@ pub(super) fn replace_private(path: &Path, fill: impl FnOnce(&mut dyn Write) -> 
     durable::replace(path, 0o600, fill)
 }
 
+/// The same for what a boot loader reads. Where there is none yet, no menu names it before all is written out.
+fn replace_started(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    match path.exists() {
+        true => durable::replace_for_boot_loader(path, 0o600, fill),
+        false => replace_private(path, fill),
+    }
+}
+
+/// Removes what a power cut left of an installer that was being written, or of the one it replaced: it takes room.
+pub(super) fn clear_half_written(boot: &Path) -> Result<()> {
+    INSTALLER.iter().try_for_each(|name| remove_if_there(&durable::beside(&boot.join(name))))
+}
+
 fn sum_of(path: &Path) -> Result<Sha256> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     Ok(Sha256::of_reader(file).with_context(|| format!("reading {}", path.display()))?.0)
@@ -186,10 +200,13 @@ fn sum_of(path: &Path) -> Result<Sha256> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::sys::loopdev;
+    use akene_exec::{Cmd, Runner, SystemRunner};
     use akene_protocol::Bytes;
     use akene_protocol::image::ImageFile;
     use akene_protocol::profile::Distribution;
     use akene_protocol::stamp::Source;
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
     use std::os::unix::fs::PermissionsExt;
 
     fn manifest(root: &Path) -> ImageManifest {
@@ -262,5 +279,64 @@ pub(super) mod tests {
         assert!(error.to_string().contains("akene/vmlinuz of the running installer is damaged"), "{error}");
         assert_eq!(error.downcast_ref::<Issue>().unwrap().code, "medium-damaged");
         check_installer(root.path(), &manifest).unwrap_err();
+    }
+    /// The menu that is there starts the installer that is there, and a power cut may come at once.
+    #[test]
+    fn a_boot_loader_finds_the_installer_that_took_the_place_of_another() {
+        let can_loop = nix::unistd::geteuid().is_root() && Path::new("/dev/loop-control").exists();
+        if !can_loop || SystemRunner.run(&Cmd::new("grub-fstest").arg("--version")).is_err() {
+            eprintln!("SKIPPED: needs to be root, loop devices and grub-fstest");
+            return;
+        }
+        akene_exec::own_mounts().unwrap();
+        let (root, stamp, _) = installer();
+        let dir = tempfile::tempdir().unwrap();
+        let (image, boot) = (dir.path().join("boot.img"), dir.path().join("boot"));
+        File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        SystemRunner.run(&Cmd::new("mkfs.ext4").arg("-q").arg(&image)).unwrap();
+        fs::create_dir(&boot).unwrap();
+        let (node, device) = loopdev::attach_disk(&image, 512).unwrap();
+        mount(Some(&node), &boot, Some("ext4"), MsFlags::empty(), None::<&str>).unwrap();
+        drop(device);
+        fs::create_dir(boot.join("akene")).unwrap();
+        let write = |kernel: &str, site: &str| {
+            fs::write(root.path().join("akene/vmlinuz"), kernel).unwrap();
+            let stamp = Stamp { site: site.into(), ..stamp.clone() };
+            write_installer(&boot, root.path(), &stamp, &manifest(root.path())).unwrap();
+            INSTALLER.map(|name| sum_of(&boot.join(name)).unwrap())
+        };
+        let first = write("a kernel", "one");
+        durable::sync_for_boot_loader(&boot).unwrap();
+        fs::write(root.path().join("init"), "another agent").unwrap();
+        // Left by a power cut.
+        fs::write(boot.join("akene/initrd.new"), "old").unwrap();
+        let second = write("another kernel", "two");
+        assert!(first.iter().zip(&second).all(|(one, other)| one != other));
+        assert!(has_whole_installer(&boot));
+        for name in INSTALLER {
+            assert!(!durable::beside(&boot.join(name)).exists(), "{name}");
+        }
+
+        let after_a_power_cut = dir.path().join("copy.img");
+        fs::copy(&image, &after_a_power_cut).unwrap();
+        let found = INSTALLER.map(|name| {
+            let cat = Cmd::new("grub-fstest").arg(&after_a_power_cut).args(["cat", &format!("/{name}")]);
+            SystemRunner.run(&cat).map(|out| Sha256::of(&out.stdout))
+        });
+        umount2(&boot, MntFlags::empty()).unwrap();
+        assert_eq!(found.map(Result::unwrap), second);
+    }
+
+    #[test]
+    fn what_a_power_cut_left_takes_no_room() {
+        let (root, stamp, manifest) = installer();
+        let boot = tempfile::tempdir().unwrap();
+        let akene = boot.path().join("akene");
+        fs::create_dir(&akene).unwrap();
+        write_installer(boot.path(), root.path(), &stamp, &manifest).unwrap();
+        // Whole, so that nothing is written again.
+        fs::write(akene.join("vmlinuz.new"), "old").unwrap();
+        write_installer(boot.path(), root.path(), &stamp, &manifest).unwrap();
+        assert!(has_whole_installer(boot.path()) && !akene.join("vmlinuz.new").exists());
     }
 }

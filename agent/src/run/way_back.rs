@@ -96,6 +96,7 @@ impl WayBack<'_> {
     /// Whether there is room for the installer beside the one that is there. First packages of no more use go, then
     /// others, then the kernels that the old menu does not start when nobody chooses.
     fn make_room(&self, boot: &Path, root: &Path) -> Result<bool> {
+        boot_files::clear_half_written(boot)?;
         let needed = boot_files::installer_size(boot, root)? + ROOM;
         let fits = || -> Result<bool> {
             let stat =
