@@ -246,7 +246,7 @@ fn damage_is_found_and_named_and_an_update_mends_it() {
         let bad = rig.path("bad.img");
         fs::copy(&good, &bad).unwrap();
         flip(&bad, at as u64);
-        let error = format!("{:#}", rig.verify(&bad).unwrap_err());
+        let error = format!("{:#}", rig.verify(&bad).expect_err(&path));
         assert!(error.contains(code) && error.contains(&path), "{path}: {error}");
     }
     // Cut short, as by a copy that ended early.

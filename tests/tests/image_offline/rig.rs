@@ -221,8 +221,12 @@ pub fn find(file: &Path, bytes: &[u8]) -> Option<u64> {
 
 /// Where a file whose content is this begins in an image: found by a piece of it that no other file has.
 pub fn start_of(image: &Path, content: &[u8]) -> u64 {
-    let has_no_line = |at: &usize| !content[*at..at + 24].contains(&b'\n');
-    let at = (content.len() / 2..content.len() - 24).find(has_no_line).unwrap();
+    // What stands twice in it would be found at the wrong place.
+    let tells = |at: &usize| {
+        let part = &content[*at..at + 24];
+        !part.contains(&b'\n') && content.windows(24).filter(|other| *other == part).count() == 1
+    };
+    let at = (content.len() / 2..content.len() - 24).find(tells).unwrap();
     find(image, &content[at..at + 24]).unwrap() - at as u64
 }
 
