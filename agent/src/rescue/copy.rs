@@ -362,7 +362,8 @@ fn rsync<S: AsRef<OsStr>>(from: &Path, to: &Path, more: &[S]) -> Cmd {
         path
     };
     Cmd::new("rsync")
-        .args(["-aHAX", "--numeric-ids"])
+        // Otherwise it looks at seconds only, and a link made within the second of the old one keeps its own time.
+        .args(["-aHAX", "--numeric-ids", "--modify-window=-1"])
         .args(more)
         .arg("--")
         .arg(within(from))
