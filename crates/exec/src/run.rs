@@ -2,16 +2,18 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::chroot::ChrootMounts;
 
@@ -286,30 +288,33 @@ impl Runner for SystemRunner {
             // A command that does not read all its input is not an error here: its status tells.
             thread::spawn(move || pipe.write_all(&input).is_ok());
         }
-        let lines = read_in_background(child.stdout.take().context("no pipe for standard output")?);
-        let errors = read_in_background(child.stderr.take().context("no pipe for standard error")?);
-
+        let mut streams = Streams {
+            stdout: Some(child.stdout.take().context("no pipe for standard output")?),
+            stderr: Some(child.stderr.take().context("no pipe for standard error")?),
+            output: Output::default(),
+            shown: 0,
+            line,
+        };
         let deadline = Instant::now() + cmd.timeout;
-        let mut output = Output::default();
         let mut limit = Limit { deadline, watch: cmd.watch.as_ref(), asked: Instant::now(), hopeless: false };
-        let in_time =
-            collect(&lines, &mut limit, &mut child, |bytes| {
-                output.stdout.extend_from_slice(bytes);
-                line(String::from_utf8_lossy(bytes).trim_end_matches(['\n', '\r']));
-            }) && collect(&errors, &mut limit, &mut child, |bytes| output.stderr.extend_from_slice(bytes));
-        let status = if in_time { wait_until(&mut child, deadline) } else { None };
+        let in_time = streams.read(&mut limit, &mut child).with_context(|| format!("reading from `{cmd}`"));
+        let status = match in_time {
+            Ok(true) => wait_until(&mut child, deadline),
+            Ok(false) => None,
+            Err(error) => {
+                end_group(&mut child);
+                return Err(error);
+            }
+        };
         let Some(status) = status else {
             end_group(&mut child);
-            // What it had already said on standard error is the best hint there is.
-            while let Ok(bytes) = errors.try_recv() {
-                output.stderr.extend_from_slice(&bytes);
-            }
             let how = match limit.hopeless {
                 true => "was ended, because it got nowhere".to_owned(),
                 false => format!("still running after {} s", cmd.timeout.as_secs()),
             };
-            return Err(fail(how, None, &output).into());
+            return Err(fail(how, None, &streams.output).into());
         };
+        let output = streams.output;
         if !status.success() {
             return Err(fail(status.to_string(), status.code(), &output).into());
         }
@@ -336,45 +341,98 @@ impl Limit<'_> {
     }
 }
 
-/// Reads a stream line by line in a thread of its own, so that neither stream can fill its pipe
-/// while we wait for the other.
-fn read_in_background(stream: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
-    let (sender, receiver) = channel();
-    thread::spawn(move || {
-        let mut reader = BufReader::new(stream);
-        loop {
-            let mut bytes = Vec::new();
-            match reader.read_until(b'\n', &mut bytes) {
-                Ok(n) if n > 0 && sender.send(bytes).is_ok() => {}
-                _ => break,
-            }
-        }
-    });
-    receiver
+/// What a command writes. Both streams are read as they come, so that neither can fill its pipe while we wait for the other, and
+/// in the thread that waits: what was written before the command ended is never taken for silence, however slow this machine is.
+struct Streams<'a> {
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+    output: Output,
+    /// So many bytes of standard output were handed on as lines.
+    shown: usize,
+    line: &'a mut dyn FnMut(&str),
 }
 
-/// Hands on all lines until the stream ends or nothing comes any more of a command that has ended (true), or
-/// time is up (false).
-fn collect(
-    lines: &Receiver<Vec<u8>>,
-    limit: &mut Limit<'_>,
-    child: &mut Child,
-    mut each: impl FnMut(&[u8]),
-) -> bool {
-    let mut ended = false;
-    loop {
-        let left = limit.deadline.saturating_duration_since(Instant::now());
-        if limit.is_hopeless() {
-            return false;
+impl Streams<'_> {
+    /// Reads until both end or nothing comes any more of a command that has ended (true), or time is up (false).
+    fn read(&mut self, limit: &mut Limit<'_>, child: &mut Child) -> Result<bool> {
+        let mut ended = false;
+        while self.stdout.is_some() || self.stderr.is_some() {
+            if limit.is_hopeless() {
+                return Ok(false);
+            }
+            let left = limit.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                ended = matches!(child.try_wait(), Ok(Some(_)));
+                // Whatever it left behind may talk for ever.
+                match ended {
+                    false => return Ok(false),
+                    true if limit.deadline.elapsed() > GRACE => break,
+                    true => {}
+                }
+            }
+            if self.wait(left.min(GRACE))? {
+                continue;
+            }
+            match ended {
+                true => break,
+                false => ended = matches!(child.try_wait(), Ok(Some(_))),
+            }
         }
-        match lines.recv_timeout(left.min(GRACE)) {
-            Ok(bytes) => each(&bytes),
-            Err(RecvTimeoutError::Disconnected) => return true,
-            Err(RecvTimeoutError::Timeout) if ended => return true,
-            Err(RecvTimeoutError::Timeout) if Instant::now() >= limit.deadline => return false,
-            Err(RecvTimeoutError::Timeout) => ended = matches!(child.try_wait(), Ok(Some(_))),
-        }
+        self.show(true);
+        Ok(true)
     }
+
+    /// Waits until something comes or ends, and takes it; false when nothing does for so long.
+    fn wait(&mut self, patience: Duration) -> Result<bool> {
+        let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+        let fds = [self.stdout.as_ref().map(AsFd::as_fd), self.stderr.as_ref().map(AsFd::as_fd)];
+        let mut asked: Vec<PollFd<'_>> =
+            fds.iter().flatten().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+        match poll(&mut asked, patience) {
+            Ok(0) => return Ok(false),
+            Err(Errno::EINTR) => return Ok(true),
+            Err(error) => return Err(error).context("waiting for its output"),
+            Ok(_) => {}
+        }
+        let mut came = asked.iter().map(|fd| fd.any().unwrap_or(false));
+        let mut next = |fd: &Option<BorrowedFd<'_>>| fd.is_some() && came.next().unwrap_or(false);
+        let came = fds.each_ref().map(&mut next);
+        if came[0] && !take(&mut self.stdout, &mut self.output.stdout)? {
+            self.stdout = None;
+        }
+        if came[1] && !take(&mut self.stderr, &mut self.output.stderr)? {
+            self.stderr = None;
+        }
+        self.show(false);
+        Ok(true)
+    }
+
+    /// Hands on the lines that are whole, or all there is.
+    fn show(&mut self, all: bool) {
+        let new = &self.output.stdout[self.shown..];
+        let whole = match all {
+            true => new.len(),
+            false => new.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1),
+        };
+        for bytes in new[..whole].split_inclusive(|byte| *byte == b'\n') {
+            (self.line)(String::from_utf8_lossy(bytes).trim_end_matches(['\n', '\r']));
+        }
+        self.shown += whole;
+    }
+}
+
+/// Adds what a stream has to give now; false at its end.
+fn take(stream: &mut Option<impl Read>, to: &mut Vec<u8>) -> std::io::Result<bool> {
+    let Some(stream) = stream else { return Ok(false) };
+    let mut buffer = [0; 64 << 10];
+    let n = loop {
+        match stream.read(&mut buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            read => break read?,
+        }
+    };
+    to.extend_from_slice(&buffer[..n]);
+    Ok(n > 0)
 }
 
 fn wait_until(child: &mut Child, deadline: Instant) -> Option<std::process::ExitStatus> {
@@ -483,6 +541,9 @@ mod tests {
         assert!(error.to_string().contains("was ended, because it got nowhere"), "{error}");
         assert_eq!(error.downcast_ref::<ExecError>().unwrap().code, None);
         assert!(started.elapsed() < Duration::from_secs(20));
+        let cmd = sh("while :; do echo still here; done").timeout(Duration::from_millis(300));
+        let error = SystemRunner.run(&cmd).unwrap_err().to_string();
+        assert!(error.contains("still running after 0 s") && error.contains("still here"), "{error}");
         let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let ours = asked.clone();
         let cmd = sh("sleep 2.5").end_when(move || {
@@ -499,6 +560,18 @@ mod tests {
         let output = SystemRunner.run(&sh("sleep 60 & echo set up")).unwrap();
         assert_eq!(output.text(), "set up");
         assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn lines_come_whole_however_they_were_written() {
+        let script = "printf 'a b'; sleep 0.2; printf ' c\\n'; seq 20000 | tee /dev/stderr; printf 'no end'";
+        let mut lines = Vec::new();
+        let output = SystemRunner.run_lines(&sh(script), &mut |line| lines.push(line.to_owned())).unwrap();
+        let numbers: Vec<String> = (1..=20_000).map(|n| n.to_string()).collect();
+        assert_eq!(lines[0], "a b c");
+        assert_eq!(lines[1..=20_000], numbers);
+        assert_eq!(lines[20_001..], ["no end"]);
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), numbers.join("\n") + "\n");
     }
 
     #[test]
