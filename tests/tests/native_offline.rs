@@ -3,7 +3,6 @@
 //!
 //! What the medium is made from is kept and used again where `AKENE_OFFLINE_DIR` names a directory.
 
-use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -88,6 +87,15 @@ impl Place {
         let dir = self.dir.join(name);
         fs::create_dir(&dir).unwrap();
         dir
+    }
+
+    /// With a scratch directory that does not hold the packages.
+    fn in_little_room<T>(&self, name: &str, install: impl FnOnce(&Path) -> T) -> T {
+        let scratch = self.scratch(name);
+        run("mount", &["-t", "tmpfs", "-o", "size=250m", "small", scratch.to_str().unwrap()]);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| install(&scratch)));
+        run("umount", &["--lazy", scratch.to_str().unwrap()]);
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
@@ -301,20 +309,17 @@ fn a_stick_that_cannot_be_written_and_little_room(place: &Place) {
     let stick = place.stick.image(&place.dir.join("read-only.img"), 16 << 20).unwrap();
     run("tune2fs", &["-O", "read-only", stick.to_str().unwrap()]);
     let before = digest(&stick).unwrap();
-    let (image, scratch) = (place.dir.join("small.img"), place.scratch("small"));
-    run("mount", &["-t", "tmpfs", "-o", "size=250m", "small", scratch.to_str().unwrap()]);
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        place.install(&image, &stick, &scratch, &["--size", "8GiB"])
-    }));
-    run("umount", &["--lazy", scratch.to_str().unwrap()]);
-    let outcome = outcome.unwrap();
+    let image = place.dir.join("small.img");
+    let outcome =
+        place.in_little_room("small", |scratch| place.install(&image, &stick, scratch, &["--size", "8GiB"]));
     assert!(outcome.good, "{}", outcome.story());
     let at = |what: &dyn Fn(&serde_json::Value) -> bool| {
         outcome.events.iter().position(what).unwrap_or_else(|| panic!("{}", outcome.story()))
     };
     let says = |text: &'static str| at(&|e| e["message"].as_str().is_some_and(|m| m.contains(text)));
     let begins = |phase: &'static str| at(&|e| e["type"] == "phase-started" && e["phase"] == phase);
-    assert!(says("onto the new disk") < begins("commit"));
+    assert!(says("onto the new disk") < says("DO NOT PULL THE STICK OUT"));
+    assert!(says("DO NOT PULL THE STICK OUT") < begins("commit"));
     assert!(begins("commit") < says("Everything is read") && says("Everything is read") < begins("install"));
     assert!(says("the report is not on the medium") < says("The report is not on the stick"));
     assert_eq!(digest(&stick).unwrap(), before, "the stick was changed");
@@ -354,27 +359,35 @@ fn a_full_stick(place: &Place) {
     fs::remove_file(stick).unwrap();
 }
 
-/// The medium is pulled out while it is read, and put back; then the power goes; then it goes on, as the same machine.
+/// The medium is pulled out while it is read, before the disks change and, although the screen says not to, afterwards; each time it
+/// is waited for and put back. Then the power goes; then it goes on, as the same machine.
 fn pulled_out_and_cut_off(place: &Place) {
     let medium = place.stick.copy(&place.dir.join("pulled")).unwrap();
     for (name, _) in reports(&medium.join("akene/reports")).unwrap() {
         fs::remove_file(medium.join("akene/reports").join(name)).unwrap();
     }
-    let (image, scratch) = (place.dir.join("cut-off.img"), place.scratch("cut-off"));
+    let image = place.dir.join("cut-off.img");
     let (plugged, away) = (medium.join("akene"), medium.join("away"));
-    let (pulled, back) = (Cell::new(false), Cell::new(false));
-    let read = |name: &str| fs::read_to_string(scratch.join(name)).unwrap_or_default();
-    let outcome = place.install_until(&image, &medium, &scratch, &["--size", "8GiB"], |_| {
-        if !pulled.get() && read("agent.output").contains("\"planned\"") {
-            fs::rename(&plugged, &away).unwrap();
-            pulled.set(true);
-        } else if pulled.get() && !back.get() && read("agent.log").contains("medium-pulled") {
-            fs::rename(&away, &plugged).unwrap();
-            back.set(true);
-        }
-        Ok(read("agent.output").contains("\"phase\":\"configure\""))
+    let mut moments = ["\"planned\"", "\"phase\":\"commit\""].into_iter().peekable();
+    // How long the log was when it was pulled out.
+    let mut pulled = None;
+    let outcome = place.in_little_room("cut-off", |scratch| {
+        let read = |name: &str| fs::read_to_string(scratch.join(name)).unwrap_or_default();
+        place.install_until(&image, &medium, scratch, &["--size", "8GiB"], |_| {
+            let (log, output) = (read("agent.log"), read("agent.output"));
+            if let Some(at) = pulled {
+                if log.get(at..).is_some_and(|since| since.contains("medium-pulled")) {
+                    fs::rename(&away, &plugged).unwrap();
+                    pulled = None;
+                }
+            } else if moments.next_if(|moment| output.contains(moment)).is_some() {
+                fs::rename(&plugged, &away).unwrap();
+                pulled = Some(log.len());
+            }
+            Ok(output.contains("\"phase\":\"configure\""))
+        })
     });
-    assert!(pulled.get() && back.get() && !outcome.good, "{}", outcome.story());
+    assert!(moments.next().is_none() && pulled.is_none() && !outcome.good, "{}", outcome.story());
     for line in run("losetup", &["-j", image.to_str().unwrap()]).lines() {
         run("losetup", &["-d", line.split(':').next().unwrap()]);
     }

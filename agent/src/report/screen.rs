@@ -407,6 +407,28 @@ mod tests {
     }
 
     #[test]
+    fn a_stick_that_is_read_while_the_disks_change_is_said_to_stay_and_asked_back() {
+        let pulled = crate::fetch::medium::stick::pulled();
+        for (language, parts) in [
+            (Language::En, ["DO NOT PULL THE STICK OUT", "was pulled out before", "put it back"]),
+            (Language::Fr, ["NE RETIREZ PAS LA CLÉ", "a été retiré trop tôt", "remettez la clé"]),
+        ] {
+            let mut page = Page { language, current: Some(Phase::Stage), ..Page::default() };
+            page.notice = Some(Text::LeaveIn);
+            let whole = page.text();
+            assert!(whole.contains(Text::LeaveIn.get(language)) && whole.contains(parts[0]), "{whole}");
+            page.trouble = Some(pulled.clone());
+            for part in parts {
+                assert!(page.text().contains(part), "{part} is not in {}", page.text());
+            }
+            page.trouble = None;
+            assert_eq!(page.text(), whole, "it goes on");
+            page.notice = Some(Text::MayBePulled);
+            assert!(!page.text().contains(parts[0]), "{}", page.text());
+        }
+    }
+
+    #[test]
     fn a_person_who_reads_another_language_is_heard() {
         let started = || event(EventKind::PhaseStarted { phase: Phase::Stage });
         let (_, text) = drawn(&[started(), Message::Language(Language::Fr)]);

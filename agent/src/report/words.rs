@@ -77,6 +77,9 @@ texts! {
     /// Where nobody answers, and all that is needed lies on the disks.
     GoesOnAlone: "without the network, the installation goes on with what is on this computer",
         "sans réseau, l'installation continue avec ce qui est sur cet ordinateur";
+    /// Disks are about to change, and packages are read from the stick afterwards.
+    LeaveIn: "DO NOT PULL THE STICK OUT until this line says that you may.",
+        "NE RETIREZ PAS LA CLÉ avant que cette ligne ne le permette.";
     /// Everything of the stick was read.
     MayBePulled: "Everything is read. Leave the stick in for the report, or take it out now.",
         "Tout est lu. Laissez la clé pour le compte rendu, ou retirez-la maintenant.";

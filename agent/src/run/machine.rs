@@ -374,7 +374,9 @@ impl Effects for Machine<'_> {
 
     fn read_medium(&mut self, solved: &Solved) -> Result<()> {
         self.ready_medium()?;
-        self.check_medium(&solved.choice.lock)
+        self.check_medium(&solved.choice.lock)?;
+        self.medium_stays();
+        Ok(())
     }
 
     fn shelters(

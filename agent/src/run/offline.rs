@@ -340,6 +340,13 @@ impl Machine<'_> {
         Ok(())
     }
 
+    /// Says that the medium is read when the disks have changed, until it is needed no more.
+    pub(super) fn medium_stays(&self) {
+        if self.stick().is_some() {
+            self.reporter.notice(Text::LeaveIn);
+        }
+    }
+
     /// The medium is needed no more.
     pub(super) fn release_medium(&mut self) {
         let Some(offline) = &mut self.offline else { return };

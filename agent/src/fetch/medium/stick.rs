@@ -494,7 +494,8 @@ pub fn missing() -> Issue {
     )
 }
 
-fn pulled() -> Issue {
+/// It was pulled out too early.
+pub(crate) fn pulled() -> Issue {
     Issue::new(
         PULLED,
         "",
