@@ -7,7 +7,7 @@
 //! The medium may be pulled out as soon as every package lies elsewhere, verified: in memory, in a shelter, on the new disk. That
 //! is said, and it is let go of. Pulled out earlier, the run waits for it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 
 use akene_archive::{Fetcher, Progress, Source as Packages};
@@ -18,7 +18,7 @@ use akene_protocol::event::Unit;
 use akene_protocol::issue::Issues;
 use akene_protocol::lock::{Lock, LockedPackage};
 use akene_protocol::stamp::{Home, Source, Stamp};
-use akene_protocol::{Bundle, Inventory, Issue, PublicKey, Resolved, RunId};
+use akene_protocol::{Bundle, EventKind, Inventory, Issue, MachineId, PublicKey, Resolved, RunId, Sha256};
 use anyhow::{Context, Result};
 
 use super::boot_files;
@@ -155,13 +155,13 @@ impl<'a> Offline<'a> {
         &mut self,
         reporter: &Reporter,
         on_disk: bool,
-        sealed: &[u8],
+        written: &Written,
         runner: &dyn Runner,
     ) -> Option<Result<()>> {
-        let (run, released) = (reporter.run(), self.released);
-        let stick = self.stick.as_mut()?;
+        let released = self.released;
         let stranger = self.desk.as_ref().filter(|_| self.stranger).and_then(Desk::name_of_stranger);
-        let (name, earlier) = names(run, stranger, on_disk);
+        let stick = self.stick.as_mut()?;
+        let (name, earlier) = written.names(reporter.run(), stranger, on_disk);
         let mut begun = false;
         let mut begins = || {
             begun = released;
@@ -169,11 +169,11 @@ impl<'a> Offline<'a> {
                 reporter.notice(Text::ReportBegins);
             }
         };
-        let written = stick.write_report(&name, earlier.as_deref(), sealed, runner, &mut begins);
+        let put = stick.write_report(&name, earlier.as_deref(), &written.sealed, runner, &mut begins);
         if begun {
-            reporter.notice(if written.is_ok() { Text::ReportWritten } else { Text::MayBePulled });
+            reporter.notice(if put.is_ok() { Text::ReportWritten } else { Text::MayBePulled });
         }
-        Some(written)
+        Some(put)
     }
 
     /// Name of the profile: the technician's choice, what the boot menu or the stamp asks for, the medium's first.
@@ -184,13 +184,25 @@ impl<'a> Offline<'a> {
     }
 }
 
-/// What the report of a run is called on the medium, and which one it takes the place of. `stranger` is the name of a machine
-/// that no disk knew when the run began; as long as none does it comes as somebody else with each start, and the last of those
-/// is worth keeping.
-fn names(run: RunId, stranger: Option<String>, on_disk: bool) -> (String, Option<String>) {
-    match (stranger, on_disk) {
-        (Some(name), false) => (name, None),
-        (stranger, _) => (run.to_string(), stranger),
+/// A report as it is at one moment.
+struct Written {
+    sealed: Vec<u8>,
+    machine: MachineId,
+    /// Whether it tells of a system that was installed.
+    installed: bool,
+}
+
+impl Written {
+    /// What it is called, and which one it takes the place of. Of a machine there is one for each system it got, and the last that
+    /// tells of none: whoever starts it again and again fills nothing up. `stranger` is the name of a machine that no disk knew when
+    /// the run began; as long as none does it comes as somebody else with each start.
+    fn names(&self, run: RunId, stranger: Option<String>, on_disk: bool) -> (String, Option<String>) {
+        let unfinished = hex::encode(&Sha256::of(self.machine.to_string().as_bytes()).0[..8]);
+        match (stranger, on_disk) {
+            (Some(stranger), false) => (stranger, None),
+            (stranger, _) if self.installed => (run.to_string(), Some(stranger.unwrap_or(unfinished))),
+            (stranger, _) => (unfinished, stranger),
+        }
     }
 }
 
@@ -362,9 +374,9 @@ impl Machine<'_> {
     /// Puts the report of this run, as it is now, on the medium and on the machine's boot partition if that is mounted. That it
     /// cannot be put on the medium is said; it keeps nothing from going on.
     pub(super) fn put_reports(&mut self, mounted: Option<&Mounted>) {
-        let Some(sealed) = self.report() else { return };
+        let Some(written) = self.report() else { return };
         let (runner, reporter) = (self.runner, self.reporter);
-        let put = |offline: &mut Offline<'_>| offline.put(reporter, mounted.is_some(), &sealed, runner);
+        let put = |offline: &mut Offline<'_>| offline.put(reporter, mounted.is_some(), &written, runner);
         let on_medium = match self.offline.as_mut().and_then(put) {
             Some(Ok(())) => true,
             Some(Err(error)) => {
@@ -383,23 +395,28 @@ impl Machine<'_> {
 
     /// Puts the report on a boot partition.
     pub(super) fn keep_report(&self, boot: &Path) {
-        let Some(sealed) = self.report() else { return };
-        let path: PathBuf = boot.join(boot_files::REPORTS).join(format!("{}.sealed", self.reporter.run()));
-        let kept = boot_files::write_private(&path, &sealed);
+        let Some(written) = self.report() else { return };
+        let path = |name: &str| boot.join(boot_files::REPORTS).join(format!("{name}.sealed"));
+        let (name, earlier) = written.names(self.reporter.run(), None, true);
+        let kept = boot_files::write_private(&path(&name), &written.sealed)
+            .and_then(|()| earlier.map_or(Ok(()), |earlier| boot_files::remove_if_there(&path(&earlier))));
         if let Err(error) = kept {
             self.reporter.warn(format!("keeping the report on this computer: {error:#}"));
         }
     }
 
-    /// The report as it is now, sealed. None: nobody is to be told, or there is nobody yet to tell about.
-    fn report(&self) -> Option<Vec<u8>> {
+    /// The report as it is now. None: nobody is to be told, or there is nobody yet to tell about.
+    fn report(&self) -> Option<Written> {
         let desk = self.offline.as_ref()?.desk.as_ref()?;
         let identity = self.identity.as_ref()?;
-        let report = || -> Result<Vec<u8>> {
+        let report = || -> Result<Written> {
             // The listener that writes the log has its own thread.
             self.reporter.drain(std::time::Duration::from_secs(2));
             let courier = self.reporter.courier().context("reading the events: nobody keeps them")?;
-            desk.report(identity, self.reporter.run(), courier.pending()?, end_of_log(&self.log)?)
+            let events = courier.pending()?;
+            let installed = events.iter().any(|event| event.kind == EventKind::Installed);
+            let sealed = desk.report(identity, self.reporter.run(), events, end_of_log(&self.log)?)?;
+            Ok(Written { sealed, machine: identity.machine, installed })
         };
         report().inspect_err(|error| self.reporter.warn(format!("writing the report: {error:#}"))).ok()
     }
@@ -438,8 +455,12 @@ mod tests {
         found.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
+    fn written(machine: MachineId, text: &str) -> Written {
+        Written { sealed: text.into(), machine, installed: text == "installed" }
+    }
+
     #[test]
-    fn a_forgotten_medium_has_one_report_of_a_machine_that_never_gets_anywhere() {
+    fn a_medium_has_one_report_for_each_system_of_a_machine_and_one_of_what_failed_since() {
         let (media, stamp, runner) = (Media::new(), stamp(), RecordingRunner::default());
         let reporter = Reporter::new(RunId([9; 8]), 1);
         // A start of its own each.
@@ -453,19 +474,47 @@ mod tests {
         let mut seen = vec![];
         for n in 1..=3 {
             let (mut offline, who) = start(None);
-            offline.put(&Reporter::new(RunId([n; 8]), 1), false, b"refused", &runner).unwrap().unwrap();
+            let report = written(who.machine, "refused");
+            offline.put(&Reporter::new(RunId([n; 8]), 1), false, &report, &runner).unwrap().unwrap();
             seen.push(who.machine);
             assert_eq!(reports(&media).len(), 1, "{n}");
         }
         assert!(seen[0] != seen[1] && seen[1] != seen[2]);
-        // Once the disk says who it is, what is said in that name is kept run by run.
+        // Once the disk says who it is, what failed is kept in that name.
         let (mut offline, who) = start(None);
-        offline.put(&Reporter::new(RunId([4; 8]), 1), false, b"permitted", &runner).unwrap().unwrap();
-        offline.put(&Reporter::new(RunId([4; 8]), 1), true, b"installed", &runner).unwrap().unwrap();
-        assert_eq!(reports(&media), ["0404040404040404.sealed"]);
-        let (mut offline, _) = start(Some(who));
-        offline.put(&Reporter::new(RunId([5; 8]), 1), false, b"again", &runner).unwrap().unwrap();
-        assert_eq!(reports(&media).len(), 2);
+        let put = |offline: &mut Offline<'_>, run: u8, on_disk, text| {
+            let report = written(who.machine, text);
+            offline.put(&Reporter::new(RunId([run; 8]), 1), on_disk, &report, &runner).unwrap().unwrap();
+        };
+        put(&mut offline, 4, false, "permitted");
+        put(&mut offline, 4, true, "failed while it installed");
+        for run in 5..=9 {
+            let (mut offline, _) = start(Some(who.clone()));
+            put(&mut offline, run, false, "permitted");
+            put(&mut offline, run, run % 2 == 0, "failed again");
+            let [name] = &reports(&media)[..] else { panic!("run {run}: {:?}", reports(&media)) };
+            assert!(name.strip_suffix(".sealed").is_some_and(|name| name.parse::<RunId>().is_ok()), "{name}");
+            assert_eq!(fs::read(media.path("reports").join(name)).unwrap(), b"failed again");
+        }
+        // What it became is kept run by run.
+        for run in [0x21, 0x22] {
+            let (mut offline, _) = start(Some(who.clone()));
+            put(&mut offline, run, false, "permitted");
+            put(&mut offline, run, true, "installed");
+        }
+        let (mut offline, _) = start(Some(who.clone()));
+        put(&mut offline, 0x23, false, "refused");
+        let (mut offline, _) = start(Some(who.clone()));
+        put(&mut offline, 0x24, false, "refused");
+        let names = reports(&media);
+        let has = |run: &str| names.contains(&format!("{}.sealed", run.repeat(8)));
+        assert!(names.len() == 3 && has("21") && has("22"), "{names:?}");
+        // Another machine's go beside them.
+        put(&mut offline, 0x25, true, "failed");
+        assert_eq!(reports(&media).len(), 3);
+        let other = written(MachineId([9; 16]), "failed");
+        offline.put(&Reporter::new(RunId([0x26; 8]), 1), true, &other, &runner).unwrap().unwrap();
+        assert_eq!(reports(&media).len(), 4);
     }
 
     #[test]
@@ -512,9 +561,10 @@ mod tests {
             let reporter = Reporter::new(RunId([9; 8]), 1);
             let (sender, notices) = std::sync::mpsc::channel();
             reporter.listen("tape", Notices(sender)).unwrap();
-            let written = offline.put(&reporter, true, b"report", &runner).unwrap().is_ok();
+            let report = written(MachineId([1; 16]), "report");
+            let put = offline.put(&reporter, true, &report, &runner).unwrap().is_ok();
             reporter.drain(std::time::Duration::from_secs(60));
-            (written, notices.try_iter().collect::<Vec<_>>())
+            (put, notices.try_iter().collect::<Vec<_>>())
         };
         assert_eq!(told(&mut offline), (true, vec![]), "it is needed, and nobody was told otherwise");
         offline.released = true;
