@@ -9,7 +9,7 @@ use akene_agent::run::native::{self, Outcome};
 use akene_agent::run::technician::Offered;
 use akene_agent::run::{Done, live};
 use akene_agent::sys::terminal;
-use akene_agent::technician::{self, rehearsal::Rehearsal};
+use akene_agent::technician::{self, keyboard::Keyboard, rehearsal::Rehearsal};
 use akene_agent::{boot, net, probe, rescue, resident};
 use akene_exec::SystemRunner;
 use akene_planner::render::{self, Style};
@@ -128,7 +128,7 @@ fn rehearse(args: &TechnicianArgs) -> Result<ExitCode> {
     };
     let kind = if args.serial { ConsoleKind::Serial } else { ConsoleKind::Screen };
     let consoles = Consoles(vec![Console::new("/dev/tty", kind)]);
-    match rehearsal.with(&mut technician::open(&consoles, args.language))? {
+    match rehearsal.with(&mut technician::open(&consoles, Keyboard::untouched(), args.language))? {
         Some(wish) => {
             let asset = wish.choice.asset.map_or_else(|| "a new number".into(), |asset| asset.to_string());
             println!("profile {}, {asset}; {}", wish.choice.profile, render::destroyed(&wish.plan));

@@ -53,6 +53,10 @@ pub const LIVE_IF_THERE: &[Wanted] = &[
     wanted(&["debian-archive-keyring"], "keys of Debian's archive"),
     wanted(&["ubuntu-keyring", "ubuntu-archive-keyring"], "keys of Ubuntu's archive"),
     wanted(&["usr-is-merged"], "stands in for usrmerge, which draws in Perl"),
+    wanted(
+        &["kbd", "console-data"],
+        "the technician's questions with a French keyboard: loadkeys and its keymaps, 0.5 MB",
+    ),
     wanted(&["memtester"], "testing memory from the rescue menu, where Secure Boot refuses memtest86+"),
 ];
 
@@ -98,6 +102,18 @@ pub const PRUNED: &[&str] = &[
     "usr/share/gcc",
     "usr/share/perl5",
     "usr/share/nano",
+    // Of kbd and console-data the live system needs `loadkeys`, `us` and `fr-latin9`; what these include stays.
+    "usr/share/console",
+    "usr/share/consolefonts",
+    "usr/share/consoletrans",
+    "usr/share/keymaps/amiga",
+    "usr/share/keymaps/atari",
+    "usr/share/keymaps/mac",
+    "usr/share/keymaps/sun",
+    "usr/share/keymaps/i386/dvorak",
+    "usr/share/keymaps/i386/fgGIod",
+    "usr/share/keymaps/i386/olpc",
+    "usr/share/keymaps/i386/qwertz",
     "usr/share/initramfs-tools",
     "usr/lib/python3",
     "usr/lib/systemd/system",

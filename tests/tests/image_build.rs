@@ -196,6 +196,15 @@ fn modules_are_complete(root: &Path) {
 }
 
 /// Every program finds its libraries with nothing but the live root to look in.
+/// What the keys give by a keymap, as the live root's own program reads it: (table, key). In the binary form there is a name of 7 bytes,
+/// a mark for each of 256 tables, and those that are marked, with 128 keys of two bytes. The lower one is the character.
+fn keys_of(root: &Path, keymap: &str) -> impl Fn(usize, usize) -> char {
+    let load = Cmd::new("chroot").arg(root).args(["loadkeys", "--bkeymap", "--unicode", keymap]);
+    let keys = SystemRunner.run(&load.env("PATH", "/usr/sbin:/usr/bin")).unwrap().stdout;
+    assert!(keys.starts_with(b"bkeymap\x01\x01"), "{keymap}");
+    move |table, key| keys[263 + table * 256 + key * 2].into()
+}
+
 fn programs_are_complete(root: &Path) {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("SKIPPED: only root can run the programs of another root");
@@ -225,6 +234,10 @@ fn programs_are_complete(root: &Path) {
             let error = format!("{error:#}");
             assert!(!error.contains("127") && !error.contains("shared libraries"), "{error}");
         }
+    }
+    for (keymap, q, one, shifted) in [("us", 'q', '1', '!'), ("fr-latin9", 'a', '&', '1')] {
+        let keys = keys_of(root, keymap);
+        assert_eq!((keys(0, 16), keys(0, 2), keys(1, 2)), (q, one, shifted), "{keymap}");
     }
     // What looks at disks must not start what is on them.
     for rule in ["64-md-raid-assembly.rules", "69-lvm.rules"] {

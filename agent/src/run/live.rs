@@ -93,7 +93,7 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
     let started = Instant::now();
     let server = live.stamp.as_ref().is_ok_and(|s| matches!(s.source, Source::Server { .. }));
     let mut course = Course::new(live.cmdline.mode == Mode::Help, server);
-    let mut on_medium = OnMedium::new(&live);
+    let mut on_medium = OnMedium::new(&live, runner);
     let mut kept = false;
     loop {
         let reporter = match new_reporter(&live) {

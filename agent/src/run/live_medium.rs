@@ -30,7 +30,7 @@ use crate::net::resolver::Resolver;
 use crate::report::Reporter;
 use crate::report::words::Text;
 use crate::sys::clock;
-use crate::technician;
+use crate::technician::{self, keyboard::Keyboard};
 
 /// How long the medium may take to show itself.
 const MEDIUM_WITHIN: Duration = Duration::from_secs(20);
@@ -56,10 +56,12 @@ pub(super) enum Follows {
 
 impl OnMedium {
     /// `None`: the stamp is not that of such a medium.
-    pub fn new(live: &LiveSystem) -> Option<Self> {
+    pub fn new(live: &LiveSystem, runner: &'static dyn Runner) -> Option<Self> {
         let stamp = live.stamp.as_ref().ok().filter(|stamp| brings_everything(stamp))?;
-        let at_consoles =
-            || Box::new(technician::open(&live.consoles, live.language())) as Box<dyn Technician>;
+        let at_consoles = || {
+            let keyboard = Keyboard::of(&live.consoles.0, runner);
+            Box::new(technician::open(&live.consoles, keyboard, live.language())) as Box<dyn Technician>
+        };
         let technician = is_attended(stamp).then(at_consoles);
         Some(OnMedium { technician, minted: None, anew: false })
     }

@@ -105,6 +105,9 @@ impl<'a> Offline<'a> {
             };
             let choice = technician.choose(&offer)?;
             reporter.speak(technician.language().unwrap_or(stamp.language));
+            if let Some(error) = technician.complaint() {
+                reporter.warn(format!("the keyboard is read as an American one: {error:#}"));
+            }
             let association = choice.association.as_deref().unwrap_or("none");
             reporter.info(format!(
                 "chosen at the machine: profile {}, association {association}",

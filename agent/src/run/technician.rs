@@ -80,6 +80,11 @@ pub trait Technician {
         None
     }
 
+    /// What did not work while the person was asked, and keeps nothing from going on. Said once.
+    fn complaint(&mut self) -> Option<anyhow::Error> {
+        None
+    }
+
     /// The medium is needed no more: everything of it that the run needs lies elsewhere, verified. Must not wait.
     fn pulled(&mut self);
 

@@ -8,6 +8,7 @@
 //!
 //! - [`dialog`] is the state machine, [`draw`] makes frames of it, [`outlook`] says what a plan means, [`number`] reads what is typed
 //!   or scanned, [`words`] has all texts: pure, tested without a terminal.
+//! - [`keyboard`] has the kernel read the keys of the language that is spoken.
 //! - [`keys`] and [`terminal`] are the edge: ratatui over device files. crossterm is left out: it wants the process's own terminal,
 //!   and a live system has several consoles and owns none.
 //!
@@ -17,6 +18,7 @@
 
 pub mod dialog;
 pub mod draw;
+pub mod keyboard;
 pub mod keys;
 pub mod number;
 pub mod outlook;
@@ -37,6 +39,7 @@ use crate::boot::{Console, Consoles};
 use crate::fetch::Permission;
 use crate::run::technician::{Choice, DECLINED, LEFT, Next, Offer, Offered, Technician};
 use dialog::{Answer, Answers, Dialog};
+use keyboard::Keyboard;
 use keys::Key;
 use outlook::Outlook;
 use terminal::Tty;
@@ -50,16 +53,18 @@ const LOOK: u16 = 500;
 /// The technician at the consoles.
 pub struct Attended {
     consoles: Vec<Console>,
+    keyboard: Keyboard,
     language: Language,
     site: String,
     profiles: Vec<Offered>,
     answers: Answers,
 }
 
-/// A technician who is asked at these consoles, at first in this language.
-pub fn open(consoles: &Consoles, language: Language) -> Attended {
+/// A technician who is asked at these consoles, with this keyboard, at first in this language.
+pub fn open(consoles: &Consoles, keyboard: Keyboard, language: Language) -> Attended {
     Attended {
         consoles: consoles.0.clone(),
+        keyboard,
         language,
         site: String::new(),
         profiles: Vec::new(),
@@ -71,7 +76,7 @@ impl Attended {
     /// Leads a dialog to its end. What was answered is kept, however it ends.
     fn talk(&mut self, mut dialog: Dialog) -> Result<Answer> {
         let mut session = Session::begin(&self.consoles)?;
-        let answer = session.lead(&mut dialog);
+        let answer = session.lead(&mut dialog, &mut self.keyboard);
         self.answers = dialog.answers().clone();
         answer
     }
@@ -127,6 +132,10 @@ impl Technician for Attended {
         self.answers.language
     }
 
+    fn complaint(&mut self) -> Option<anyhow::Error> {
+        self.keyboard.complaint()
+    }
+
     /// Rings on every console: whoever walked away comes back and reads that the stick is needed no more.
     fn pulled(&mut self) {
         for console in &self.consoles {
@@ -180,8 +189,9 @@ impl Session<'_> {
     }
 
     /// Until there is an answer.
-    fn lead(&mut self, dialog: &mut Dialog) -> Result<Answer> {
+    fn lead(&mut self, dialog: &mut Dialog, keyboard: &mut Keyboard) -> Result<Answer> {
         loop {
+            keyboard.speak(dialog.language());
             self.draw(dialog);
             for key in self.keys()? {
                 if key == Key::Ctrl('l') {

@@ -4,6 +4,13 @@ use akene_protocol::AssetNumber;
 
 use super::words::Text;
 
+/// What the keys of the digits give on a French keyboard without Shift, from 0 to 9. A scanner that believes in an American keyboard
+/// presses them so, and so does somebody who is used to that.
+const UNSHIFTED: [char; 10] = ['à', '&', 'é', '"', '\'', '(', '-', 'è', '_', 'ç'];
+
+/// What the key of an American keyboard's hyphen gives there.
+const UNSHIFTED_HYPHEN: char = ')';
+
 /// Characters of a number at most: ten digits, the check digit and a hyphen, and what a scanner puts around them.
 pub const LONGEST: usize = 24;
 
@@ -35,12 +42,14 @@ impl Typo {
 /// Reads what was typed or scanned. Nothing at all is no number, and no mistake.
 ///
 /// A scanner may send the name of the barcode's kind first (`]C1`: the symbology identifier of AIM, ISO/IEC 15424), and the asterisks
-/// that Code 39 begins and ends with.
+/// that Code 39 begins and ends with. Where a French keyboard was used without Shift, its digits are meant ([`UNSHIFTED`]).
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn read(typed: &str) -> Result<Option<AssetNumber>, Typo> {
-    let text = without_identifier(typed.trim()).trim_matches(['*', ' ']);
+    let meant = unshifted(typed.trim());
+    let text = meant.as_deref().unwrap_or(typed);
+    let text = without_identifier(text.trim()).trim_matches(['*', ' ']);
     if text.is_empty() {
         return Ok(None);
     }
@@ -56,6 +65,17 @@ pub fn read(typed: &str) -> Result<Option<AssetNumber>, Typo> {
         return Err(Typo::Long);
     }
     digits.parse().map(Some).map_err(|_| Typo::Check)
+}
+
+/// The digits somebody meant who typed nothing but what a French keyboard gives without Shift. A hyphen alone is none of that: it is a
+/// six there, and a hyphen everywhere else.
+fn unshifted(text: &str) -> Option<String> {
+    let digit = |c: char| match UNSHIFTED.iter().position(|unshifted| *unshifted == c) {
+        Some(digit) => char::from_digit(digit as u32, 10),
+        None if c == UNSHIFTED_HYPHEN => Some('-'),
+        None => (c == ' ').then_some(c),
+    };
+    if text.chars().all(|c| matches!(c, '-' | ' ')) { None } else { text.chars().map(digit).collect() }
 }
 
 /// The text behind `]`, a letter and one more character.
@@ -84,6 +104,11 @@ mod tests {
         {
             assert_eq!(read(typed), number, "{typed}");
         }
+        // The keys of 1 0 4 2 9, of 1 0 4 2 - 9, and of 6 6 6 - 6 on a French keyboard.
+        for typed in ["&à'éç", "&à'é)ç", " &à'é ç "] {
+            assert_eq!(read(typed), number, "{typed}");
+        }
+        assert_eq!(read("---)-"), read("666-6"));
         for nothing in ["", "  ", "**", "]C1"] {
             assert_eq!(read(nothing), Ok(None), "{nothing}");
         }
@@ -99,6 +124,9 @@ mod tests {
             ("]10429", Typo::Letters),
             ("9", Typo::Short),
             ("-", Typo::Short),
+            ("(", Typo::Short),
+            ("10é29", Typo::Letters),
+            ("&à'é)(", Typo::Check),
             ("12345678901", Typo::Check),
             ("123456789012", Typo::Long),
         ];
@@ -114,6 +142,17 @@ mod tests {
             let close = if around.ends_with('*') { "*" } else { "" };
             prop_assert_eq!(read(&format!("{around}{number}{close}")), Ok(Some(number)));
             prop_assert!(number.to_string().len() + 5 <= LONGEST);
+        }
+
+        #[test]
+        fn a_number_typed_without_shift_on_a_french_keyboard_is_that_number(serial: u32) {
+            let number = AssetNumber::new(serial);
+            let key = |c: char| match c.to_digit(10) {
+                Some(digit) => UNSHIFTED[digit as usize],
+                None => UNSHIFTED_HYPHEN,
+            };
+            let typed: String = number.to_string().chars().map(key).collect();
+            prop_assert_eq!(read(&typed), Ok(Some(number)));
         }
 
         #[test]

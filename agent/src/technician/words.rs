@@ -32,8 +32,8 @@ texts! {
     LanguageText: "Choose your language, then press Enter. - Choisissez votre langue, puis tapez Entrée.",
         "Choisissez votre langue, puis tapez Entrée. - Choose your language, then press Enter.";
     /// Help for it.
-    LanguageHelp: "The language is only that of these questions. It changes nothing on the computer.",
-        "La langue est celle de ces questions seulement. Elle ne change rien sur l'ordinateur.";
+    LanguageHelp: "The language is only that of these questions. It changes nothing on the computer. The keyboard is a French one (AZERTY) with French, an English one (QWERTY) with English.",
+        "La langue est celle de ces questions seulement. Elle ne change rien sur l'ordinateur. Le clavier est français (AZERTY) en français, anglais (QWERTY) en anglais.";
     /// A language in itself.
     English: "English", "English (anglais)";
     /// A language in itself.
@@ -324,7 +324,8 @@ mod tests {
         }
     }
 
-    /// Keys that lie elsewhere on keyboards with AZERTY or QWERTZ, where the live system's console has a keymap of QWERTY.
+    /// Keys that lie elsewhere on one of QWERTY, AZERTY and QWERTZ: whoever has another keyboard than their language types them all
+    /// the same.
     #[test]
     fn the_words_to_type_are_under_the_same_keys_on_every_keyboard() {
         for text in [Text::WordDelete, Text::WordBegin] {

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use akene_agent::boot::{Console, ConsoleKind, Consoles};
-use akene_agent::technician::{self, rehearsal::Rehearsal, rehearsal::Wish};
+use akene_agent::technician::{self, keyboard::Keyboard, rehearsal::Rehearsal, rehearsal::Wish};
 use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_protocol::Language;
 use nix::libc::winsize;
@@ -132,7 +132,7 @@ impl Talk {
         let consoles = Consoles(seats.iter().map(|seat| seat.console.clone()).collect());
         let (sender, receiver) = channel();
         thread::spawn(move || {
-            let mut technician = technician::open(&consoles, language);
+            let mut technician = technician::open(&consoles, Keyboard::untouched(), language);
             sender.send(rehearsal.with(&mut technician)).ok();
         });
         Talk(receiver)

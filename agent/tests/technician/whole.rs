@@ -10,8 +10,8 @@ use akene_agent::report::Reporter;
 use akene_agent::report::curtain::Behind;
 use akene_agent::report::lines::Lines;
 use akene_agent::run::technician::Technician;
-use akene_agent::technician;
 use akene_agent::technician::terminal::Tty;
+use akene_agent::technician::{self, keyboard::Keyboard};
 use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_protocol::api::Consent;
 use akene_protocol::{AssetNumber, Language, RunId};
@@ -336,7 +336,7 @@ fn a_console_that_goes_away_takes_nobody_with_it() {
 #[test]
 fn without_a_console_nobody_is_taken_to_have_agreed() {
     let consoles = Consoles(vec![akene_agent::boot::Console::new("/dev/null", ConsoleKind::Serial)]);
-    let mut technician = technician::open(&consoles, Language::En);
+    let mut technician = technician::open(&consoles, Keyboard::untouched(), Language::En);
     let error = rehearsal("windows").with(&mut technician).unwrap_err();
     assert!(format!("{error:#}").contains("looking for a console"), "{error:#}");
 }
@@ -409,7 +409,8 @@ fn a_panic_gives_the_terminal_back_first() {
 #[test]
 fn a_ring_calls_back_who_walked_away() {
     let seat = Seat::screen();
-    let mut technician = technician::open(&Consoles(vec![seat.console.clone()]), Language::En);
+    let mut technician =
+        technician::open(&Consoles(vec![seat.console.clone()]), Keyboard::untouched(), Language::En);
     technician.pulled();
     // A bell shows nothing.
     assert_eq!(seat.text().trim(), "");
