@@ -162,10 +162,18 @@ fn over_the_network(dir: &Path) {
 
 fn the_same_without_a_network(place: &Place, online: &Path, began: SystemTime) {
     let (image, scratch) = (place.dir.join("offline.img"), place.scratch("offline"));
+    let (beside, beside_scratch) = (place.dir.join("beside.img"), place.scratch("beside"));
     let before = sums(&place.stick.dir).unwrap();
-    let outcome = place.install(&image, &place.stick.dir, &scratch, &["--size", "8GiB"]);
-    assert!(outcome.good, "{}", outcome.story());
-    println!("from the medium in {:.1} s", outcome.took.as_secs_f64());
+    // Two computers at the same time.
+    let install = |image, scratch| place.install(image, &place.stick.dir, scratch, &["--size", "8GiB"]);
+    let (outcome, other) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| install(&beside, &beside_scratch));
+        (install(&image, &scratch), other.join().unwrap())
+    });
+    for outcome in [&outcome, &other] {
+        assert!(outcome.good, "{}", outcome.story());
+        println!("from the medium in {:.1} s", outcome.took.as_secs_f64());
+    }
     assert_eq!(sums(&place.stick.dir).unwrap(), before, "the medium was changed");
     let says =
         |text: &str| outcome.events_of("log").iter().any(|e| e["message"].as_str().unwrap().contains(text));
@@ -176,17 +184,19 @@ fn the_same_without_a_network(place: &Place, online: &Path, began: SystemTime) {
 
     // The report is everything that happened, and whose it is is who is on the disk.
     let found = reports(&place.stick.dir.join("akene/reports")).unwrap();
-    let [(name, sealed)] = &found[..] else { panic!("{} reports", found.len()) };
-    let report = place.stick.open(sealed).unwrap();
-    assert_eq!(*name, format!("{}.sealed", report.run));
+    assert_eq!(found.len(), 2);
+    let run_of = |outcome: &Outcome| outcome.events[0]["run"].as_str().unwrap().to_owned();
+    let of = |outcome: &Outcome| {
+        let name = format!("{}.sealed", run_of(outcome));
+        let (_, sealed) = found.iter().find(|(found, _)| *found == name).unwrap();
+        (name, place.stick.open(sealed).unwrap())
+    };
+    let ((name, report), (_, beside_report)) = (of(&outcome), of(&other));
+    assert_eq!([report.run.to_string(), beside_report.run.to_string()], [&outcome, &other].map(run_of));
     let told: Vec<serde_json::Value> =
         report.events.iter().map(|event| serde_json::to_value(event).unwrap()).collect();
-    // What is said of the report's own writing is only in the one that is kept on the disk, after it.
-    let (until, since) = outcome.events.split_at(told.len());
-    assert_eq!(told, until);
+    assert_eq!(told, outcome.events, "not every event is in the report");
     assert_eq!(told.last().unwrap()["type"], "installed");
-    let since: Vec<&str> = since.iter().map(|event| event["message"].as_str().unwrap()).collect();
-    assert!(since.len() == 2 && since[1].starts_with("The report is on the stick"), "{since:?}");
     assert_eq!((report.association, report.labelled), (None, false));
     assert!(told.iter().any(|event| event["type"] == "planned"));
     assert!(report.log.unwrap().contains("permits it"));
@@ -197,10 +207,15 @@ fn the_same_without_a_network(place: &Place, online: &Path, began: SystemTime) {
     assert_eq!(report.identity, on_disk);
     let kept = fs::read(root.join(format!("boot/akene/reports/{name}"))).unwrap();
     let kept = place.stick.open(&kept).unwrap();
-    assert_eq!(kept.identity, on_disk);
-    let kept: Vec<serde_json::Value> =
-        kept.events.iter().map(|event| serde_json::to_value(event).unwrap()).collect();
-    assert_eq!(kept, outcome.events);
+    assert_eq!((kept.events, kept.identity), (report.events, on_disk));
+    // The other one is another computer, and its own.
+    checks::installed(&beside, &expected()).unwrap();
+    let mut disk_beside = Image::open(&beside).unwrap();
+    let root_beside = disk_beside.mount_system().unwrap();
+    let who: Identity =
+        serde_json::from_slice(&fs::read(root_beside.join("boot/akene/identity.json")).unwrap()).unwrap();
+    assert_eq!(beside_report.identity, who);
+    assert!(who.machine != report.identity.machine && who.asset != report.identity.asset);
     // It knows whom to tell.
     let config = fs::read_to_string(root.join("etc/akene/agent.json")).unwrap();
     assert!(config.contains(HOME), "{config}");

@@ -2,6 +2,7 @@
 //! itself by its resident agent. With the real programs, a real server, and without a virtual machine.
 
 mod rig;
+mod twenty;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
