@@ -17,6 +17,9 @@ use crate::console::Console;
 /// The host's loopback as a machine sees it.
 pub const HOST: &str = "10.0.2.2";
 
+/// How long a key is held down.
+const KEY_DOWN: Duration = Duration::from_millis(100);
+
 /// What runs the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accelerator {
@@ -107,8 +110,10 @@ impl Firmware {
 pub enum Medium {
     /// In a CD drive.
     Cd(PathBuf),
-    /// As a USB stick.
+    /// As a USB stick whose switch forbids writing.
     Usb(PathBuf),
+    /// As a USB stick.
+    WritableUsb(PathBuf),
 }
 
 /// A machine to build.
@@ -122,8 +127,6 @@ pub struct Machine {
     pub disks: Vec<PathBuf>,
     /// Installation medium. The machine starts from it where it can.
     pub medium: Option<Medium>,
-    /// A stick that it can write to, besides.
-    pub stick: Option<PathBuf>,
     /// Whether it has a network card.
     pub network: bool,
     /// What the clock of the machine says: `1980-01-01T00:00:00`. Default: the right time.
@@ -146,7 +149,6 @@ impl Machine {
             memory: 1024,
             disks: Vec::new(),
             medium: None,
-            stick: None,
             network: true,
             clock: None,
             kernel: None,
@@ -184,12 +186,6 @@ impl Machine {
             // QEMU gives a machine a card of its own accord where it is not told what it has.
             false => cmd.args(["-nic", "none"]),
         };
-        if let Some(stick) = &self.stick {
-            cmd = cmd
-                .arg("-drive")
-                .arg(format!("file={},format=raw,if=none,id=data", stick.display()))
-                .args(["-device", "usb-storage,drive=data,removable=on"]);
-        }
         for (i, disk) in self.disks.iter().enumerate() {
             cmd = cmd
                 .arg("-drive")
@@ -211,10 +207,8 @@ impl Machine {
                     "-device",
                     "ide-cd,bus=ahci.0,drive=medium,id=cd,bootindex=1",
                 ]),
-            Some(Medium::Usb(image)) => cmd
-                .arg("-drive")
-                .arg(format!("file={},format=raw,if=none,id=medium,readonly=on", image.display()))
-                .args(["-device", "usb-storage,drive=medium,id=stick,removable=on,bootindex=1"]),
+            Some(Medium::Usb(image)) => usb(cmd, image, ",readonly=on"),
+            Some(Medium::WritableUsb(image)) => usb(cmd, image, ""),
         };
         if let Some(clock) = &self.clock {
             cmd = cmd.args(["-rtc", &format!("base={clock}")]);
@@ -267,6 +261,12 @@ impl Machine {
     }
 }
 
+fn usb(cmd: Cmd, image: &Path, more: &str) -> Cmd {
+    cmd.arg("-drive")
+        .arg(format!("file={},format=raw,if=none,id=medium{more}", image.display()))
+        .args(["-device", "usb-storage,drive=medium,id=stick,removable=on,bootindex=1"])
+}
+
 /// Makes an empty disk image.
 pub fn blank_disk(path: &Path, bytes: u64) -> Result<PathBuf> {
     std::fs::File::create(path)
@@ -306,6 +306,21 @@ impl Vm {
     /// Pulls the USB stick out.
     pub fn unplug_stick(&mut self) -> Result<()> {
         self.control.call(r#"{"execute":"device_del","arguments":{"id":"stick"}}"#)
+    }
+
+    /// Presses keys of its keyboard, one after the other, by the names QEMU has for their places (`QKeyCode`), which are those of an
+    /// American keyboard. `shift-1`: with another key held down.
+    pub fn press(&mut self, keys: &[&str]) -> Result<()> {
+        for key in keys {
+            let held: Vec<_> =
+                key.split('-').map(|code| serde_json::json!({"type": "qcode", "data": code})).collect();
+            let arguments = serde_json::json!({"keys": held, "hold-time": KEY_DOWN.as_millis() as u64});
+            let request = serde_json::json!({"execute": "send-key", "arguments": arguments});
+            self.control.call(&request.to_string())?;
+            // One that is pressed while another is down counts as held with it.
+            std::thread::sleep(2 * KEY_DOWN);
+        }
+        Ok(())
     }
 
     /// Presses the power button, for an orderly shutdown, and waits until the machine is off. A press
