@@ -9,7 +9,7 @@ use akene_exec::{Cmd, Runner, SystemRunner};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::mirror::Mirror;
+use crate::mirror::{FRESH, Mirror};
 use crate::site::{Site, program, small_server, with_password};
 use crate::vm::{Firmware, HOST, Machine, Medium, Vm};
 
@@ -70,17 +70,38 @@ pub fn build_image(mirror: &Mirror, dir: &Path) -> Result<Built> {
     Ok(built)
 }
 
-/// The image of this test run, built by whoever needs it first.
+/// The image of this test run, built by whoever needs it first. Tests run one program after the other.
 pub fn image_of_this_run(mirror: &Mirror) -> Result<Built> {
     static BUILT: Mutex<Option<Built>> = Mutex::new(None);
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(built) = &*built {
         return Ok(built.clone());
     }
-    // Tests of one run are one process; the next run builds anew, because the agent may have changed.
     let dir = crate::mirror::cache_dir()?.join("image");
+    let (made_by, of) = (dir.join("made-by"), makers()?);
+    let age = made_by.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
+    // The next test program needs the same image, unless what makes it or goes into it has changed.
+    if age.is_some_and(|age| age < FRESH) && std::fs::read_to_string(&made_by).is_ok_and(|text| text == of) {
+        return Ok(built.insert(Built { dir }).clone());
+    }
+    if made_by.exists() {
+        std::fs::remove_file(&made_by).context("forgetting the earlier image")?;
+    }
     let fresh = build_image(mirror, &dir).context("building the image")?;
+    std::fs::write(&made_by, of).context("noting what the image was made by")?;
     Ok(built.insert(fresh).clone())
+}
+
+/// The programs an image depends on, each as it is now.
+fn makers() -> Result<String> {
+    let mut text = String::new();
+    for path in [shipped_agent()?, program("akene-image")?] {
+        let doing = || format!("looking at {}", path.display());
+        let about = path.metadata().with_context(doing)?;
+        let changed = about.modified().with_context(doing)?;
+        text += &format!("{} {} {changed:?}\n", path.display(), about.len());
+    }
+    Ok(text)
 }
 
 /// Writes the site's stamp into a copy of an ISO (or of a stamp area).

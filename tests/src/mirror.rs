@@ -18,8 +18,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::http::{Answer, Server};
 
-/// How long an index that is not named by its hash is used without asking again.
-const FRESH: Duration = Duration::from_secs(12 * 3600);
+/// How long an index that is not named by its hash, and what was made from it, is used without asking again.
+pub const FRESH: Duration = Duration::from_secs(12 * 3600);
 
 /// Where everything worth keeping between runs is kept.
 pub fn cache_dir() -> Result<PathBuf> {

@@ -1,8 +1,8 @@
 //! The menu of an installed machine, by GRUB itself in a virtual machine: whatever becomes of an installer that was ordered,
 //! the system is back with nobody near; a system that does not come up lets the installer be reached.
 //!
-//! The disk is installed on this host, which takes a minute; what is broken is broken from outside. The test `native` has the
-//! commonest case in every run.
+//! The disk is installed on this host, which takes a minute, as the firmware's own; what is broken is broken from outside. The
+//! test `native` has the commonest case in every run.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use akene_tests::image::Opened;
 use akene_tests::journey::{self, Built};
 use akene_tests::mirror::Mirror;
 use akene_tests::native::{Orders, install};
+use akene_tests::people::{live_in, sums};
 use akene_tests::site::{SSH_KEY, Site, outward_address, program, small_server};
 use akene_tests::vm::{Accelerator, Firmware, Machine, Vm};
 
@@ -34,11 +35,12 @@ struct Installed {
     dir: tempfile::TempDir,
     disk: PathBuf,
     built: Built,
-    _mirror: Mirror,
+    firmware: Firmware,
+    mirror: Mirror,
 }
 
 impl Installed {
-    fn new(more: &str) -> Option<Self> {
+    fn new(firmware: Firmware, more: &str) -> Option<Self> {
         if !journey::possible() {
             return None;
         }
@@ -48,14 +50,22 @@ impl Installed {
         let built = journey::image_of_this_run(&mirror).unwrap();
         println!("running under {:?}", Accelerator::find(&built.kernel()));
         let disk = dir.path().join("disk.img");
-        let packages = akene_tests::mirror::cache_dir().unwrap().join("packages");
-        let options = ["--size", "8GiB", "--packages", packages.to_str().unwrap()];
-        let profile = small_server(&mirror, "127.0.0.1") + more;
-        let outcome = install(&disk, &Orders::Profile(&profile), dir.path(), &options).unwrap();
-        assert!(outcome.good, "{}", outcome.story());
-        let installed = Installed { dir, disk, built, _mirror: mirror };
+        let installed = Installed { dir, disk, built, firmware, mirror };
+        installed.install(more);
         installed.put_installer();
         Some(installed)
+    }
+
+    /// What the installer does, on this host; a disk that has a system is installed anew.
+    fn install(&self, more: &str) {
+        let packages = akene_tests::mirror::cache_dir().unwrap().join("packages");
+        let firmware = if self.firmware == Firmware::Bios { "bios" } else { "uefi64" };
+        let options = ["--size", "8GiB", "--consent", "wipe", "--firmware", firmware, "--packages"];
+        let options = [&options[..], &[packages.to_str().unwrap()]].concat();
+        let profile = small_server(&self.mirror, "127.0.0.1") + more;
+        let outcome = install(&self.disk, &Orders::Profile(&profile), self.dir.path(), &options).unwrap();
+        assert!(outcome.good, "{}", outcome.story());
+        println!("installed on this host in {:.0} s", outcome.took.as_secs_f64());
     }
 
     fn boot(&self) -> Opened {
@@ -84,21 +94,22 @@ impl Installed {
         run(Cmd::new("grub-editenv").arg(&file).arg("list"))
     }
 
-    fn start(&self, firmware: Firmware) -> Vm {
-        let mut machine = Machine::new(firmware);
+    fn start(&self) -> Vm {
+        let mut machine = Machine::new(self.firmware);
         machine.disks = vec![self.disk.clone()];
-        machine.start(&self.dir.path().join(format!("{firmware:?}"))).unwrap()
+        machine.start(&self.dir.path().join("machine")).unwrap()
     }
 
     /// Switches on and waits for these words one after the other, with nobody touching anything; then switches off in order where
     /// the system is up, else pulls the plug. Gives what the console showed.
-    fn shows(&self, firmware: Firmware, words: &[&str]) -> String {
-        let mut vm = self.start(firmware);
+    fn shows(&self, words: &[&str]) -> String {
+        let mut vm = self.start();
         let limit = vm.accelerator.scale(20 * MINUTE);
         for word in words {
             if let Err(error) = vm.expect(word, limit) {
                 panic!("waiting for `{word}`: {error:#}\n{}", vm.console.text());
             }
+            println!("{:>5} s {word}", vm.started.elapsed().as_secs());
         }
         let shown = vm.console.text().to_owned();
         if words.last() == Some(&UP) {
@@ -111,9 +122,9 @@ impl Installed {
 
     /// The installer was ordered, and something is wrong with it: `words`, then the system is back. The start after that is its
     /// own again.
-    fn comes_back(&self, firmware: Firmware, words: &[&str]) -> String {
+    fn comes_back(&self, words: &[&str]) -> String {
         self.environment(&["next_entry=akene-reinstall"]);
-        let shown = self.shows(firmware, &[words, &[UP]].concat());
+        let shown = self.shows(&[words, &[UP]].concat());
         let left = self.environment(&[]);
         assert!(!left.contains("akene-reinstall"), "it would be started again: {left}");
         shown
@@ -126,14 +137,14 @@ impl Installed {
     }
 
     /// The kernel finds no first program.
-    fn a_truncated_initrd(&self, firmware: Firmware) {
+    fn a_truncated_initrd(&self) {
         self.cut_to("initrd.img", |_| 1 << 20);
-        let shown = self.comes_back(firmware, &[INSTALLER, PANIC]);
+        let shown = self.comes_back(&[INSTALLER, PANIC]);
         assert!(!shown.contains(HELP), "{shown}");
         self.put_installer();
     }
 
-    fn one_that_does_not_come_up(&self, firmware: Firmware) {
+    fn one_that_does_not_come_up(&self) {
         let environment = self.environment(&["akene_tries=1"]);
         assert!(environment.contains("akene_tries=1"), "{environment}");
         let (init, away) = ("usr/lib/systemd/systemd", "usr/lib/systemd/away");
@@ -148,25 +159,13 @@ impl Installed {
             std::fs::set_permissions(root.path(init), std::fs::Permissions::from_mode(0o755)).unwrap();
         }
         // Its last start, and then the installer's turn.
-        self.shows(firmware, &[PANIC, HELP]);
+        self.shows(&[PANIC, HELP]);
         assert!(self.environment(&[]).contains("akene_tries=1"));
         rename(away, init);
         // It gets every other start, and once it is up that is over.
-        self.shows(firmware, &[UP]);
+        self.shows(&[UP]);
         assert!(!self.environment(&[]).contains("akene_tries"));
     }
-}
-
-#[test]
-fn an_installer_that_does_not_start_and_a_system_that_does_not() {
-    if !full() {
-        return;
-    }
-    let Some(machine) = Installed::new("") else { return };
-    assert!(machine.environment(&[]).contains("akene_tries=5"), "a new system's starts are counted");
-    machine.a_truncated_initrd(Firmware::Bios);
-    assert!(!machine.environment(&[]).contains("akene_tries"), "it came up");
-    machine.one_that_does_not_come_up(Firmware::Bios);
 }
 
 /// The password `hunter2 hunter2`, as `grub-mkpasswd-pbkdf2` makes it.
@@ -181,14 +180,14 @@ fn menu_password() -> String {
 const UPGRADE: &str = r#"#!/bin/sh
 export DEBIAN_FRONTEND=noninteractive
 disk=/dev/disk/by-id/virtio-AKT0001-0
-{
+(
   set -ex
   echo "grub-pc grub-pc/install_devices multiselect $disk" | debconf-set-selections
   dpkg --install /root/debs/*.deb
   update-grub
   if [ ! -d /sys/firmware/efi ]; then grub-install $disk; else grub-install; fi
   sync
-} > /root/upgrade.log 2>&1
+) > /root/upgrade.log 2>&1
 echo "UPGRADE ENDED $?" > /dev/ttyS0
 "#;
 
@@ -196,31 +195,33 @@ const UNIT: &str = "[Service]\nType=oneshot\nExecStart=/bin/sh /root/upgrade.sh\
 
 impl Installed {
     /// What a kernel that GRUB refuses, half an installer, and one that begins and finds itself damaged come to.
-    fn other_damages(&self, firmware: Firmware) {
+    fn other_damages(&self) {
         // GRUB reads the file and says no; nobody presses the key it would like.
         self.cut_to("vmlinuz", |_| 1 << 20);
-        self.comes_back(firmware, &["Booting `Reinstall this computer"]);
+        assert!(self.environment(&[]).contains("akene_tries=5"), "a new system's starts are counted");
+        self.comes_back(&["Booting `Reinstall this computer"]);
+        assert!(!self.environment(&[]).contains("akene_tries"), "it came up");
         self.put_installer();
         // Without one of its files there is no entry.
         std::fs::remove_file(self.boot().path("akene/initrd.img")).unwrap();
-        let shown = self.comes_back(firmware, &[]);
+        let shown = self.comes_back(&[]);
         assert!(!shown.contains("Reinstall this computer"), "{shown}");
         self.put_installer();
         // The first program starts and misses the rest: it says so, and lets go after five minutes.
         self.cut_to("initrd.img", |all| all / 2);
-        self.comes_back(firmware, &[INSTALLER, "live-system-broken"]);
+        self.comes_back(&[INSTALLER, "live-system-broken"]);
         self.put_installer();
     }
 
     /// Half an installation starts the installer, even with the finished system's menu.
-    fn a_power_cut_before_the_end(&self, firmware: Firmware) {
+    fn a_power_cut_before_the_end(&self) {
         let mark = "akene/state/installed";
         std::fs::rename(self.boot().path(mark), self.boot().path("akene/state/away")).unwrap();
-        self.shows(firmware, &[INSTALLER]);
+        self.shows(&[INSTALLER]);
         std::fs::rename(self.boot().path("akene/state/away"), self.boot().path(mark)).unwrap();
     }
 
-    fn upgrades(&self, firmware: Firmware) {
+    fn upgrades(&self) {
         let packages = akene_tests::mirror::cache_dir().unwrap().join("packages");
         let grub = std::fs::read(self.boot().path("grub/grub.cfg")).unwrap();
         std::fs::write(self.boot().path("grub/grub.cfg"), [&grub[..], b"# before the upgrade\n"].concat())
@@ -257,11 +258,12 @@ impl Installed {
         }
         {
             // People can log in long before.
-            let mut vm = self.start(firmware);
+            let mut vm = self.start();
             let limit = vm.accelerator.scale(40 * MINUTE);
             if let Err(error) = vm.expect("UPGRADE ENDED", limit) {
                 panic!("waiting for the upgrade: {error:#}\n{}", vm.console.text());
             }
+            println!("{:>5} s upgraded", vm.started.elapsed().as_secs());
             vm.switch_off(10 * MINUTE).unwrap();
         }
         let root = Opened::new(&self.disk, "akene-root").unwrap();
@@ -272,15 +274,22 @@ impl Installed {
         assert!(log.contains("+ sync"), "the upgrade broke off:\n{log}");
         let menu = std::fs::read_to_string(self.boot().path("grub/grub.cfg")).unwrap();
         assert!(!menu.contains("# before the upgrade"), "it was not made anew:\n{log}");
-        // The entry is there still, and starts the installer once.
+        // The entry is there still, and starts the installer.
         self.environment(&["next_entry=akene-reinstall"]);
-        self.shows(firmware, &[INSTALLER]);
-        self.shows(firmware, &[UP]);
+        self.shows(&[INSTALLER]);
+        // It finds its way on a disk that the system's own tools have changed, and what it makes starts.
+        let people = || sums(&Opened::new(&self.disk, "akene-home").unwrap().path(""));
+        live_in(&Opened::new(&self.disk, "akene-home").unwrap().path(""));
+        let before = people();
+        self.install("");
+        assert_eq!(people(), before, "people's files");
+        self.shows(&[UP]);
+        assert!(!Opened::new(&self.disk, "akene-root").unwrap().path("root/upgrade.log").exists());
     }
 
     /// Who only passes by starts the system and nothing else; what was ordered asks nobody.
-    fn a_password(&self, firmware: Firmware) {
-        let mut vm = self.start(firmware);
+    fn a_password(&self) {
+        let mut vm = self.start();
         let soon = vm.accelerator.scale(3 * MINUTE);
         vm.expect("Reinstall this computer", soon).unwrap();
         vm.console.press("\x05").unwrap();
@@ -288,9 +297,9 @@ impl Installed {
         vm.console.press("\r").unwrap();
         vm.expect("Enter username", soon).unwrap();
         vm.pull_the_plug();
-        self.shows(firmware, &[UP]);
+        self.shows(&[UP]);
         self.environment(&["next_entry=akene-reinstall"]);
-        let shown = self.shows(firmware, &[INSTALLER]);
+        let shown = self.shows(&[INSTALLER]);
         assert!(!shown.contains("Enter username"), "{shown}");
     }
 }
@@ -308,8 +317,8 @@ fn upgraded(firmware: Firmware) {
     if !full() {
         return;
     }
-    let Some(machine) = Installed::new("") else { return };
-    machine.upgrades(firmware);
+    let Some(machine) = Installed::new(firmware, "") else { return };
+    machine.upgrades();
 }
 
 #[test]
@@ -327,11 +336,11 @@ fn whatever_happens(firmware: Firmware) {
     if !full() {
         return;
     }
-    let Some(machine) = Installed::new("") else { return };
-    machine.other_damages(firmware);
-    machine.a_power_cut_before_the_end(firmware);
-    machine.a_truncated_initrd(firmware);
-    machine.one_that_does_not_come_up(firmware);
+    let Some(machine) = Installed::new(firmware, "") else { return };
+    machine.other_damages();
+    machine.a_power_cut_before_the_end();
+    machine.a_truncated_initrd();
+    machine.one_that_does_not_come_up();
 }
 
 #[test]
@@ -350,9 +359,11 @@ fn a_menu_with_a_password() {
         return;
     }
     let boot = format!("\n[boot]\npassword = \"{}\"\n", menu_password());
-    let Some(machine) = Installed::new(&boot) else { return };
-    machine.a_password(Firmware::Bios);
-    machine.a_password(Firmware::Uefi);
+    let Some(mut machine) = Installed::new(Firmware::Bios, &boot) else { return };
+    machine.a_password();
+    // The disk starts in another kind of computer, too.
+    machine.firmware = Firmware::Uefi;
+    machine.a_password();
 }
 
 /// A machine whose system does not come up waits for help, and its administrator logs in from outside.
@@ -375,7 +386,7 @@ fn an_administrator_gets_in_while_a_machine_waits_for_help() {
     let options = ["--size", "8GiB", "--packages", packages.to_str().unwrap()];
     let outcome = install(&disk, &Orders::Stamp(site.stamp()), dir.path(), &options).unwrap();
     assert!(outcome.good, "{}", outcome.story());
-    let machine = Installed { dir, disk, built, _mirror: mirror };
+    let machine = Installed { dir, disk, built, firmware: Firmware::Bios, mirror };
     machine.put_installer();
     let stamp: Stamp = serde_json::from_slice(&std::fs::read(site.stamp()).unwrap()).unwrap();
     std::fs::write(machine.boot().path("akene/stamp.img"), stamp.to_area().unwrap()).unwrap();
