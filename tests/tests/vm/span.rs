@@ -3,22 +3,16 @@
 //! it is installed again from its own disk: what they have is what they had.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_tests::checks::{self, Expected};
 use akene_tests::disks::has;
-use akene_tests::journey::{self, Journey, Put};
-use akene_tests::mirror::Mirror;
+use akene_tests::journey::{Journey, Put};
 use akene_tests::people::{live_in, sums};
 use akene_tests::site::{SSH_KEY, Site, USER, small_server};
-use akene_tests::vm::{self, Accelerator, Firmware, HOST, Machine};
+use akene_tests::vm::{self, Firmware, HOST, Machine};
 
-const MINUTE: Duration = Duration::from_secs(60);
-
-fn run(cmd: Cmd) -> String {
-    SystemRunner.run(&cmd).unwrap_or_else(|e| panic!("{e:#}")).text()
-}
+use crate::{MINUTE, full, image, run};
 
 /// The physical volumes of an image as loop devices, let go of at the end.
 struct Loops(Vec<String>);
@@ -117,19 +111,11 @@ fn lvm(report: &str, options: &[&str], fields: &str, config: &str) -> Vec<Vec<St
 /// Takes some half an hour where instructions are translated.
 #[test]
 fn homes_over_two_small_disks() {
-    if std::env::var_os("AKENE_FULL").is_none() {
-        eprintln!(
-            "SKIPPED: homes over two disks in a virtual machine are part of the full run (AKENE_FULL=1)"
-        );
+    if !full("homes over two disks in a virtual machine") || !has("lvm") {
         return;
     }
-    if !journey::possible() || !has("lvm") {
-        return;
-    }
+    let Some((mirror, built)) = image() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirror::start().unwrap();
-    let built = journey::image_of_this_run(&mirror).unwrap();
-    println!("running under {:?}", Accelerator::find(&built.kernel()));
     let profile = small_server(&mirror, HOST)
         + "\n[storage.volumes.home]\nmin = \"6 GiB\"\noptional = false\n[storage.volumes.swap]\nwanted = false\n";
     let mut site = Site::new(dir.path(), HOST, &profile).unwrap();

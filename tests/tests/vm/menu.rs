@@ -6,29 +6,24 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_exec::Cmd;
 use akene_protocol::Stamp;
 use akene_tests::image::Opened;
-use akene_tests::journey::{self, Built};
+use akene_tests::journey::Built;
 use akene_tests::mirror::Mirror;
 use akene_tests::native::{Orders, install};
 use akene_tests::people::{live_in, sums};
 use akene_tests::site::{SSH_KEY, Site, outward_address, program, small_server};
-use akene_tests::vm::{Accelerator, Firmware, Machine, Vm};
+use akene_tests::vm::{Firmware, Machine, Vm};
+
+use crate::{MINUTE, image, run};
 
 /// What the system shows when it is up, and the installer's kernel before anything else.
 const UP: &str = "login:";
 const INSTALLER: &str = "akene.mode=install";
 const HELP: &str = "akene.mode=help";
 const PANIC: &str = "Kernel panic";
-
-const MINUTE: Duration = Duration::from_secs(60);
-
-fn run(cmd: Cmd) -> String {
-    SystemRunner.run(&cmd).unwrap_or_else(|e| panic!("{e:#}")).text()
-}
 
 /// An installed machine, and the installer as it lies on a boot partition.
 struct Installed {
@@ -41,14 +36,8 @@ struct Installed {
 
 impl Installed {
     fn new(firmware: Firmware, more: &str) -> Option<Self> {
-        if !journey::possible() {
-            return None;
-        }
-        akene_exec::own_mounts().unwrap();
+        let (mirror, built) = image()?;
         let dir = tempfile::tempdir().unwrap();
-        let mirror = Mirror::start().unwrap();
-        let built = journey::image_of_this_run(&mirror).unwrap();
-        println!("running under {:?}", Accelerator::find(&built.kernel()));
         let disk = dir.path().join("disk.img");
         let installed = Installed { dir, disk, built, firmware, mirror };
         installed.install(more);
@@ -305,11 +294,7 @@ impl Installed {
 }
 
 fn full() -> bool {
-    let full = std::env::var_os("AKENE_FULL").is_some();
-    if !full {
-        eprintln!("SKIPPED: what can happen to boot menus is part of the full run (AKENE_FULL=1)");
-    }
-    full
+    crate::full("what can happen to boot menus")
 }
 
 /// Kernel and boot loader are made anew by the system itself.
@@ -369,15 +354,12 @@ fn a_menu_with_a_password() {
 /// A machine whose system does not come up waits for help, and its administrator logs in from outside.
 #[test]
 fn an_administrator_gets_in_while_a_machine_waits_for_help() {
-    let Some(host) = outward_address().filter(|_| full() && journey::possible()) else { return };
-    akene_exec::own_mounts().unwrap();
+    let Some(host) = outward_address().filter(|_| full()) else { return };
+    let Some((mirror, built)) = image() else { return };
     let dir = tempfile::tempdir().unwrap();
     let key = dir.path().join("admin");
     run(Cmd::new("ssh-keygen").args(["-q", "-N", "", "-t", "ed25519", "-f"]).arg(&key));
     let public = std::fs::read_to_string(key.with_extension("pub")).unwrap();
-    let mirror = Mirror::start().unwrap();
-    let built = journey::image_of_this_run(&mirror).unwrap();
-    Accelerator::find(&built.kernel());
     let profile = small_server(&mirror, "127.0.0.1").replace(SSH_KEY, public.trim());
     let mut site = Site::new(dir.path(), &host, &profile).unwrap();
     site.start().unwrap();

@@ -6,21 +6,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_exec::Cmd;
 use akene_tests::checks::{self, Expected};
 use akene_tests::image::Opened;
 use akene_tests::journey::{self, Built, Journey, Put};
-use akene_tests::mirror::Mirror;
 use akene_tests::native::{Orders, install};
 use akene_tests::people::{live_in, sums};
 use akene_tests::site::{SSH_KEY, Site, USER, outward_address, program, small_server};
-use akene_tests::vm::{Accelerator, Firmware, HOST, Machine};
+use akene_tests::vm::{Firmware, HOST, Machine};
 
-const MINUTE: Duration = Duration::from_secs(60);
+use crate::{MINUTE, full, image, run};
 
 fn server(site: &Site, command: &[&str], more: &[&str]) -> String {
     let cmd = Cmd::new(program("akene-server").unwrap()).args(command).arg(&site.dir).args(more);
-    SystemRunner.run(&cmd).unwrap_or_else(|e| panic!("{e:#}")).text()
+    run(cmd)
 }
 
 /// What a machine is called and knows itself by, and its newest run.
@@ -91,7 +90,7 @@ fn on_this_host(site: &Site, built: &Built, disk: &Path, dir: &Path) {
     let live = dir.join("live");
     std::fs::create_dir(&live).unwrap();
     let initrd = std::fs::read(built.initrd()).unwrap();
-    SystemRunner.run(&Cmd::new("cpio").args(["-idm", "--quiet", "-D"]).arg(&live).stdin(initrd)).unwrap();
+    run(Cmd::new("cpio").args(["-idm", "--quiet", "-D"]).arg(&live).stdin(initrd));
     let packages = akene_tests::mirror::cache_dir().unwrap().join("packages");
     let more = ["--firmware", "uefi64", "--installer", live.to_str().unwrap(), "--packages"];
     let more = [&more[..], &[packages.to_str().unwrap()]].concat();
@@ -101,10 +100,7 @@ fn on_this_host(site: &Site, built: &Built, disk: &Path, dir: &Path) {
 }
 
 fn twice(firmware: Firmware, first: First) {
-    if std::env::var_os("AKENE_FULL").is_none() {
-        eprintln!(
-            "SKIPPED: ordered reinstallations in a virtual machine are part of the full run (AKENE_FULL=1)"
-        );
+    if !full("ordered reinstallations in a virtual machine") {
         return;
     }
     // A server that both this host and the machine call by one name, where this host installs.
@@ -112,11 +108,9 @@ fn twice(firmware: Firmware, first: First) {
         First::Medium => Some(HOST.to_owned()),
         First::Host => outward_address(),
     };
-    let Some(address) = address.filter(|_| journey::possible()) else { return };
+    let Some(address) = address else { return };
+    let Some((mirror, built)) = image() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirror::start().unwrap();
-    let built = journey::image_of_this_run(&mirror).unwrap();
-    println!("running under {:?}", Accelerator::find(&built.kernel()));
     let profile = small_server(&mirror, HOST);
     let mut site = Site::new(dir.path(), &address, &profile).unwrap();
     let settings = site.dir.join("site.toml");

@@ -1,20 +1,16 @@
-//! The main job in virtual machines: from the medium to the installed system that has confirmed itself.
-//!
-//! The machines are watched through their serial console and the server; nothing here waits for time to
-//! pass. Each failure shows the last words of the machine.
+//! The main job: from the medium to the installed system that has confirmed itself.
 
 use std::path::Path;
-use std::time::Duration;
 
 use akene_tests::checks::{self, Expected};
 use akene_tests::image::digest;
-use akene_tests::journey::{self, Journey, Put, possible};
+use akene_tests::journey::{self, Journey, Put};
 use akene_tests::mirror::Mirror;
 use akene_tests::secrets::Secrets;
 use akene_tests::site::{SSH_KEY, Site, USER, small_server};
-use akene_tests::vm::{Accelerator, Firmware, HOST, Machine};
+use akene_tests::vm::{Firmware, HOST, Machine};
 
-const MINUTE: Duration = Duration::from_secs(60);
+use crate::{MINUTE, image};
 
 fn expected(secrets: &Secrets) -> Expected {
     Expected {
@@ -28,13 +24,8 @@ fn expected(secrets: &Secrets) -> Expected {
 }
 
 fn whole_way(firmware: Firmware, put: Put, memory: u32) {
-    if !possible() {
-        return;
-    }
+    let Some((mirror, built)) = image() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirror::start().unwrap();
-    let built = journey::image_of_this_run(&mirror).unwrap();
-    println!("running under {:?}", Accelerator::find(&built.kernel()));
     let site = journey::site_for_machines(&mirror, dir.path()).unwrap();
     let (mut machine, disk) = journey::machine_with_disk(firmware, dir.path(), 8).unwrap();
     machine.memory = memory;
@@ -88,13 +79,8 @@ struct Refusing {
 }
 
 fn refusing() -> Option<Refusing> {
-    if !possible() {
-        return None;
-    }
+    let (mirror, built) = image()?;
     let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirror::start().unwrap();
-    let built = journey::image_of_this_run(&mirror).unwrap();
-    Accelerator::find(&built.kernel());
     let mut site = Site::with_consent(dir.path(), HOST, &small_server(&mirror, HOST), "none").unwrap();
     site.start().unwrap();
     Some(Refusing { dir, built, site, _mirror: mirror })

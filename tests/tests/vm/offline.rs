@@ -14,14 +14,13 @@ use akene_protocol::{Envelope, EventKind, Stamp};
 use akene_server::site::media;
 use akene_tests::checks::{self, Expected};
 use akene_tests::image::{Image, Opened};
-use akene_tests::journey::{self, possible};
-use akene_tests::mirror::Mirror;
+use akene_tests::journey;
 use akene_tests::site::{SSH_KEY, Site, USER, program, small_server};
 use akene_tests::stick::{Stick, reports};
-use akene_tests::vm::{Accelerator, Firmware, HOST, Machine, Medium, Vm};
+use akene_tests::vm::{Firmware, HOST, Machine, Medium, Vm};
 use serde_json::Value;
 
-const MINUTE: Duration = Duration::from_secs(60);
+use crate::{MINUTE, full, image};
 
 /// From the prompt to the first word of the agent, on a slow emulator.
 const AGENT_BEGINS: Duration = Duration::from_secs(40);
@@ -33,21 +32,14 @@ fn a_computer_without_a_network_card_is_installed_from_a_stick_and_reports_when_
 
 #[test]
 fn the_same_with_secure_boot() {
-    if std::env::var_os("AKENE_FULL").is_none() {
-        eprintln!("SKIPPED: a second firmware is part of the full run (AKENE_FULL=1)");
-        return;
+    if full("a stick and Secure Boot") {
+        whole_way(Firmware::SecureBoot);
     }
-    whole_way(Firmware::SecureBoot);
 }
 
 fn whole_way(firmware: Firmware) {
-    if !possible() {
-        return;
-    }
+    let Some((mirror, built)) = image() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirror::start().unwrap();
-    let built = journey::image_of_this_run(&mirror).unwrap();
-    Accelerator::find(&built.kernel());
     let profile = format!("shutdown = \"poweroff\"\n{}", small_server(&mirror, "127.0.0.1"));
     let mut site = Site::new(dir.path(), HOST, &profile).unwrap();
     let settings = site.dir.join("site.toml");
@@ -221,13 +213,8 @@ fn shown(site: &Site, report: &Report) -> Value {
 /// The places of keys are those of an American keyboard; what is typed is what stands on them in France.
 #[test]
 fn a_technician_who_speaks_french_has_a_french_keyboard() {
-    if !possible() {
-        return;
-    }
+    let Some((mirror, built)) = image() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirror::start().unwrap();
-    let built = journey::image_of_this_run(&mirror).unwrap();
-    Accelerator::find(&built.kernel());
     let site = Site::new(dir.path(), HOST, &small_server(&mirror, HOST)).unwrap();
     let ours = akene_server::site::Site::open(&site.dir).unwrap();
     let key = ours.key().unwrap();
