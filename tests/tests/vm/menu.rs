@@ -204,10 +204,14 @@ impl Installed {
 
     /// Half an installation starts the installer, even with the finished system's menu.
     fn a_power_cut_before_the_end(&self) {
-        let mark = "akene/state/installed";
-        std::fs::rename(self.boot().path(mark), self.boot().path("akene/state/away")).unwrap();
+        let rename = |from: &str, to: &str| {
+            let boot = self.boot();
+            std::fs::rename(boot.path(from), boot.path(to)).unwrap();
+        };
+        let (mark, away) = ("akene/state/installed", "akene/state/away");
+        rename(mark, away);
         self.shows(&[INSTALLER]);
-        std::fs::rename(self.boot().path("akene/state/away"), self.boot().path(mark)).unwrap();
+        rename(away, mark);
     }
 
     fn upgrades(&self) {
@@ -316,26 +320,44 @@ fn upgraded_with_uefi() {
     upgraded(Firmware::Uefi);
 }
 
-/// All that can happen to the installer.
-fn whatever_happens(firmware: Firmware) {
+/// All that can happen to an installer that was ordered.
+fn a_damaged_installer(firmware: Firmware) {
     if !full() {
         return;
     }
     let Some(machine) = Installed::new(firmware, "") else { return };
     machine.other_damages();
-    machine.a_power_cut_before_the_end();
     machine.a_truncated_initrd();
+}
+
+#[test]
+fn whatever_happens_to_the_installer_on_a_bios() {
+    a_damaged_installer(Firmware::Bios);
+}
+
+#[test]
+fn whatever_happens_to_the_installer_with_uefi() {
+    a_damaged_installer(Firmware::Uefi);
+}
+
+/// Half an installation, and a system that was up once and is not any more.
+fn a_broken_system(firmware: Firmware) {
+    if !full() {
+        return;
+    }
+    let Some(machine) = Installed::new(firmware, "") else { return };
+    machine.a_power_cut_before_the_end();
     machine.one_that_does_not_come_up();
 }
 
 #[test]
-fn whatever_happens_on_a_bios() {
-    whatever_happens(Firmware::Bios);
+fn whatever_happens_to_the_system_on_a_bios() {
+    a_broken_system(Firmware::Bios);
 }
 
 #[test]
-fn whatever_happens_with_uefi() {
-    whatever_happens(Firmware::Uefi);
+fn whatever_happens_to_the_system_with_uefi() {
+    a_broken_system(Firmware::Uefi);
 }
 
 #[test]
