@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use akene_tests::checks::{self, Expected};
-use akene_tests::image::digest;
+use akene_tests::image::{Opened, digest};
 use akene_tests::journey::{self, Journey, Put};
 use akene_tests::mirror::Mirror;
 use akene_tests::secrets::Secrets;
@@ -29,6 +29,7 @@ fn whole_way(firmware: Firmware, put: Put, memory: u32) {
     let site = journey::site_for_machines(&mirror, dir.path()).unwrap();
     let (mut machine, disk) = journey::machine_with_disk(firmware, dir.path(), 8).unwrap();
     machine.memory = memory;
+    let stays = format!("Value: /dev/disk/by-id/virtio-{}-0\n", machine.serial);
     let mut journey = Journey::begin(site, &built.iso(), put, machine, dir.path()).unwrap();
     // The packages of the new system are being unpacked: only the image's own boot loader is on the disk.
     let there = [
@@ -54,6 +55,11 @@ fn whole_way(firmware: Firmware, put: Put, memory: u32) {
     secrets.not_shown_by(&site).unwrap();
     secrets.not_told_to_the_kernel(&disk).unwrap();
     checks::installed(&disk, &expected(&secrets)).unwrap();
+    // Upgrades of the boot loader put it where debconf says, and kernel names change from start to start.
+    let root = Opened::new(&disk, "akene-root").unwrap();
+    let answers = std::fs::read_to_string(root.path("var/cache/debconf/config.dat")).unwrap();
+    let asked = answers.split("\n\n").find(|a| a.starts_with("Name: grub-pc/install_devices\n"));
+    assert!(asked.is_some_and(|a| a.contains(&stays)), "{asked:?}");
 }
 
 /// The least memory an installation has to do with. The oldest of the machines have it; a BIOS is what they have, too.
