@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use akene_exec::{Cmd, Runner, SystemRunner};
 use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
 use crate::mirror::{FRESH, Mirror};
@@ -70,14 +71,19 @@ pub fn build_image(mirror: &Mirror, dir: &Path) -> Result<Built> {
     Ok(built)
 }
 
-/// The image of this test run, built by whoever needs it first. Tests run one program after the other.
+/// The image of this test run, built by whoever needs it first.
 pub fn image_of_this_run(mirror: &Mirror) -> Result<Built> {
     static BUILT: Mutex<Option<Built>> = Mutex::new(None);
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(built) = &*built {
         return Ok(built.clone());
     }
-    let dir = crate::mirror::cache_dir()?.join("image");
+    let cache = crate::mirror::cache_dir()?;
+    // Another test program may need it at the same time.
+    let lock = std::fs::File::create(cache.join("image.lock")).context("opening the lock of the image")?;
+    let _held =
+        Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| e).context("waiting for the image")?;
+    let dir = cache.join("image");
     let (made_by, of) = (dir.join("made-by"), makers()?);
     let age = made_by.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
     // The next test program needs the same image, unless what makes it or goes into it has changed.
