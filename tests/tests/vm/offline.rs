@@ -237,15 +237,19 @@ fn a_technician_who_speaks_french_has_a_french_keyboard() {
     machine.kernel = Some((built.kernel(), initrd, "console=tty0 console=ttyS0,115200".into()));
     let mut vm = machine.start(&dir.path().join("machine")).unwrap();
     let expect_drawn = |vm: &mut Vm, text: &str| {
-        // Whole, and not only what has changed.
-        vm.console.press("\x0c").unwrap();
-        vm.expect(text, 2 * MINUTE).unwrap();
+        // Whole, and not only what has changed. Blanks are passed over by moving the cursor, which leaves no trace in the text.
+        // Again, because a key may arrive after it.
+        let drawn = (0..20).any(|_| {
+            vm.console.press("\x0c").unwrap();
+            vm.expect(text, Duration::from_secs(5)).is_ok()
+        });
+        assert!(drawn, "{text} is not shown: {}", vm.console.text());
     };
-    vm.expect("Choose your language", 15 * MINUTE).unwrap();
+    vm.expect("Chooseyourlanguage", 15 * MINUTE).unwrap();
     vm.console.press("\x1b[B\r").unwrap();
-    expect_drawn(&mut vm, "Association : [");
+    expect_drawn(&mut vm, "Association:[");
     vm.press(&["a", "q", "z", "w", "semicolon", "m", "1", "shift-1"]).unwrap();
-    expect_drawn(&mut vm, "Association : [qawzm,&1");
+    expect_drawn(&mut vm, "Association:[qawzm,&1");
     vm.press(&["ret", "ret"]).unwrap();
     expect_drawn(&mut vm, "4/6");
     vm.press(&["shift-1", "shift-0", "shift-4", "shift-2", "minus", "9", "backspace", "shift-9"]).unwrap();
@@ -253,7 +257,7 @@ fn a_technician_who_speaks_french_has_a_french_keyboard() {
     println!("{:>5} s typed in French", vm.started.elapsed().as_secs());
     // Back to English: an American keyboard again.
     vm.console.press("\x1b[D\x1b[D\x1b[D\x1b[A\r").unwrap();
-    expect_drawn(&mut vm, "Association: [qawzm,&1");
+    expect_drawn(&mut vm, "Association:[qawzm,&1");
     vm.press(&["a", "1"]).unwrap();
     expect_drawn(&mut vm, "&1a1");
 }
