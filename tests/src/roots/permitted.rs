@@ -32,6 +32,7 @@ const fn may(path: &'static str, allowed: Allowed, why: &'static str) -> Permitt
 
 const MAKER: &str = "settings of the new system, written by whoever installs and not by a package";
 const REFERENCE: &str = "settings of the maker of the reference";
+const ASKED: &str = "a note of debconf's on a question that apt has asked before it unpacks";
 const DEVICES: &str =
     "devices: a running system finds another filesystem there, and the maker of the reference fills it";
 const MEMORY: &str = "memory of a running system, which finds another filesystem there";
@@ -60,6 +61,8 @@ pub const PERMITTED: &[Permitted] = &[
         Allowed::All,
         "where apt has questions asked before it unpacks: nothing is asked",
     ),
+    may("var/cache/debconf/config.dat", Allowed::Part("dictionaries-common/default-wordlist Flags"), ASKED),
+    may("var/cache/debconf/config.dat", Allowed::Part("libpaper/defaultpaper Owners"), ASKED),
     may("etc/console-setup/cached_*", Allowed::Content, "names the consoles of the machine it is made on"),
     may("boot/initrd.img-*", Allowed::Content, "an archive with the times of its making"),
     may("var/lib/initramfs-tools/*", Allowed::Content, "sums of those archives"),
@@ -74,8 +77,11 @@ pub const PERMITTED: &[Permitted] = &[
     may("var/lib/apt/lists/**", Allowed::All, CACHE),
     may("var/cache/ldconfig/aux-cache", Allowed::All, CACHE),
     may("var/cache/man/**", Allowed::Content, CACHE),
+    may("var/cache/fontconfig/*", Allowed::Content, CACHE),
     may("var/cache/debconf/*-old", Allowed::All, BEHIND),
     may("var/lib/dpkg/*-old", Allowed::All, BEHIND),
+    may("var/lib/ucf/hashfile.*", Allowed::Content, BEHIND),
+    may("var/lib/ucf/registry.*", Allowed::Content, BEHIND),
     may("etc/*-", Allowed::All, BEHIND),
     may("var/lib/dpkg/lock*", Allowed::All, LOCK),
     may("var/lib/dpkg/triggers/Lock", Allowed::All, LOCK),
