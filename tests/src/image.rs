@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use akene_exec::{ChrootMounts, Cmd, Output, Runner, SystemRunner};
 use anyhow::{Context, Result, ensure};
@@ -267,6 +268,26 @@ impl Digest {
     /// Whether there is nothing but zeros.
     pub fn is_blank(&self) -> bool {
         self.blocks.is_empty()
+    }
+}
+
+/// Detaches every loop device of a file, as a machine forgets them with its power.
+///
+/// # Errors
+/// Somebody still holds one after a minute.
+pub fn let_go(file: &Path) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let held = run(Cmd::new("losetup").arg("-j").arg(file))?.text();
+        if held.is_empty() {
+            return Ok(());
+        }
+        for device in held.lines().filter_map(|line| line.split(':').next()) {
+            // What dies late may have let go of it just now: only that none is left counts.
+            run(Cmd::new("losetup").args(["-d", device])).ok();
+        }
+        ensure!(begun.elapsed() < Duration::from_secs(60), "somebody still holds {held}");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -11,11 +11,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_exec::Cmd;
 use akene_tests::disks::{can_run, run};
 use akene_tests::faults::{Line, Tiny, fill, used_disk};
 use akene_tests::http::Fault;
-use akene_tests::image::digest;
+use akene_tests::image::{digest, let_go};
 use akene_tests::native::{Orders, Outcome, install_by, possible};
 use akene_tests::repository::Says;
 
@@ -341,13 +341,6 @@ fn each_fault_ends_well_or_is_refused_by_name_with_the_disk_as_it_was() {
     assert_eq!(failed.into_inner().unwrap(), Vec::<&str>::new(), "these rows failed, for reasons above");
 }
 
-/// Lets go of what a killed installer would lose with the power.
-fn forget(disk: &Path) {
-    for line in SystemRunner.run(&Cmd::new("losetup").arg("-j").arg(disk)).unwrap().text().lines() {
-        run("losetup", &["-d", line.split(':').next().unwrap()]);
-    }
-}
-
 #[test]
 fn killed_at_random_moments_before_it_may_write_it_has_written_nothing() {
     if !possible() || !can_run() {
@@ -384,7 +377,7 @@ fn killed_at_random_moments_before_it_may_write_it_has_written_nothing() {
             |_| Ok(started.elapsed() >= at || commits()),
         )
         .unwrap();
-        forget(&disk);
+        let_go(&disk).unwrap();
         if phases(&outcome).contains(&"commit") {
             println!("killed as late as in commit; the next one begins with a used disk");
             std::fs::remove_file(&disk).unwrap();

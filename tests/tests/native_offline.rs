@@ -13,7 +13,7 @@ use akene_protocol::lock::ProfileLock;
 use akene_protocol::{Envelope, PublicKey, Sha256};
 use akene_tests::checks::{self, Expected};
 use akene_tests::disks::{can_run, run};
-use akene_tests::image::{Image, digest};
+use akene_tests::image::{Image, digest, let_go};
 use akene_tests::mirror::Mirror;
 use akene_tests::native::{Orders, Outcome, install, install_by, possible};
 use akene_tests::roots;
@@ -407,9 +407,7 @@ fn pulled_out_and_cut_off(place: &Place) {
         })
     });
     assert!(moments.next().is_none() && pulled.is_none() && !outcome.good, "{}", outcome.story());
-    for line in run("losetup", &["-j", image.to_str().unwrap()]).lines() {
-        run("losetup", &["-d", line.split(':').next().unwrap()]);
-    }
+    let_go(&image).unwrap();
 
     let again = place.scratch("again");
     let outcome = place.install(&image, &medium, &again, &["--resume"]);

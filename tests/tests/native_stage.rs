@@ -10,7 +10,7 @@ use akene_exec::{Cmd, Runner, Streams, SystemRunner};
 use akene_tests::checks::{self, Expected};
 use akene_tests::disks::{can_run, run};
 use akene_tests::faults::fill;
-use akene_tests::image::Image;
+use akene_tests::image::{Image, let_go};
 use akene_tests::mirror::Mirror;
 use akene_tests::native::{Orders, Outcome, install, install_by, possible};
 use akene_tests::site::{SSH_KEY, USER, program, small_server};
@@ -147,9 +147,7 @@ fn with_little_room(disk: &Path, small: &Path, mirror: &Mirror, profile: &str, b
     // It is killed at once.
     drop(agent);
     // What a machine would forget by itself.
-    for line in SystemRunner.run(&Cmd::new("losetup").arg("-j").arg(disk)).unwrap().text().lines() {
-        run("losetup", &["-d", line.split(':').next().unwrap()]);
-    }
+    let_go(disk).unwrap();
     for entry in fs::read_dir(small).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
