@@ -33,7 +33,7 @@ fn a_reinstallation_is_prefetched_announced_postponed_and_begun() {
     let text = rig.told();
     assert!(text.contains("Vos fichiers sont conservés") && text.contains("encore 1 fois"), "{text}");
     // One notification for the desktop, by its session bus.
-    assert!(rig.done("runuser").contains("org.freedesktop.Notifications"), "{}", rig.log());
+    rig.wait("the desktop is told", |rig| rig.done("runuser").contains("org.freedesktop.Notifications"));
     assert!(rig.postpone().unwrap().contains("postponed by 1 minutes"));
     rig.wait("the server knows", |rig| rig.orders().contains("people postponed it 1 times"));
     assert!(rig.postpone().unwrap_err().contains("nothing is announced"));
