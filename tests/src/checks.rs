@@ -7,6 +7,7 @@ use akene_exec::{Cmd, ExecError, Runner, SystemRunner};
 use anyhow::{Context, Result, ensure};
 
 use crate::image::{Image, inside};
+use crate::site::{SSH_KEY, USER};
 
 /// What the system was asked to be.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +24,19 @@ pub struct Expected {
     pub volumes: Vec<PathBuf>,
     /// The system has not been started since it was installed.
     pub fresh: bool,
+}
+
+impl Expected {
+    /// The system of [`small_server`](crate::site::small_server), not started yet.
+    pub fn of_small_server() -> Self {
+        Expected {
+            user: USER.into(),
+            ssh_key: SSH_KEY.into(),
+            packages: ["openssh-server", "sudo", "less", "grub-common"].map(String::from).into(),
+            fresh: true,
+            ..Expected::default()
+        }
+    }
 }
 
 /// Checks disk, filesystems, packages and configuration of the image.

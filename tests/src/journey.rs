@@ -2,7 +2,6 @@
 //! from it, wait until the server says that the installed system runs.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use akene_exec::{Cmd, Runner, SystemRunner};
@@ -73,13 +72,8 @@ pub fn build_image(mirror: &Mirror, dir: &Path) -> Result<Built> {
 
 /// The image of this test run, built by whoever needs it first.
 pub fn image_of_this_run(mirror: &Mirror) -> Result<Built> {
-    static BUILT: Mutex<Option<Built>> = Mutex::new(None);
-    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(built) = &*built {
-        return Ok(built.clone());
-    }
     let cache = crate::mirror::cache_dir()?;
-    // Another test program may need it at the same time.
+    // Another test, or another program of tests, may need it at the same time.
     let lock = std::fs::File::create(cache.join("image.lock")).context("opening the lock of the image")?;
     let _held =
         Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| e).context("waiting for the image")?;
@@ -88,14 +82,14 @@ pub fn image_of_this_run(mirror: &Mirror) -> Result<Built> {
     let age = made_by.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
     // The next test program needs the same image, unless what makes it or goes into it has changed.
     if age.is_some_and(|age| age < FRESH) && std::fs::read_to_string(&made_by).is_ok_and(|text| text == of) {
-        return Ok(built.insert(Built { dir }).clone());
+        return Ok(Built { dir });
     }
     if made_by.exists() {
         std::fs::remove_file(&made_by).context("forgetting the earlier image")?;
     }
     let fresh = build_image(mirror, &dir).context("building the image")?;
     std::fs::write(&made_by, of).context("noting what the image was made by")?;
-    Ok(built.insert(fresh).clone())
+    Ok(fresh)
 }
 
 /// The programs an image depends on, each as it is now.

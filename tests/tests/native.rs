@@ -10,7 +10,7 @@ use akene_tests::image::Opened;
 use akene_tests::mirror::Mirror;
 use akene_tests::native::{Orders, install, possible};
 use akene_tests::secrets::Secrets;
-use akene_tests::site::{SSH_KEY, Site, USER, outward_address, small_server, with_password};
+use akene_tests::site::{Site, outward_address, small_server, with_password};
 use akene_tests::vm::{self, Firmware, Machine};
 
 #[test]
@@ -44,14 +44,7 @@ fn installs_confirms_and_leaves_the_host_clean() {
     secrets.not_in("the output", &format!("{}{events}", outcome.text)).unwrap();
     secrets.not_shown_by(&site).unwrap();
     secrets.not_told_to_the_kernel(&image).unwrap();
-    let expected = Expected {
-        user: USER.into(),
-        ssh_key: SSH_KEY.into(),
-        packages: ["openssh-server", "sudo", "less", "grub-common"].map(String::from).into(),
-        secrets: secrets.texts(),
-        fresh: true,
-        ..Expected::default()
-    };
+    let expected = Expected { secrets: secrets.texts(), ..Expected::of_small_server() };
     checks::installed(&image, &expected).unwrap();
     host_is_clean(&image);
 

@@ -11,7 +11,7 @@ use akene_tests::image::{Image, inside};
 use akene_tests::mirror::Mirror;
 use akene_tests::native::{Orders, install, possible};
 use akene_tests::people::{live_in, sums};
-use akene_tests::site::{SSH_KEY, Site, USER, small_server};
+use akene_tests::site::{Site, USER, small_server};
 
 /// The old partition.
 const START: u64 = 1 << 20;
@@ -82,14 +82,7 @@ fn a_system_is_installed_around_the_files_of_an_old_one() {
     assert!(said.contains("the account `cy` is the profile's"), "{said}");
     assert!(!(said + &outcome.text).contains(HASH), "a password's hash is shown");
 
-    let expected = Expected {
-        user: USER.into(),
-        ssh_key: SSH_KEY.into(),
-        packages: ["openssh-server", "sudo", "less", "grub-common"].map(String::from).into(),
-        fresh: true,
-        ..Expected::default()
-    };
-    checks::installed(&disk, &expected).unwrap();
+    checks::installed(&disk, &Expected::of_small_server()).unwrap();
 
     let mut image = Image::open(&disk).unwrap();
     let root = image.mount_system().unwrap();

@@ -12,13 +12,12 @@ use akene_agent::fetch::medium::stick::{Stick, Where};
 use akene_agent::fetch::mint;
 use akene_agent::report::Reporter;
 use akene_agent::run::letter::{Desk, Sender};
-use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_exec::SystemRunner;
 use akene_protocol::api::Identity;
 use akene_protocol::event::Phase;
 use akene_protocol::medium::{self, Medium, MediumId};
 use akene_protocol::{AssetNumber, Envelope, MachineId, PublicKey, RunId};
 use akene_server::site::media::{self, Registered};
-use akene_tests::site::program;
 use akene_tests::stick::reports;
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::EncodePrivateKey;
@@ -125,8 +124,7 @@ fn install_twenty(rig: &Rig, sticks: &[Made; 2]) -> Vec<Computer> {
 }
 
 fn members(rig: &Rig) -> Vec<Value> {
-    let list = Cmd::new(program("akene-server").unwrap()).arg("machines").arg(rig.site.dir()).arg("--json");
-    SystemRunner.run(&list).unwrap().json().unwrap()
+    serde_json::from_str(&rig.server_command(&["machines"], &["--json"])).unwrap()
 }
 
 fn ids(members: &[Value]) -> BTreeSet<MachineId> {

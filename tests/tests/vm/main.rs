@@ -1,7 +1,7 @@
 //! Virtual machines: what is installed from a medium starts, is ordered anew from far away, and comes back whatever happens.
 //!
-//! One program, so that as many machines run at a time as there are processors, from one image. The machines are watched through
-//! their serial console and the server; nothing waits for time to pass. Each failure shows the last words of the machine.
+//! One program, so that it can be given one core, or all of them, and from one image. The machines are watched through their
+//! serial console and the server; nothing waits for time to pass. Each failure shows the last words of the machine.
 #![allow(missing_docs)]
 
 mod menu;

@@ -35,7 +35,11 @@ struct Installed {
 }
 
 impl Installed {
+    /// None: it is left out of this run.
     fn new(firmware: Firmware, more: &str) -> Option<Self> {
+        if !full() {
+            return None;
+        }
         let (mirror, built) = image()?;
         let dir = tempfile::tempdir().unwrap();
         let disk = dir.path().join("disk.img");
@@ -303,9 +307,6 @@ fn full() -> bool {
 
 /// Kernel and boot loader are made anew by the system itself.
 fn upgraded(firmware: Firmware) {
-    if !full() {
-        return;
-    }
     let Some(machine) = Installed::new(firmware, "") else { return };
     machine.upgrades();
 }
@@ -322,9 +323,6 @@ fn upgraded_with_uefi() {
 
 /// All that can happen to an installer that was ordered.
 fn a_damaged_installer(firmware: Firmware) {
-    if !full() {
-        return;
-    }
     let Some(machine) = Installed::new(firmware, "") else { return };
     machine.other_damages();
     machine.a_truncated_initrd();
@@ -342,9 +340,6 @@ fn whatever_happens_to_the_installer_with_uefi() {
 
 /// Half an installation, and a system that was up once and is not any more.
 fn a_broken_system(firmware: Firmware) {
-    if !full() {
-        return;
-    }
     let Some(machine) = Installed::new(firmware, "") else { return };
     machine.a_power_cut_before_the_end();
     machine.one_that_does_not_come_up();
@@ -362,9 +357,6 @@ fn whatever_happens_to_the_system_with_uefi() {
 
 #[test]
 fn a_menu_with_a_password() {
-    if !full() {
-        return;
-    }
     let boot = format!("\n[boot]\npassword = \"{}\"\n", menu_password());
     let Some(mut machine) = Installed::new(Firmware::Bios, &boot) else { return };
     machine.a_password();

@@ -7,20 +7,13 @@ use akene_tests::image::{Opened, digest};
 use akene_tests::journey::{self, Journey, Put};
 use akene_tests::mirror::Mirror;
 use akene_tests::secrets::Secrets;
-use akene_tests::site::{SSH_KEY, Site, USER, small_server};
+use akene_tests::site::{Site, small_server};
 use akene_tests::vm::{Firmware, HOST, Machine};
 
 use crate::{MINUTE, image};
 
 fn expected(secrets: &Secrets) -> Expected {
-    Expected {
-        user: USER.into(),
-        ssh_key: SSH_KEY.into(),
-        packages: ["openssh-server", "sudo", "less", "grub-common"].map(String::from).into(),
-        secrets: secrets.texts(),
-        fresh: false,
-        ..Expected::default()
-    }
+    Expected { secrets: secrets.texts(), fresh: false, ..Expected::of_small_server() }
 }
 
 fn whole_way(firmware: Firmware, put: Put, memory: u32) {
