@@ -289,6 +289,32 @@ pub fn parse_http_date(text: &str) -> Option<Timestamp> {
     jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()
 }
 
+/// A clock that is nobody's but a test's.
+#[cfg(test)]
+pub(crate) struct TestClock {
+    pub(crate) now: std::cell::Cell<Timestamp>,
+    /// How often its chip was told.
+    pub(crate) remembered: std::cell::Cell<u32>,
+    /// Whether the chip can be told.
+    pub(crate) battery: bool,
+}
+
+#[cfg(test)]
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        self.now.get()
+    }
+    fn set(&self, to: Timestamp) -> Result<()> {
+        self.now.set(to);
+        Ok(())
+    }
+    fn remember(&self) -> Result<()> {
+        self.remembered.set(self.remembered.get() + 1);
+        anyhow::ensure!(self.battery, "no battery");
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -361,28 +387,14 @@ mod tests {
         assert_eq!(decide(t(TRUE), t(FLOOR), &tie), Verdict::Keep { confirmed: None });
     }
 
-    struct TestClock(Cell<Timestamp>, Cell<u32>);
-    impl Clock for TestClock {
-        fn now(&self) -> Timestamp {
-            self.0.get()
-        }
-        fn set(&self, to: Timestamp) -> Result<()> {
-            self.0.set(to);
-            Ok(())
-        }
-        fn remember(&self) -> Result<()> {
-            self.1.set(self.1.get() + 1);
-            bail!("no battery")
-        }
-    }
-
     #[test]
     fn the_chip_learns_only_what_is_confirmed() {
-        let clock = TestClock(Cell::new(t("1980-01-01T00:00:00Z")), Cell::new(0));
+        let clock =
+            TestClock { now: Cell::new(t("1980-01-01T00:00:00Z")), remembered: Cell::new(0), battery: false };
         let mended = mend(&clock, t(FLOOR), &Heard::default()).unwrap();
-        assert_eq!((mended.after, mended.confirmed(), clock.1.get()), (t(FLOOR), false, 0));
+        assert_eq!((mended.after, mended.confirmed(), clock.remembered.get()), (t(FLOOR), false, 0));
         let mended = mend(&clock, t(FLOOR), &heard(&[TRUE], None, None)).unwrap();
-        assert_eq!((mended.after, mended.confirmed(), clock.1.get()), (t(TRUE), true, 1));
+        assert_eq!((mended.after, mended.confirmed(), clock.remembered.get()), (t(TRUE), true, 1));
         assert_eq!(mended.chip.as_deref(), Some("no battery"));
         assert_eq!(
             mended.describe(),

@@ -33,37 +33,26 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+    use crate::net::clock::TestClock;
 
-    struct TestClock(Cell<Timestamp>, Cell<bool>);
-
-    impl Clock for TestClock {
-        fn now(&self) -> Timestamp {
-            self.0.get()
-        }
-        fn set(&self, to: Timestamp) -> Result<()> {
-            self.0.set(to);
-            Ok(())
-        }
-        fn remember(&self) -> Result<()> {
-            self.1.set(true);
-            Ok(())
-        }
+    fn kept(now: Timestamp) -> TestClock {
+        TestClock { now: Cell::new(now), remembered: Cell::new(0), battery: true }
     }
 
     #[test]
     fn a_clock_that_nobody_keeps_is_set_by_the_server_and_any_other_is_left_alone() {
         let right: Timestamp = "2026-11-22T05:00:00Z".parse().unwrap();
         for wrong in ["2031-01-01T00:00:00Z", "1980-01-01T00:00:00Z", "2026-11-22T06:00:00Z"] {
-            let clock = TestClock(Cell::new(wrong.parse().unwrap()), Cell::new(false));
+            let clock = kept(wrong.parse().unwrap());
             let never = || -> Result<Timestamp> { panic!("the server was asked") };
             assert_eq!(settle(&clock, true, never).unwrap(), None);
             assert_eq!(clock.now(), wrong.parse().unwrap());
             let said = settle(&clock, false, || Ok(right)).unwrap().unwrap();
             assert!(said.contains("the site's server"), "{said}");
-            assert_eq!((clock.now(), clock.1.get()), (right, true), "{wrong}");
+            assert_eq!((clock.now(), clock.remembered.get()), (right, 1), "{wrong}");
         }
-        let clock = TestClock(Cell::new(right), Cell::new(false));
+        let clock = kept(right);
         assert_eq!(settle(&clock, false, || Ok(right)).unwrap(), None);
-        assert!(settle(&clock, false, || anyhow::bail!("no answer")).is_err() && !clock.1.get());
+        assert!(settle(&clock, false, || anyhow::bail!("no answer")).is_err() && clock.remembered.get() == 0);
     }
 }
