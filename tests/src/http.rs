@@ -159,6 +159,9 @@ fn converse(stream: &TcpStream, shared: &Shared) -> Result<()> {
         }
         let mut words = line.split_whitespace();
         let (method, target) = (words.next().unwrap_or(""), words.next().unwrap_or("/"));
+        // Whoever takes this server for its proxy names the server it means, too.
+        let target =
+            target.strip_prefix("http://").map_or(target, |of| of.find('/').map_or("/", |at| &of[at..]));
         let (method, path) = (method.to_owned(), unescape(target.split('?').next().unwrap_or("/")));
         let mut range = None;
         loop {
@@ -349,6 +352,12 @@ mod tests {
         assert!(text.contains("\r\n\r\n0123456789HTTP/1.1 206"), "{text}");
         assert!(text.contains("Content-Range: bytes 7-9/10\r\n\r\n789HTTP/1.1 404"), "{text}");
         assert_eq!(server.take_served(), ["/a~b", "/a~b", "/c"]);
+    }
+
+    #[test]
+    fn is_its_own_proxy() {
+        let text = get(&sample(), "GET http://192.0.2.2:81/a~b?c HTTP/1.1\r\n\r\n");
+        assert!(text.ends_with("0123456789"), "{text}");
     }
 
     #[test]

@@ -256,6 +256,13 @@ pub fn inside(root: &Path, command: &[&str]) -> Result<String> {
     Ok(run(cmd)?.text())
 }
 
+/// The version of a package in the system installed on a disk.
+pub fn version_of(package: &str, disk: &Path) -> Result<String> {
+    let mut image = Image::open(disk)?;
+    let root = image.mount_system()?;
+    inside(&root, &["dpkg-query", "-W", "-f", "${Version}", package])
+}
+
 /// What a disk image holds, for telling whether anything changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Digest {

@@ -9,7 +9,7 @@ use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_protocol::lock::{Lock, ProfileLock};
 use akene_protocol::{Envelope, PublicKey, Sha256};
 use akene_tests::http::Fault;
-use akene_tests::image::{Image, inside};
+use akene_tests::image::{Image, version_of};
 use akene_tests::mirror::{Mirror, cache_dir};
 use akene_tests::native::{Orders, Outcome, install, possible};
 use akene_tests::repository::{self, Key, Says};
@@ -49,13 +49,6 @@ fn publish(site: &repository::Site, key: &Key, version: &str) {
     let control = format!("Package: greeting\nVersion: {version}\nArchitecture: all\n");
     site.packages("vendor", &[&control]);
     site.sign("vendor", key, &Says::default(), &[]);
-}
-
-/// The version of the vendor's package in an installed system.
-fn greeting(image: &Path) -> String {
-    let mut image = Image::open(image).unwrap();
-    let root = image.mount_system().unwrap();
-    inside(&root, &["dpkg-query", "-W", "-f", "${Version}", "greeting"]).unwrap()
 }
 
 fn tells(outcome: &Outcome, code: &str) {
@@ -214,7 +207,7 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     let asked: Vec<String> = mirror.server.take_served();
     assert!(!asked.iter().any(|path| path.contains("/dists/")), "an index was asked for: {asked:?}");
 
-    assert_eq!(greeting(&image), "2.0");
+    assert_eq!(version_of("greeting", &image).unwrap(), "2.0");
 
     // Somebody gives out the lock of last week: the computer knows of the newer one it was installed from.
     let before = akene_tests::image::digest(&image).unwrap();
@@ -235,7 +228,7 @@ fn a_machine_is_installed_from_the_signed_lock_when_no_index_is_to_be_had() {
     let envelope = Envelope::parse(&std::fs::read(&file).unwrap()).unwrap();
 
     // Exactly the locked packages, as dpkg of this host reads them: the versions of that lock, not the archive's newest.
-    assert_eq!(greeting(&image), "1.0");
+    assert_eq!(version_of("greeting", &image).unwrap(), "1.0");
     let mut image = Image::open(&image).unwrap();
     let root = image.mount_system().unwrap();
     let read = |name: &str| std::fs::read(root.join("boot/akene").join(name)).unwrap();

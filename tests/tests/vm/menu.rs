@@ -4,8 +4,9 @@
 //! The disk is installed on this host, which takes a minute, as the firmware's own; what is broken is broken from outside. The
 //! test `native` has the commonest case in every run.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use akene_exec::Cmd;
 use akene_protocol::Stamp;
@@ -169,7 +170,8 @@ fn menu_password() -> String {
     hash.to_owned()
 }
 
-/// What an upgrade of the kernel and of GRUB does, by the packages themselves, and what administrators do besides.
+/// What an upgrade of the kernel and of GRUB does, by the packages themselves, and what administrators do besides. One of the kernels
+/// is another than the one there was.
 const UPGRADE: &str = r#"#!/bin/sh
 export DEBIAN_FRONTEND=noninteractive
 disk=/dev/disk/by-id/virtio-AKT0001-0
@@ -185,6 +187,20 @@ echo "UPGRADE ENDED $?" > /dev/ttyS0
 "#;
 
 const UNIT: &str = "[Service]\nType=oneshot\nExecStart=/bin/sh /root/upgrade.sh\n";
+
+/// Fetches a kernel of the same kind that is not installed, as the host's apt finds it, to this directory.
+fn other_kernel(status: &str, to: &Path) {
+    // 6.1.0, 57, cloud-amd64
+    let parts = |name: &str| -> Option<[String; 3]> {
+        let parts: Vec<_> = name.strip_prefix("linux-image-")?.splitn(3, '-').map(str::to_owned).collect();
+        parts.try_into().ok().filter(|[_, number, _]: &[String; 3]| number.parse::<u32>().is_ok())
+    };
+    let there = status.lines().filter_map(|line| line.strip_prefix("Package: ")).find_map(parts).unwrap();
+    let names = run(Cmd::new("apt-cache").args(["pkgnames", "linux-image-"]));
+    let alike = |name: &&str| parts(name).is_some_and(|p| p[2] == there[2] && p != there);
+    let other = names.lines().find(alike).unwrap_or_else(|| panic!("apt knows no other kernel: {names}"));
+    run(Cmd::new("env").arg("--chdir").arg(to).args(["apt-get", "download", "-qq", other]));
+}
 
 impl Installed {
     /// What a kernel that GRUB refuses, half an installer, and one that begins and finds itself damaged come to.
@@ -248,6 +264,7 @@ impl Installed {
                 }
             }
             assert!(found >= 3, "a kernel and boot loaders");
+            other_kernel(&status, &root.path("root/debs"));
             std::fs::write(root.path("root/upgrade.sh"), UPGRADE).unwrap();
             std::fs::write(root.path("etc/systemd/system/upgrade.service"), UNIT).unwrap();
             let wants = root.path("etc/systemd/system/multi-user.target.wants/upgrade.service");
@@ -271,6 +288,9 @@ impl Installed {
         assert!(log.contains("+ sync"), "the upgrade broke off:\n{log}");
         let menu = std::fs::read_to_string(self.boot().path("grub/grub.cfg")).unwrap();
         assert!(!menu.contains("# before the upgrade"), "it was not made anew:\n{log}");
+        let kernels: BTreeSet<_> =
+            menu.split("/vmlinuz-").skip(1).map(|rest| rest.split_whitespace().next()).collect();
+        assert_eq!(kernels.len(), 2, "the menu has one of them only: {kernels:?}\n{log}");
         // The entry is there still, and starts the installer.
         self.environment(&["next_entry=akene-reinstall"]);
         self.shows(&[INSTALLER]);

@@ -1,6 +1,6 @@
 //! A reinstallation ordered from far away: installed from a medium that is then taken out, or by this host; lived in, and ordered
 //! anew by the server's command line, twice in a row, with nobody near the machine. It comes back as itself, with another profile and
-//! people's files as they were.
+//! with the package versions of that profile's lock, and people's files as they were.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use akene_exec::Cmd;
 use akene_tests::checks::{self, Expected};
-use akene_tests::image::Opened;
+use akene_tests::image::{Opened, version_of};
 use akene_tests::journey::{self, Built, Journey, Put};
+use akene_tests::mirror::Mirror;
 use akene_tests::native::{Orders, install};
 use akene_tests::people::{live_in, sums};
 use akene_tests::site::{SSH_KEY, Site, USER, outward_address, program, small_server};
@@ -76,6 +77,22 @@ fn ordered(site: Site, machine: &Machine, dir: &Path, order: &[&str]) -> Site {
     site
 }
 
+/// Makes it a profile that is installed by its signed lock and in no other way, with a package of the site's own in this version.
+fn lock(site: &Site, mirror: &Mirror, name: &str, profile: &str, version: &str) {
+    let class = site.dir.join("classes").join(format!("own-{name}"));
+    std::fs::create_dir_all(class.join("packages")).unwrap();
+    std::fs::write(class.join("class.toml"), "description = \"Ours\"\n").unwrap();
+    let control = format!("Package: greeting\nVersion: {version}\nArchitecture: all\n");
+    akene_tests::deb::make(&class.join("packages"), &control, &[]).unwrap();
+    let profile = profile
+        .replace("\"less\"", "\"less\", \"greeting\"")
+        .replace("[apt]\n", "[apt]\nlock = \"required\"\n");
+    let file = site.dir.join("profiles").join(format!("{name}.toml"));
+    std::fs::write(file, format!("classes = [\"own-{name}\"]\n{profile}")).unwrap();
+    // The archive has the name it has for the machine, which only itself knows how to reach from here.
+    println!("{}", server(site, &["lock"], &[name, "--proxy", &mirror.server.url()]));
+}
+
 /// Where a machine has its first system from.
 #[derive(Clone, Copy, PartialEq)]
 enum First {
@@ -116,9 +133,6 @@ fn twice(firmware: Firmware, first: First) {
     let settings = site.dir.join("site.toml");
     let text = std::fs::read_to_string(&settings).unwrap();
     std::fs::write(&settings, format!("{text}\n[limits]\npoll-seconds = 10\n")).unwrap();
-    // The other profile has one package more, and a lock, so that what it needs is fetched while people work.
-    let other = profile.replace("\"less\"", "\"less\", \"bc\"");
-    std::fs::write(site.dir.join("profiles/other.toml"), &other).unwrap();
     site.start().unwrap();
 
     let (machine, disk): (Machine, PathBuf) = journey::machine_with_disk(firmware, dir.path(), 8).unwrap();
@@ -138,9 +152,12 @@ fn twice(firmware: Firmware, first: First) {
     };
     let (files, known, itself) = (people(&disk, true), known_by(&disk), identity(&site));
     assert!(files.len() > 50, "people live in it");
+    // The other profile has one package more, and another one in a newer version.
+    lock(&site, &mirror, "default", &profile, "1.0");
+    lock(&site, &mirror, "other", &profile.replace("\"less\"", "\"less\", \"bc\""), "2.0");
 
-    for (order, packages) in
-        [(["--profile", "other"], vec!["bc", "less"]), (["--profile", "default"], vec!["less"])]
+    for (order, packages, version) in
+        [(["--profile", "other"], vec!["bc", "less"], "2.0"), (["--profile", "default"], vec!["less"], "1.0")]
     {
         let before = identity(&site);
         site = ordered(site, &machine, dir.path(), &order);
@@ -160,6 +177,7 @@ fn twice(firmware: Firmware, first: First) {
             ..Expected::default()
         };
         checks::installed(&disk, &expected).unwrap();
+        assert_eq!(version_of("greeting", &disk).unwrap(), version);
     }
 }
 
