@@ -62,8 +62,9 @@ impl Person for Terminal {
     }
 
     fn secret(&mut self, question: &str) -> Result<Option<Secret>> {
-        self.show(&format!("{question} "))?;
+        // Before anything is asked: hiding forgets what was typed already.
         let _hidden = std::io::stdin().is_terminal().then(Hidden::new).transpose()?;
+        self.show(&format!("{question} "))?;
         let line = self.line()?;
         self.show("\n")?;
         Ok(line.map(Secret::new))
