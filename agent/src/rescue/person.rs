@@ -8,6 +8,7 @@ use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 
 use super::words::Text;
 use crate::report::words::ascii;
+use crate::technician::number;
 
 /// Columns of the smallest terminal.
 const COLUMNS: usize = 79;
@@ -139,8 +140,8 @@ pub fn choose(
         if answer.is_empty() {
             return Ok(None);
         }
-        match answer.parse::<usize>() {
-            Ok(number) if (1..=choices.len()).contains(&number) => return Ok(Some(number - 1)),
+        match number::of_list(&answer) {
+            Some(number) if (1..=choices.len()).contains(&number) => return Ok(Some(number - 1)),
             _ => person.say(Text::NotANumber.get(language)),
         }
     }
