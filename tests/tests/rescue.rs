@@ -16,6 +16,7 @@ use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_protocol::inventory::{FirmwareKind, Inventory};
 use akene_protocol::{Bytes, Issue, Language, Secret};
 use akene_tests::disks::{MIB, can_run, has, run};
+use akene_tests::site::program;
 
 /// A disk image of this size with a table of these partitions (sfdisk lines).
 fn disk(file: &Path, mib: u64, label: &str, partitions: &str) -> Image {
@@ -699,6 +700,20 @@ fn the_menu_asks_before_it_writes_and_says_to_what() {
     let french = Rescue { language: Language::Fr, ..disks.rescue() };
     let (_, seen) = answer(&french, &["2", "1", "1", "yes"]);
     assert!(seen.contains("Rien n'a été modifié."), "{seen}");
+}
+
+#[test]
+fn another_language_is_spoken_at_once_or_left_to_the_live_system() {
+    let agent = program("akene-agent").unwrap();
+    let said = |cmd: Cmd| SystemRunner.run(&cmd).unwrap().text();
+    let there_and_back = said(Cmd::new(&agent).arg("rescue").stdin("10\n10\n"));
+    let heads = there_and_back.lines().filter_map(|line| line.split('.').next());
+    let heads: Vec<&str> = heads.filter(|line| line.contains("AKENE")).collect();
+    assert_eq!(heads, ["AKENE RESCUE", "SECOURS AKENE", "AKENE RESCUE"], "{there_and_back}");
+    let dir = tempfile::tempdir().unwrap();
+    let chosen = dir.path().join("language");
+    let ended = said(Cmd::new(&agent).arg("rescue").arg("--language-at").arg(&chosen).stdin("10\n10\n"));
+    assert_eq!((fs::read_to_string(chosen).unwrap().as_str(), ended.contains("SECOURS")), ("fr", false));
 }
 
 #[test]
