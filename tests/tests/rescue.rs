@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use akene_agent::probe::ProbeRoot;
 use akene_agent::rescue::copy::{self, Done, Manner, Wish};
@@ -12,9 +13,10 @@ use akene_agent::rescue::person::Person;
 use akene_agent::rescue::volumes::{self, Volume};
 use akene_agent::rescue::{Rescue, boot, find, menu, parts, password};
 use akene_agent::storage::image::Image;
-use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_exec::{Cmd, Runner, Streams, SystemRunner};
 use akene_protocol::inventory::{FirmwareKind, Inventory};
 use akene_protocol::{Bytes, Issue, Language, Secret};
+use akene_tests::console::Console;
 use akene_tests::disks::{MIB, can_run, has, run};
 use akene_tests::site::program;
 
@@ -635,6 +637,51 @@ fn a_new_password_changes_one_field_of_one_file() {
         assert_eq!(refused("ana", ""), "password-odd");
         assert_eq!(all(), after, "a refusal changed something");
     }
+}
+
+/// At a terminal of its own, by somebody who types as soon as a question is there.
+#[test]
+fn a_password_is_typed_unseen_and_nothing_of_it_is_lost() {
+    if !can_run() || !has("script") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let image = system(dir.path(), "ext4");
+    let ask = [
+        "rescue",
+        "--also",
+        image.path().to_str().unwrap(),
+        "password",
+        "--person",
+        "ana",
+        "--yes",
+        "--system",
+    ];
+    let command =
+        format!("{} {} {}", program("akene-agent").unwrap().display(), ask.join(" "), name(&image, 1));
+    let errors = fs::File::create(dir.path().join("errors")).unwrap();
+    let script = Cmd::new("script").args(["-q", "-e", "-c", &command, "/dev/null"]);
+    let mut running = script.spawn(Streams::Piped { errors }).unwrap();
+    let (input, output) = running.pipes().unwrap();
+    let mut terminal = Console::new(input, output, &dir.path().join("seen"), false).unwrap();
+    let patience = Duration::from_secs(120);
+    for question in ["New password (not shown):", "Once more:"] {
+        terminal.expect(question, patience).unwrap();
+        terminal.press("bonjour\n").unwrap();
+    }
+    terminal.expect("ana can log in", patience).unwrap();
+    assert!(!terminal.text().contains("bonjour"), "{}", terminal.text());
+    assert!(running.wait(patience).unwrap().is_some_and(|status| status.success()));
+
+    let rescue = rescue(dir.path(), &[&image]);
+    let (machine, volumes) = machine(&rescue);
+    let root = find(&volumes, &name(&image, 1)).unwrap();
+    let shadow = seen(&rescue, &machine, root, &dir.path().join("s"), |top| {
+        fs::read_to_string(top.join("etc/shadow")).unwrap()
+    });
+    let hash = shadow.lines().find_map(|line| line.strip_prefix("ana:")?.split(':').next()).unwrap();
+    assert_eq!(run("perl", &["-e", "print crypt('bonjour', $ARGV[0])", hash]), hash);
+    image.detach().unwrap();
 }
 
 /// Somebody who answers what they were told to, by what is asked.
