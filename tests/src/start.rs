@@ -13,7 +13,7 @@ use crate::image::{Image, Opened};
 pub struct Start {
     first: Vec<u8>,
     core: Vec<u8>,
-    menu: Vec<u8>,
+    menu: Vec<String>,
     efi: Vec<Vec<u8>>,
 }
 
@@ -41,9 +41,39 @@ impl Start {
         let loader = |path: &&str| image.esp_file(path).unwrap();
         let efi = LOADERS.iter().filter(|p| !p.contains("debian") || is_debian()).map(loader).collect();
         let menu = Opened::new(disk, "AKENE_BOOT").unwrap();
-        let menu = fs::read(menu.path("grub/grub.cfg")).unwrap();
+        let menu = menu_of_disk(&fs::read_to_string(menu.path("grub/grub.cfg")).unwrap());
         Start { first, core: read((at + 1) * 512, usize::from(sectors) * 512), menu, efi }
     }
+
+    /// What is not the same, for people.
+    pub fn differing(&self, other: &Start) -> Vec<String> {
+        let mut found = Vec::new();
+        let parts =
+            [("the first sector", self.first != other.first), ("the core image", self.core != other.core)];
+        found.extend(parts.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()));
+        let loaders = LOADERS.iter().zip(self.efi.iter().zip(&other.efi));
+        found.extend(loaders.filter(|(_, (one, other))| one != other).map(|(name, _)| (*name).to_owned()));
+        let missing = |from: &[String], of: &[String], sign: &str| -> Vec<String> {
+            of.iter().filter(|line| !from.contains(line)).map(|line| format!("{sign} {line}")).collect()
+        };
+        found.extend(missing(&other.menu, &self.menu, "-"));
+        found.extend(missing(&self.menu, &other.menu, "+"));
+        found
+    }
+}
+
+/// The lines of a menu without the entry for the firmware's settings, which is there where it was made on a computer with UEFI.
+fn menu_of_disk(text: &str) -> Vec<String> {
+    let mut of_computer = false;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        if line.contains("30_uefi-firmware") {
+            of_computer = line.contains("BEGIN");
+        } else if !of_computer {
+            lines.push(line.to_owned());
+        }
+    }
+    lines
 }
 
 fn is_debian() -> bool {
