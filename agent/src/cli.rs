@@ -337,6 +337,7 @@ impl InstallArgs {
             proxy: self.proxy.clone(),
             profile: None,
             language: Default::default(),
+            keyboard: None,
         })))
     }
 }

@@ -3,13 +3,14 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
+use akene_agent::boot::keyboard::Keyboard;
 use akene_agent::boot::{Console, ConsoleKind, Consoles};
 use akene_agent::cli::{Cli, Command, PlanArgs, ProbeArgs, TechnicianArgs};
 use akene_agent::run::native::{self, Outcome};
 use akene_agent::run::technician::Offered;
 use akene_agent::run::{Done, live};
 use akene_agent::sys::terminal;
-use akene_agent::technician::{self, keyboard::Keyboard, rehearsal::Rehearsal};
+use akene_agent::technician::{self, rehearsal::Rehearsal};
 use akene_agent::{boot, net, probe, rescue, resident};
 use akene_exec::SystemRunner;
 use akene_planner::render::{self, Style};

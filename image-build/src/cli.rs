@@ -10,7 +10,7 @@ use akene_exec::SystemRunner;
 use akene_image::offline::look::Offline;
 use akene_image::{build, inspect, stamp, sync};
 use akene_protocol::api::Consent;
-use akene_protocol::profile::{Apt, Distribution, Pocket};
+use akene_protocol::profile::{Apt, Distribution, Keyboard, Pocket};
 use akene_protocol::resolve::Archive;
 use akene_protocol::stamp::{Source, StaticNetwork, Tls};
 use akene_protocol::{Language, PublicKey, Secret, Sha256, Stamp};
@@ -215,6 +215,10 @@ struct StampArgs {
     /// Language of menu and screen: en or fr
     #[arg(long)]
     language: Option<Language>,
+    /// Keyboard in front of the computers, as profiles name its layout: fr, us, de [default: that of the bundle; else that of
+    /// the language]
+    #[arg(long, value_name = "LAYOUT")]
+    keyboard: Option<String>,
 }
 
 #[derive(Args)]
@@ -312,7 +316,10 @@ fn stamp_image(args: StampArgs) -> Result<()> {
         Some(path) => Some(fs::read(path).with_context(|| format!("reading {}", path.display()))?),
         None => None,
     };
-    let stamp = make_stamp(args)?;
+    let keyboard = args.keyboard.clone().map(|layout| Keyboard { layout, variant: String::new() });
+    let mut stamp = make_stamp(args)?;
+    let of_bundle = profile.as_deref().and_then(|text| stamp::keyboard(text, &stamp.site_key));
+    stamp.keyboard = keyboard.or(of_bundle).or(stamp.keyboard);
     stamp::write(&image, &stamp, profile.as_deref())?;
     println!("{} now belongs to {}.", image.display(), stamp.site);
     if matches!(stamp.source, Source::Server { token: Some(_), .. }) {
@@ -364,6 +371,7 @@ fn make_stamp(args: StampArgs) -> Result<Stamp> {
             proxy: None,
             profile: None,
             language: Default::default(),
+            keyboard: None,
         },
         _ => bail!(
             "name the site with --site-dir DIR or --stamp FILE, or with --site-key and one of --server, \

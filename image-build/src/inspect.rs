@@ -51,6 +51,9 @@ fn harmless(text: &str) -> String {
 fn describe_stamp(stamp: &Stamp, show_secrets: bool, line: &mut dyn FnMut(&str, &str)) {
     line("site", &stamp.site);
     line("language", stamp.language.tag());
+    if let Some(keyboard) = &stamp.keyboard {
+        line("keyboard", format!("{} {}", keyboard.layout, keyboard.variant).trim_end());
+    }
     line("site key", &stamp.site_key.to_string());
     let secret =
         |s: &Secret| if show_secrets { s.expose().to_owned() } else { "(hidden; --show-secrets)".to_owned() };

@@ -55,7 +55,7 @@ pub const LIVE_IF_THERE: &[Wanted] = &[
     wanted(&["usr-is-merged"], "stands in for usrmerge, which draws in Perl"),
     wanted(
         &["kbd", "console-data"],
-        "the technician's questions with a French keyboard: loadkeys and its keymaps, 0.5 MB",
+        "questions with the keyboard that is there: loadkeys and its keymaps, 0.5 MB",
     ),
     wanted(&["memtester"], "testing memory from the rescue menu, where Secure Boot refuses memtest86+"),
 ];
@@ -102,7 +102,7 @@ pub const PRUNED: &[&str] = &[
     "usr/share/gcc",
     "usr/share/perl5",
     "usr/share/nano",
-    // Of kbd and console-data the live system needs `loadkeys`, `us` and `fr-latin9`; what these include stays.
+    // Of kbd and console-data the live system needs `loadkeys` and keymaps for a PC's keyboard.
     "usr/share/console",
     "usr/share/consolefonts",
     "usr/share/consoletrans",
@@ -113,7 +113,6 @@ pub const PRUNED: &[&str] = &[
     "usr/share/keymaps/i386/dvorak",
     "usr/share/keymaps/i386/fgGIod",
     "usr/share/keymaps/i386/olpc",
-    "usr/share/keymaps/i386/qwertz",
     "usr/share/initramfs-tools",
     "usr/lib/python3",
     "usr/lib/systemd/system",

@@ -10,8 +10,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use akene_protocol::image::ImageManifest;
+use akene_protocol::profile::Keyboard;
 use akene_protocol::stamp::{AREA_SIZE, StampError};
-use akene_protocol::{Bundle, Envelope, Language, Stamp};
+use akene_protocol::{Bundle, Envelope, Language, PublicKey, Stamp};
 use anyhow::{Context, Result, bail};
 
 use crate::iso;
@@ -51,6 +52,12 @@ pub struct Contents {
 enum Places {
     Iso { area: Extent, environment: Extent, profile: Extent },
     Netboot { area: PathBuf },
+}
+
+/// The keyboard that a signed profile names, where it is one that media with this key can carry.
+pub fn keyboard(profile: &[u8], site_key: &PublicKey) -> Option<Keyboard> {
+    let bundle: Bundle = Envelope::parse(profile).ok()?.open(site_key).ok()?;
+    bundle.keyboard().cloned()
 }
 
 /// Reads an ISO, or a directory with what boots from the network.

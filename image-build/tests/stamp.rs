@@ -84,6 +84,7 @@ fn site(name: &str, source: Source) -> Stamp {
         proxy: None,
         profile: None,
         language: Default::default(),
+        keyboard: None,
     }
 }
 
@@ -241,6 +242,31 @@ fn what_an_image_is_for_is_shown() {
     assert!(wired.lines().any(|l| l.starts_with("wireless") && l.ends_with("not in it")), "{wired}");
     let wireless = shown("wireless.iso");
     assert!(wireless.lines().any(|l| l.starts_with("wireless") && l.ends_with("are in it")), "{wireless}");
+}
+
+/// By the command that an administrator types.
+#[test]
+fn the_keyboard_is_the_one_of_the_bundle_unless_one_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = iso(dir.path(), "a.iso");
+    let bundle: Bundle = serde_json::from_value(serde_json::json!({
+        "site": "Lannion", "name": "default", "revision": "1", "classes": [],
+        "profile": { "keyboard": { "layout": "be" } }
+    }))
+    .unwrap();
+    let profile = dir.path().join("profile.json");
+    fs::write(&profile, serde_json::to_vec(&Envelope::sign(&bundle, &key())).unwrap()).unwrap();
+    let stamped = |more: &[&str]| {
+        let cmd =
+            Cmd::new(env!("CARGO_BIN_EXE_akene-image")).arg("stamp").arg(&path).arg("--bundle").arg(&profile);
+        run(cmd.arg("--site-key").arg(PublicKey(key().verifying_key()).to_string()).args(more));
+        let contents = stamp::read(&path).unwrap();
+        let shown = inspect::describe(&contents, false);
+        let line = shown.lines().find(|line| line.starts_with("keyboard")).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_eq!(stamped(&[]), "be");
+    assert_eq!(stamped(&["--keyboard", "fr"]), "fr");
 }
 
 #[test]

@@ -21,5 +21,6 @@ pub mod secrets;
 pub mod sets;
 pub mod site;
 pub mod standin;
+pub mod start;
 pub mod stick;
 pub mod vm;

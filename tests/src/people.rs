@@ -56,6 +56,8 @@ pub fn sums(top: &Path) -> BTreeMap<String, String> {
             let held = match (meta.is_dir(), meta.is_symlink()) {
                 (true, _) => String::new(),
                 (_, true) => path.read_link().unwrap().display().to_string(),
+                // What else there is, devices and sockets, has no content.
+                _ if !meta.is_file() => format!("{:?}", meta.file_type()),
                 _ => Sha256::of(&std::fs::read(&path).unwrap()).to_string(),
             };
             found.insert(name, format!("{}:{} {:o} {held}", meta.uid(), meta.gid(), meta.mode()));

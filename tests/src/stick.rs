@@ -113,6 +113,7 @@ impl Stick {
             proxy: None,
             profile: None,
             language: Default::default(),
+            keyboard: None,
         }
     }
 

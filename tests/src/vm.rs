@@ -128,6 +128,8 @@ pub struct Machine {
     pub disks: Vec<PathBuf>,
     /// Installation medium. The machine starts from it where it can.
     pub medium: Option<Medium>,
+    /// A USB disk plugged in besides, raw image. It is not started from.
+    pub external: Option<PathBuf>,
     /// Whether it has a network card.
     pub network: bool,
     /// What the clock of the machine says: `1980-01-01T00:00:00`. Default: the right time.
@@ -150,6 +152,7 @@ impl Machine {
             memory: 1024,
             disks: Vec::new(),
             medium: None,
+            external: None,
             network: true,
             clock: None,
             kernel: None,
@@ -211,6 +214,12 @@ impl Machine {
             Some(Medium::Usb(image)) => usb(cmd, image, ",readonly=on"),
             Some(Medium::WritableUsb(image)) => usb(cmd, image, ""),
         };
+        if let Some(image) = &self.external {
+            cmd = cmd
+                .arg("-drive")
+                .arg(format!("file={},format=raw,if=none,id=external", image.display()))
+                .args(["-device", "usb-storage,drive=external,serial=AKT-EXTERNAL"]);
+        }
         if let Some(clock) = &self.clock {
             cmd = cmd.args(["-rtc", &format!("base={clock}")]);
         }

@@ -195,7 +195,6 @@ fn modules_are_complete(root: &Path) {
     }
 }
 
-/// Every program finds its libraries with nothing but the live root to look in.
 /// What the keys give by a keymap, as the live root's own program reads it: (table, key). In the binary form there is a name of 7 bytes,
 /// a mark for each of 256 tables, and those that are marked, with 128 keys of two bytes. The lower one is the character.
 fn keys_of(root: &Path, keymap: &str) -> impl Fn(usize, usize) -> char {
@@ -205,6 +204,7 @@ fn keys_of(root: &Path, keymap: &str) -> impl Fn(usize, usize) -> char {
     move |table, key| keys[263 + table * 256 + key * 2].into()
 }
 
+/// Every program finds its libraries with nothing but the live root to look in.
 fn programs_are_complete(root: &Path) {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("SKIPPED: only root can run the programs of another root");
@@ -239,6 +239,11 @@ fn programs_are_complete(root: &Path) {
         let keys = keys_of(root, keymap);
         assert_eq!((keys(0, 16), keys(0, 2), keys(1, 2)), (q, one, shifted), "{keymap}");
     }
+    for (layout, keymap) in akene_agent::boot::keyboard::LAYOUTS {
+        let y = if ["ch", "de", "at"].contains(&layout) { 'z' } else { 'y' };
+        assert_eq!(keys_of(root, keymap)(0, 21), y, "{keymap}");
+    }
+    assert_eq!(keys_of(root, akene_agent::boot::keyboard::SWISS_FRENCH)(0, 21), 'z');
     // What looks at disks must not start what is on them.
     for rule in ["64-md-raid-assembly.rules", "69-lvm.rules"] {
         assert!(!root.join("usr/lib/udev/rules.d").join(rule).exists(), "{rule}");

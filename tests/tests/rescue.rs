@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use akene_agent::probe::ProbeRoot;
 use akene_agent::rescue::copy::{self, Done, Manner, Wish};
@@ -12,10 +13,12 @@ use akene_agent::rescue::person::Person;
 use akene_agent::rescue::volumes::{self, Volume};
 use akene_agent::rescue::{Rescue, boot, find, menu, parts, password};
 use akene_agent::storage::image::Image;
-use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_exec::{Cmd, Runner, Streams, SystemRunner};
 use akene_protocol::inventory::{FirmwareKind, Inventory};
 use akene_protocol::{Bytes, Issue, Language, Secret};
+use akene_tests::console::Console;
 use akene_tests::disks::{MIB, can_run, has, run};
+use akene_tests::site::program;
 
 /// A disk image of this size with a table of these partitions (sfdisk lines).
 fn disk(file: &Path, mib: u64, label: &str, partitions: &str) -> Image {
@@ -636,6 +639,51 @@ fn a_new_password_changes_one_field_of_one_file() {
     }
 }
 
+/// At a terminal of its own, by somebody who types as soon as a question is there.
+#[test]
+fn a_password_is_typed_unseen_and_nothing_of_it_is_lost() {
+    if !can_run() || !has("script") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let image = system(dir.path(), "ext4");
+    let ask = [
+        "rescue",
+        "--also",
+        image.path().to_str().unwrap(),
+        "password",
+        "--person",
+        "ana",
+        "--yes",
+        "--system",
+    ];
+    let command =
+        format!("{} {} {}", program("akene-agent").unwrap().display(), ask.join(" "), name(&image, 1));
+    let errors = fs::File::create(dir.path().join("errors")).unwrap();
+    let script = Cmd::new("script").args(["-q", "-e", "-c", &command, "/dev/null"]);
+    let mut running = script.spawn(Streams::Piped { errors }).unwrap();
+    let (input, output) = running.pipes().unwrap();
+    let mut terminal = Console::new(input, output, &dir.path().join("seen"), false).unwrap();
+    let patience = Duration::from_secs(120);
+    for question in ["New password (not shown):", "Once more:"] {
+        terminal.expect(question, patience).unwrap();
+        terminal.press("bonjour\n").unwrap();
+    }
+    terminal.expect("ana can log in", patience).unwrap();
+    assert!(!terminal.text().contains("bonjour"), "{}", terminal.text());
+    assert!(running.wait(patience).unwrap().is_some_and(|status| status.success()));
+
+    let rescue = rescue(dir.path(), &[&image]);
+    let (machine, volumes) = machine(&rescue);
+    let root = find(&volumes, &name(&image, 1)).unwrap();
+    let shadow = seen(&rescue, &machine, root, &dir.path().join("s"), |top| {
+        fs::read_to_string(top.join("etc/shadow")).unwrap()
+    });
+    let hash = shadow.lines().find_map(|line| line.strip_prefix("ana:")?.split(':').next()).unwrap();
+    assert_eq!(run("perl", &["-e", "print crypt('bonjour', $ARGV[0])", hash]), hash);
+    image.detach().unwrap();
+}
+
 /// Somebody who answers what they were told to, by what is asked.
 struct Scripted {
     answers: VecDeque<String>,
@@ -699,6 +747,20 @@ fn the_menu_asks_before_it_writes_and_says_to_what() {
     let french = Rescue { language: Language::Fr, ..disks.rescue() };
     let (_, seen) = answer(&french, &["2", "1", "1", "yes"]);
     assert!(seen.contains("Rien n'a été modifié."), "{seen}");
+}
+
+#[test]
+fn another_language_is_spoken_at_once_or_left_to_the_live_system() {
+    let agent = program("akene-agent").unwrap();
+    let said = |cmd: Cmd| SystemRunner.run(&cmd).unwrap().text();
+    let there_and_back = said(Cmd::new(&agent).arg("rescue").stdin("10\n10\n"));
+    let heads = there_and_back.lines().filter_map(|line| line.split('.').next());
+    let heads: Vec<&str> = heads.filter(|line| line.contains("AKENE")).collect();
+    assert_eq!(heads, ["AKENE RESCUE", "SECOURS AKENE", "AKENE RESCUE"], "{there_and_back}");
+    let dir = tempfile::tempdir().unwrap();
+    let chosen = dir.path().join("language");
+    let ended = said(Cmd::new(&agent).arg("rescue").arg("--language-at").arg(&chosen).stdin("10\n10\n"));
+    assert_eq!((fs::read_to_string(chosen).unwrap().as_str(), ended.contains("SECOURS")), ("fr", false));
 }
 
 #[test]

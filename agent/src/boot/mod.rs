@@ -18,6 +18,7 @@ pub mod cmdline;
 pub mod console;
 pub mod devices;
 mod init;
+pub mod keyboard;
 pub mod rescue;
 mod root;
 pub mod watchdog;
@@ -32,6 +33,7 @@ use akene_protocol::{Issue, Language, Stamp};
 use jiff::Timestamp;
 
 use crate::sys::clock;
+use keyboard::Keyboard;
 
 pub use cmdline::{Cmdline, Mode};
 pub use console::{Console, ConsoleKind, Consoles};
@@ -74,6 +76,12 @@ impl LiveSystem {
     /// The language of whoever stands in front of the machine: that of the stamp.
     pub fn language(&self) -> Language {
         self.stamp.as_ref().map_or(Language::default(), |stamp| stamp.language)
+    }
+
+    /// The keyboard in front of the machine, as far as the stamp says it.
+    pub fn keyboard(&self, runner: &'static dyn Runner) -> Keyboard {
+        let named = self.stamp.as_ref().ok().and_then(|stamp| stamp.keyboard.as_ref());
+        Keyboard::of(&self.consoles.0, named, runner)
     }
 }
 

@@ -29,6 +29,7 @@ fn stamp(source: Source) -> Stamp {
         proxy: None,
         profile: None,
         language: Default::default(),
+        keyboard: None,
     }
 }
 
@@ -306,6 +307,7 @@ fn nothing_shows_a_secret_when_it_is_printed_for_a_developer() {
         proxy: None,
         profile: None,
         language: Default::default(),
+        keyboard: None,
     };
     let empty = tempfile::tempdir().unwrap();
     let root = crate::probe::ProbeRoot::recorded(empty.path());

@@ -3,7 +3,7 @@
 //! What writes does so only with `--yes`; without it, it says what would be written.
 
 use std::io::{BufRead, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use akene_protocol::inventory::FirmwareKind;
 use akene_protocol::{Bytes, Issue, Language, Secret};
@@ -40,6 +40,9 @@ pub struct RescueArgs {
     /// Write the directory of the shell that was chosen here.
     #[arg(long, value_name = "FILE", hide = true)]
     pub shell_at: Option<PathBuf>,
+    /// End where another language is chosen, and write its tag here.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub language_at: Option<PathBuf>,
 }
 
 /// What a rescue does.
@@ -116,26 +119,36 @@ pub enum What {
 /// What went wrong, which was told already where it is an [`Issue`].
 pub fn run(args: &RescueArgs, runner: &dyn akene_exec::Runner) -> Result<bool> {
     let probe = ProbeRoot { also: args.also.clone(), ..ProbeRoot::default() };
-    let rescue = Rescue { runner, probe, language: args.language };
+    let mut rescue = Rescue { runner, probe, language: args.language };
     let mut terminal = Terminal { plain: args.plain };
-    let Some(what) = &args.what else { return ask(&rescue, &mut terminal, args) };
+    let Some(what) = &args.what else { return ask(&mut rescue, &mut terminal, args) };
     carry_out(&rescue, what, &mut terminal)
 }
 
 /// The menu.
-fn ask(rescue: &Rescue<'_>, terminal: &mut Terminal, args: &RescueArgs) -> Result<bool> {
+fn ask(rescue: &mut Rescue<'_>, terminal: &mut Terminal, args: &RescueArgs) -> Result<bool> {
     let news = || std::fs::read_to_string(NEWS).unwrap_or_default().trim_end().to_owned();
-    match menu::run(rescue, terminal, &news)? {
-        End::Shell(dir) => match &args.shell_at {
-            Some(file) => std::fs::write(file, dir.as_os_str().as_encoded_bytes())
-                .with_context(|| format!("writing {}", file.display()))?,
-            None => terminal.say(&dir.display().to_string()),
-        },
-        End::Restart => crate::boot::restart(),
-        End::Off => crate::boot::power_off(),
-        End::Gone => {}
+    let write = |file: &Path, bytes: &[u8]| {
+        std::fs::write(file, bytes).with_context(|| format!("writing {}", file.display()))
+    };
+    loop {
+        match (menu::run(rescue, terminal, &news)?, &args.language_at) {
+            // The live system has the keyboard follow, and begins anew.
+            (End::Speak(language), Some(file)) => write(file, language.tag().as_bytes())?,
+            (End::Speak(language), None) => {
+                rescue.language = language;
+                continue;
+            }
+            (End::Shell(dir), _) => match &args.shell_at {
+                Some(file) => write(file, dir.as_os_str().as_encoded_bytes())?,
+                None => terminal.say(&dir.display().to_string()),
+            },
+            (End::Restart, _) => crate::boot::restart(),
+            (End::Off, _) => crate::boot::power_off(),
+            (End::Gone, _) => {}
+        }
+        return Ok(true);
     }
-    Ok(true)
 }
 
 fn carry_out(rescue: &Rescue<'_>, what: &What, terminal: &mut Terminal) -> Result<bool> {

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use akene_protocol::Issue;
 use akene_protocol::inventory::{Bus, Inventory};
 use akene_protocol::issue::Issues;
+use akene_protocol::{Issue, Language};
 use anyhow::{Context, Result};
 
 use super::copy::{self, Manner, Progress, Wish};
@@ -30,6 +30,8 @@ pub enum End {
     Restart,
     /// The machine switched off.
     Off,
+    /// The menu in this language.
+    Speak(Language),
     /// There is nobody any more.
     Gone,
 }
@@ -39,7 +41,7 @@ pub enum End {
 /// # Errors
 /// The terminal is broken. What goes wrong while rescuing is told to the person.
 pub fn run(rescue: &Rescue<'_>, person: &mut dyn Person, news: &dyn Fn() -> String) -> Result<End> {
-    const CHOICES: [Text; 9] = [
+    const CHOICES: [Text; 10] = [
         Text::MenuDisks,
         Text::MenuCopy,
         Text::MenuHealth,
@@ -49,6 +51,7 @@ pub fn run(rescue: &Rescue<'_>, person: &mut dyn Person, news: &dyn Fn() -> Stri
         Text::MenuShell,
         Text::MenuRestart,
         Text::MenuOff,
+        Text::MenuLanguage,
     ];
     let language = rescue.language;
     let choices: Vec<String> = CHOICES.iter().map(|text| text.get(language).to_owned()).collect();
@@ -79,6 +82,7 @@ pub fn run(rescue: &Rescue<'_>, person: &mut dyn Person, news: &dyn Fn() -> Stri
             Text::MenuBoot => repair(rescue, person).map(|()| None),
             Text::MenuShell => Ok(Some(End::Shell("/root".into()))),
             Text::MenuRestart => Ok(Some(End::Restart)),
+            Text::MenuLanguage => Ok(Some(End::Speak(other(language)))),
             _ => Ok(Some(End::Off)),
         };
         match done {
@@ -89,6 +93,14 @@ pub fn run(rescue: &Rescue<'_>, person: &mut dyn Person, news: &dyn Fn() -> Stri
                 pause(rescue, person)?;
             }
         }
+    }
+}
+
+/// The language that is not spoken.
+fn other(language: Language) -> Language {
+    match language {
+        Language::En => Language::Fr,
+        Language::Fr => Language::En,
     }
 }
 
@@ -446,7 +458,6 @@ mod tests {
     use crate::probe::ProbeRoot;
     use crate::rescue::person::tests::Scripted;
     use akene_exec::RecordingRunner;
-    use akene_protocol::Language;
 
     fn asked(language: Language, answers: &[&str]) -> (End, String) {
         let dir = tempfile::tempdir().unwrap();
@@ -473,6 +484,9 @@ mod tests {
         }
         assert_eq!(asked(Language::Fr, &["8"]).0, End::Restart);
         assert_eq!(asked(Language::Fr, &["9"]).0, End::Off);
+        assert_eq!(asked(Language::En, &["10"]).0, End::Speak(Language::Fr));
+        // The keys of 1 and 0 on a French keyboard, without Shift.
+        assert_eq!(asked(Language::Fr, &["&à"]).0, End::Speak(Language::En));
         assert_eq!(asked(Language::En, &["", "3"]).0, End::Gone);
     }
 

@@ -120,8 +120,8 @@ fn odd(password: &Secret) -> Option<&'static str> {
     }
 }
 
-/// Whether a password holds characters that lie on other keys on other keyboards: the live system reads every keyboard as
-/// an American one, the installed system as what it is.
+/// Whether a password holds characters that lie on other keys on other keyboards: the live system can only guess which one is
+/// there, the installed system knows.
 pub fn depends_on_keyboard(password: &Secret) -> bool {
     // The keys that QWERTY, QWERTZ and AZERTY have in common.
     password.expose().chars().any(|c| !"bcdefghijklnoprstuvx".contains(c.to_ascii_lowercase()))

@@ -8,6 +8,7 @@ use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 
 use super::words::Text;
 use crate::report::words::ascii;
+use crate::technician::number;
 
 /// Columns of the smallest terminal.
 const COLUMNS: usize = 79;
@@ -62,8 +63,9 @@ impl Person for Terminal {
     }
 
     fn secret(&mut self, question: &str) -> Result<Option<Secret>> {
-        self.show(&format!("{question} "))?;
+        // Before anything is asked: hiding forgets what was typed already.
         let _hidden = std::io::stdin().is_terminal().then(Hidden::new).transpose()?;
+        self.show(&format!("{question} "))?;
         let line = self.line()?;
         self.show("\n")?;
         Ok(line.map(Secret::new))
@@ -138,8 +140,8 @@ pub fn choose(
         if answer.is_empty() {
             return Ok(None);
         }
-        match answer.parse::<usize>() {
-            Ok(number) if (1..=choices.len()).contains(&number) => return Ok(Some(number - 1)),
+        match number::of_list(&answer) {
+            Some(number) if (1..=choices.len()).contains(&number) => return Ok(Some(number - 1)),
             _ => person.say(Text::NotANumber.get(language)),
         }
     }

@@ -28,6 +28,8 @@ texts! {
     MenuRestart: "Restart the computer", "Redémarrer l'ordinateur";
     /// A choice of the menu.
     MenuOff: "Switch the computer off", "Eteindre l'ordinateur";
+    /// A choice of the menu, for who reads the other language.
+    MenuLanguage: "En francais, avec un clavier AZERTY", "In English, with a QWERTY keyboard";
     /// Over the menu.
     WhatToDo: "What shall be done?", "Que faire ?";
     /// Asks for a number.
@@ -208,8 +210,8 @@ texts! {
     /// Asks for it again.
     OnceMore: "Once more:", "Encore une fois :";
     /// It holds characters that lie on other keys elsewhere.
-    Keyboard: "Take care: here every keyboard is read as an American one (QWERTY), and this password holds characters that lie on other keys on others (a q w z y m, digits, signs). The same keys may give another password later. Answer no, and choose one of the other letters alone; it can be changed when the system runs.",
-        "Attention : ici, tout clavier est lu comme un clavier américain (QWERTY), et ce mot de passe contient des signes placés autrement ailleurs (a q w z y m, chiffres, ponctuation). Les mêmes touches donneront peut-être un autre mot de passe. Répondez non et prenez les autres lettres seulement ; il pourra être changé dans le système.";
+    Keyboard: "Take care: this password holds characters that lie on other keys on other keyboards (a q w z y m, digits, signs). Where the keyboard here is not the one the menu believes in, the same keys may give another password later. To be sure answer no, and choose one of the other letters alone; it can be changed when the system runs.",
+        "Attention : ce mot de passe contient des signes placés autrement sur d'autres claviers (a q w z y m, chiffres, ponctuation). Si le clavier d'ici n'est pas celui que le menu suppose, les mêmes touches donneront peut-être un autre mot de passe. Dans le doute, répondez non et prenez les autres lettres seulement ; il pourra être changé dans le système.";
     /// They differ.
     NotTheSame: "That was not the same twice.", "Ce n'était pas deux fois le même.";
     /// What is written: name, volume, disk.

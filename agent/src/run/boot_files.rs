@@ -245,6 +245,7 @@ pub(super) mod tests {
             proxy: None,
             profile: None,
             language: Default::default(),
+            keyboard: None,
         };
         let manifest = manifest(root.path());
         (root, stamp, manifest)

@@ -58,6 +58,7 @@ mod tests {
             proxy: None,
             profile: None,
             language: Default::default(),
+            keyboard: None,
         };
         let server = Source::Server { url: "https://s".into(), tls, token: None };
         let medium = of(Some(home));

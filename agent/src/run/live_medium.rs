@@ -30,7 +30,7 @@ use crate::net::resolver::Resolver;
 use crate::report::Reporter;
 use crate::report::words::Text;
 use crate::sys::clock;
-use crate::technician::{self, keyboard::Keyboard};
+use crate::technician;
 
 /// How long the medium may take to show itself.
 const MEDIUM_WITHIN: Duration = Duration::from_secs(20);
@@ -59,7 +59,7 @@ impl OnMedium {
     pub fn new(live: &LiveSystem, runner: &'static dyn Runner) -> Option<Self> {
         let stamp = live.stamp.as_ref().ok().filter(|stamp| brings_everything(stamp))?;
         let at_consoles = || {
-            let keyboard = Keyboard::of(&live.consoles.0, runner);
+            let keyboard = live.keyboard(runner);
             Box::new(technician::open(&live.consoles, keyboard, live.language())) as Box<dyn Technician>
         };
         let technician = is_attended(stamp).then(at_consoles);

@@ -106,7 +106,7 @@ impl<'a> Offline<'a> {
             let choice = technician.choose(&offer)?;
             reporter.speak(technician.language().unwrap_or(stamp.language));
             if let Some(error) = technician.complaint() {
-                reporter.warn(format!("the keyboard is read as an American one: {error:#}"));
+                reporter.warn(format!("the keyboard is not read as it should be: {error:#}"));
             }
             let association = choice.association.as_deref().unwrap_or("none");
             reporter.info(format!(
@@ -446,6 +446,7 @@ mod tests {
             proxy: None,
             profile: None,
             language: Default::default(),
+            keyboard: None,
         }
     }
 

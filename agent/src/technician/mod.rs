@@ -8,7 +8,7 @@
 //!
 //! - [`dialog`] is the state machine, [`draw`] makes frames of it, [`outlook`] says what a plan means, [`number`] reads what is typed
 //!   or scanned, [`words`] has all texts: pure, tested without a terminal.
-//! - [`keyboard`] has the kernel read the keys of the language that is spoken.
+//! - [`crate::boot::keyboard`] has the kernel read the keys of the language that is spoken.
 //! - [`keys`] and [`terminal`] are the edge: ratatui over device files. crossterm is left out: it wants the process's own terminal,
 //!   and a live system has several consoles and owns none.
 //!
@@ -18,7 +18,6 @@
 
 pub mod dialog;
 pub mod draw;
-pub mod keyboard;
 pub mod keys;
 pub mod number;
 pub mod outlook;
@@ -35,11 +34,11 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::boot::keyboard::Keyboard;
 use crate::boot::{Console, Consoles};
 use crate::fetch::Permission;
 use crate::run::technician::{Choice, DECLINED, LEFT, Next, Offer, Offered, Technician};
 use dialog::{Answer, Answers, Dialog};
-use keyboard::Keyboard;
 use keys::Key;
 use outlook::Outlook;
 use terminal::Tty;

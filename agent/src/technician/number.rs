@@ -67,6 +67,14 @@ pub fn read(typed: &str) -> Result<Option<AssetNumber>, Typo> {
     digits.parse().map(Some).map_err(|_| Typo::Check)
 }
 
+/// The number of a choice, with or without Shift on a French keyboard. A hyphen is a six there: no list has negative numbers.
+pub fn of_list(typed: &str) -> Option<usize> {
+    let digit = |c: char| UNSHIFTED.iter().position(|unshifted| *unshifted == c);
+    let meant: Option<String> =
+        typed.chars().map(|c| digit(c).and_then(|digit| char::from_digit(digit as u32, 10))).collect();
+    meant.as_deref().unwrap_or(typed).parse().ok()
+}
+
 /// The digits somebody meant who typed nothing but what a French keyboard gives without Shift. A hyphen alone is none of that: it is a
 /// six there, and a hyphen everywhere else.
 fn unshifted(text: &str) -> Option<String> {
@@ -95,6 +103,18 @@ fn without_identifier(text: &str) -> &str {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_choice_is_its_number_with_shift_or_without() {
+        for (typed, number) in
+            [("7", Some(7)), ("10", Some(10)), ("-", Some(6)), ("&\u{e0}", Some(10)), ("\u{e8}", Some(7))]
+        {
+            assert_eq!(of_list(typed), number, "{typed}");
+        }
+        for nothing in ["", "-1", "&1", "x", "99999999999999999999999"] {
+            assert_eq!(of_list(nothing), None, "{nothing}");
+        }
+    }
 
     #[test]
     fn a_number_is_read_as_people_and_scanners_give_it() {

@@ -32,8 +32,8 @@ texts! {
     LanguageText: "Choose your language, then press Enter. - Choisissez votre langue, puis tapez Entrée.",
         "Choisissez votre langue, puis tapez Entrée. - Choose your language, then press Enter.";
     /// Help for it.
-    LanguageHelp: "The language is only that of these questions. It changes nothing on the computer. The keyboard is a French one (AZERTY) with French, an English one (QWERTY) with English.",
-        "La langue est celle de ces questions seulement. Elle ne change rien sur l'ordinateur. Le clavier est français (AZERTY) en français, anglais (QWERTY) en anglais.";
+    LanguageHelp: "The language is only that of these questions. It changes nothing on the computer. The keyboard follows when you change it: a French one (AZERTY) with French, an English one (QWERTY) with English.",
+        "La langue est celle de ces questions seulement. Elle ne change rien sur l'ordinateur. Le clavier suit quand vous en changez : français (AZERTY) en français, anglais (QWERTY) en anglais.";
     /// A language in itself.
     English: "English", "English (anglais)";
     /// A language in itself.

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use akene_agent::boot::keyboard::Keyboard;
 use akene_agent::boot::{Console, ConsoleKind, Consoles};
-use akene_agent::technician::{self, keyboard::Keyboard, rehearsal::Rehearsal, rehearsal::Wish};
+use akene_agent::technician::{self, rehearsal::Rehearsal, rehearsal::Wish};
 use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_protocol::Language;
 use nix::libc::winsize;

@@ -5,13 +5,14 @@ use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use akene_agent::boot::keyboard::Keyboard;
 use akene_agent::boot::{ConsoleKind, Consoles};
 use akene_agent::report::Reporter;
 use akene_agent::report::curtain::Behind;
 use akene_agent::report::lines::Lines;
 use akene_agent::run::technician::Technician;
+use akene_agent::technician;
 use akene_agent::technician::terminal::Tty;
-use akene_agent::technician::{self, keyboard::Keyboard};
 use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_protocol::api::Consent;
 use akene_protocol::{AssetNumber, Language, RunId};

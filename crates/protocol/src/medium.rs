@@ -11,7 +11,7 @@
 //! | `profiles/NAME.json` | a signed profile ([`crate::Bundle`]) |
 //! | `profiles/NAME.lock.json` | its signed lock ([`crate::lock::ProfileLock`]) |
 //! | `pool/SHA256` | package files, named by their sums |
-//! | `reports/RUN.sealed` | what the server has not been told yet; the only files that come and go |
+//! | `reports/NAME.sealed` | what the server has not been told yet ([`crate::report`]); the only files that come and go |
 //!
 //! The packages are not listed here one by one: the signed locks name them by size and sum.
 

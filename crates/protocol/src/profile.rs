@@ -42,6 +42,27 @@ pub struct Bundle {
     pub profile: Layer,
 }
 
+impl Bundle {
+    /// The keyboard that each of its machines gets. `None`: it names none, or which one depends on the machine.
+    pub fn keyboard(&self) -> Option<&Keyboard> {
+        let own = self.profile.keyboard.iter().map(|keyboard| (keyboard, true));
+        let classes = self.classes.iter().rev();
+        let named = classes.filter_map(|(_, class)| Some((class.keyboard.as_ref()?, class.when.is_none())));
+        // The last layer counts. One with a rule may count, and then so may those below it.
+        let (mut found, mut certain) = (None, false);
+        for (keyboard, always) in own.chain(named) {
+            if *found.get_or_insert(keyboard) != keyboard {
+                return None;
+            }
+            certain = always;
+            if certain {
+                break;
+            }
+        }
+        found.filter(|_| certain)
+    }
+}
+
 impl Document for Bundle {
     const PAYLOAD_TYPE: &'static str = "application/vnd.akene.profile+json; version=1";
 }

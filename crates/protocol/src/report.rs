@@ -2,7 +2,11 @@
 //!
 //! A report holds all that the server would have heard during the run. It is signed with the key of the medium the
 //! machine was installed from, then sealed for the server ([`crate::seal`]), and lies on that medium
-//! (`akene/reports/RUN.sealed`) and on the machine's boot partition. Whoever is online first delivers it: `akene-image sync`,
+//! (`akene/reports/NAME.sealed`) and, once that is mounted, on the machine's boot partition (the same path below `/boot`). NAME is
+//! the run where a system was installed. A run that led to none has the name of its machine, 16 hexadecimal digits, or as long as no
+//! disk knows that machine, of its hardware; the next run of the machine takes its place. Only the ending says what the file is.
+//!
+//! Whoever is online first delivers it: `akene-image sync`,
 //! or the machine itself. `POST /v1/reports` takes the sealed bytes, asks for no other proof, and may be sent the same
 //! report, or a longer one of the same run, again and again.
 //!

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::envelope::PublicKey;
 use crate::ids::Sha256;
 use crate::language::Language;
+use crate::profile::Keyboard;
 use crate::secret::Secret;
 
 /// Size of the stamp area on the medium, in bytes.
@@ -48,6 +49,9 @@ pub struct Stamp {
     /// Language of the menu and the screen. Without it: English.
     #[serde(default, skip_serializing_if = "Language::is_default")]
     pub language: Language,
+    /// The keyboard of whoever stands in front of the machine. Without it: the one of the language.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyboard: Option<Keyboard>,
 }
 
 /// Where profiles come from.
@@ -256,6 +260,7 @@ mod tests {
             proxy: None,
             profile: None,
             language: Language::Fr,
+            keyboard: Some(Keyboard { layout: "be".into(), variant: String::new() }),
         }
     }
 

@@ -7,6 +7,7 @@ use akene_archive::lock::variants;
 use akene_protocol::issue::Issues;
 use akene_protocol::lock::{LockedPackage, PinnedPackage, ProfileLock, Release};
 use akene_protocol::medium::{MediumFile, MediumProfile};
+use akene_protocol::profile::Keyboard;
 use akene_protocol::resolve::Archive;
 use akene_protocol::{Bundle, Bytes, Envelope, Issue, PublicKey, Sha256};
 use akene_server::lock::{self, Order};
@@ -26,6 +27,8 @@ pub struct Carried {
     pub bundle: Vec<u8>,
     /// The signed lock.
     pub lock: Vec<u8>,
+    /// The keyboard its machines get, where it names one.
+    pub keyboard: Option<Keyboard>,
     /// Bytes of all packages of the lock.
     pub size: Bytes,
 }
@@ -98,6 +101,7 @@ impl Content {
                 bundle: super::signed(&Envelope::sign(&bundle, &key))?,
                 lock: text,
                 size: lock.packages.iter().map(|p| p.size).sum(),
+                keyboard: bundle.keyboard().cloned(),
                 name: bundle.name,
                 revision: bundle.revision,
             });
@@ -105,6 +109,13 @@ impl Content {
         let packages: Vec<_> = packages.into_values().collect();
         let own = own_packages(shop.site, &packages)?;
         Ok(Content { profiles, packages, own })
+    }
+
+    /// The keyboard that all profiles name.
+    pub fn keyboard(&self) -> Option<Keyboard> {
+        let mut named = self.profiles.iter().map(|profile| profile.keyboard.as_ref());
+        let first = named.next().flatten()?;
+        named.all(|other| other == Some(first)).then(|| first.clone())
     }
 
     /// Each package once, the file named by its sum.

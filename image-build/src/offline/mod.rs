@@ -134,7 +134,7 @@ pub fn make(shop: &Workshop<'_>, wishes: &Wishes, image: &Path, goal: &Goal) -> 
     let id: MediumId = keys::random_hex(8)?.parse().map_err(anyhow::Error::msg)?;
     let key = keys::new_signing_key()?;
     let medium = manifest(shop, &config, id, &key, &content, &live)?;
-    let stamp = stamp_for(shop, &config, wishes, None)?;
+    let stamp = Stamp { keyboard: content.keyboard(), ..stamp_for(shop, &config, wishes, None)? };
     let documents = tree::documents(&medium, &key, &content, shop.site)?;
     let known = registered(wishes, &medium, None)?;
     let staged = tree::Staged::make(&shop.store, &documents, &content)?;
@@ -261,6 +261,7 @@ fn stamp_for(
         proxy: None,
         profile: None,
         language: wishes.language.or(before.map(|stamp| stamp.language)).unwrap_or(ours.language),
+        keyboard: None,
     })
 }
 

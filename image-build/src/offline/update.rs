@@ -84,7 +84,7 @@ pub fn update(shop: &Workshop<'_>, wishes: &Wishes, path: &Path, image: Option<&
         let next = format!("`akene-server media found {}` takes that back", stick.medium.id);
         bail!(Issue::new("medium-lost", stick.medium.id.to_string(), "this stick was declared lost", next));
     }
-    let new_stamp = super::stamp_for(shop, &config, wishes, Some(&stick.stamp))?;
+    let mut new_stamp = super::stamp_for(shop, &config, wishes, Some(&stick.stamp))?;
     let names = match wishes.profiles.is_empty() {
         true => stick.medium.profiles.iter().map(|p| p.name.clone()).collect(),
         false => wishes.profiles.clone(),
@@ -92,6 +92,7 @@ pub fn update(shop: &Workshop<'_>, wishes: &Wishes, path: &Path, image: Option<&
     let attended = matches!(new_stamp.source, akene_protocol::stamp::Source::Medium { attended: true, .. });
     super::check_profiles(&names, attended)?;
     let content = Content::gather(shop, &config, &names)?;
+    new_stamp.keyboard = content.keyboard();
     let live = image.map(LiveSystem::open).transpose()?;
     if let Some(live) = &live {
         let message =

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use akene_protocol::api::Consent;
-use akene_protocol::profile::Distribution;
+use akene_protocol::profile::{Distribution, Keyboard};
 use akene_protocol::stamp::{Source, Tls};
 use akene_protocol::{Language, PublicKey, Secret, Stamp};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -165,6 +165,9 @@ fn fill(dir: &Path, host: &str, options: &Options) -> Result<()> {
         proxy: None,
         profile: None,
         language: Language::of_locale(&options.profile.locale),
+        // The default is nobody's choice: the language says more.
+        keyboard: (options.profile.keyboard != ProfileOptions::default().keyboard)
+            .then(|| Keyboard { layout: options.profile.keyboard.clone(), variant: String::new() }),
     };
     Site::write_stamp(&dir.join("stamp.json"), &stamp)
 }

@@ -150,6 +150,7 @@ impl Campaign {
             proxy: None,
             profile: None,
             language: Default::default(),
+            keyboard: None,
         };
         std::fs::write(dir.join("stamp.json"), serde_json::to_vec(&stamp).context("writing the stamp")?)
             .context("writing the stamp")?;

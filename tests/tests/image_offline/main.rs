@@ -126,6 +126,42 @@ fn a_disc_holds_the_same_and_keeps_its_boot_records() {
 }
 
 #[test]
+fn a_medium_knows_the_keyboard_that_its_profiles_agree_on() {
+    let Some(rig) = Rig::new() else { return };
+    rig.profile("other", "lvm2");
+    for needed in ["keyboard-configuration", "console-setup"] {
+        rig.publish(needed, 1, 1000);
+    }
+    let names = |profile: &str, layout: &str| {
+        let file = rig.site.dir().join(format!("profiles/{profile}.toml"));
+        let text = fs::read_to_string(&file).unwrap();
+        let text = text.lines().filter(|line| !line.starts_with("keyboard")).collect::<Vec<_>>().join("\n");
+        fs::write(&file, format!("keyboard = {{ layout = \"{layout}\" }}\n{text}\n")).unwrap();
+    };
+    let made = |attended: bool| {
+        let disc = rig.path("disc.iso");
+        fs::remove_file(&disc).ok();
+        let wishes = Wishes { attended: Some(attended), ..Wishes::default() };
+        rig.make(&wishes, &Goal::Disc(disc.clone(), None)).unwrap_or_else(|e| panic!("{e:#}"));
+        stamp::read(&disc).unwrap().stamp.unwrap().keyboard.map(|keyboard| keyboard.layout)
+    };
+    names("default", "fr");
+    assert_eq!(made(false).as_deref(), Some("fr"), "the only one");
+    assert_eq!(made(true), None, "the other profile names none");
+    names("other", "be");
+    assert_eq!(made(true), None, "two that differ");
+    names("other", "fr");
+    assert_eq!(made(true).as_deref(), Some("fr"));
+    if !mounting() {
+        return;
+    }
+    let stick = rig.stick("stick.img");
+    names("default", "be");
+    rig.update(&stick, None).unwrap_or_else(|e| panic!("{e:#}"));
+    assert_eq!(stamp::read(&stick).unwrap().stamp.unwrap().keyboard.unwrap().layout, "be");
+}
+
+#[test]
 fn who_finds_a_medium_learns_no_secret_of_the_site() {
     let Some(rig) = Rig::new() else { return };
     let stick = rig.stick("stick.img");

@@ -7,6 +7,7 @@
 mod menu;
 mod offline;
 mod orders;
+mod rescue;
 mod span;
 mod way;
 

@@ -15,7 +15,7 @@ use akene_tests::journey::Built;
 use akene_tests::mirror::Mirror;
 use akene_tests::native::{Orders, install};
 use akene_tests::people::{live_in, sums};
-use akene_tests::site::{SSH_KEY, Site, outward_address, program, small_server};
+use akene_tests::site::{SSH_KEY, Site, outward_address, program, small_server, with_password};
 use akene_tests::vm::{Firmware, Machine, Vm};
 
 use crate::{MINUTE, image, run};
@@ -26,19 +26,21 @@ const INSTALLER: &str = "akene.mode=install";
 const HELP: &str = "akene.mode=help";
 const PANIC: &str = "Kernel panic";
 
+const WHAT: &str = "what can happen to boot menus";
+
 /// An installed machine, and the installer as it lies on a boot partition.
-struct Installed {
-    dir: tempfile::TempDir,
-    disk: PathBuf,
-    built: Built,
-    firmware: Firmware,
-    mirror: Mirror,
+pub(crate) struct Installed {
+    pub dir: tempfile::TempDir,
+    pub disk: PathBuf,
+    pub built: Built,
+    pub firmware: Firmware,
+    pub mirror: Mirror,
 }
 
 impl Installed {
     /// None: it is left out of this run.
-    fn new(firmware: Firmware, more: &str) -> Option<Self> {
-        if !full() {
+    pub fn new(firmware: Firmware, more: &str, what: &str) -> Option<Self> {
+        if !crate::full(what) {
             return None;
         }
         let (mirror, built) = image()?;
@@ -56,7 +58,7 @@ impl Installed {
         let firmware = if self.firmware == Firmware::Bios { "bios" } else { "uefi64" };
         let options = ["--size", "8GiB", "--consent", "wipe", "--firmware", firmware, "--packages"];
         let options = [&options[..], &[packages.to_str().unwrap()]].concat();
-        let profile = small_server(&self.mirror, "127.0.0.1") + more;
+        let profile = with_password(&small_server(&self.mirror, "127.0.0.1")) + more;
         let outcome = install(&self.disk, &Orders::Profile(&profile), self.dir.path(), &options).unwrap();
         assert!(outcome.good, "{}", outcome.story());
         println!("installed on this host in {:.0} s", outcome.took.as_secs_f64());
@@ -88,10 +90,20 @@ impl Installed {
         run(Cmd::new("grub-editenv").arg(&file).arg("list"))
     }
 
-    fn start(&self) -> Vm {
+    /// With its disk and nothing else.
+    pub fn machine(&self) -> Machine {
         let mut machine = Machine::new(self.firmware);
         machine.disks = vec![self.disk.clone()];
+        machine
+    }
+
+    /// Switches such a machine on, the same one each time.
+    pub fn switch_on(&self, machine: &Machine) -> Vm {
         machine.start(&self.dir.path().join("machine")).unwrap()
+    }
+
+    fn start(&self) -> Vm {
+        self.switch_on(&self.machine())
     }
 
     /// Switches on and waits for these words one after the other, with nobody touching anything; then switches off in order where
@@ -321,13 +333,9 @@ impl Installed {
     }
 }
 
-fn full() -> bool {
-    crate::full("what can happen to boot menus")
-}
-
 /// Kernel and boot loader are made anew by the system itself.
 fn upgraded(firmware: Firmware) {
-    let Some(machine) = Installed::new(firmware, "") else { return };
+    let Some(machine) = Installed::new(firmware, "", WHAT) else { return };
     machine.upgrades();
 }
 
@@ -343,7 +351,7 @@ fn upgraded_with_uefi() {
 
 /// All that can happen to an installer that was ordered.
 fn a_damaged_installer(firmware: Firmware) {
-    let Some(machine) = Installed::new(firmware, "") else { return };
+    let Some(machine) = Installed::new(firmware, "", WHAT) else { return };
     machine.other_damages();
     machine.a_truncated_initrd();
 }
@@ -360,7 +368,7 @@ fn whatever_happens_to_the_installer_with_uefi() {
 
 /// Half an installation, and a system that was up once and is not any more.
 fn a_broken_system(firmware: Firmware) {
-    let Some(machine) = Installed::new(firmware, "") else { return };
+    let Some(machine) = Installed::new(firmware, "", WHAT) else { return };
     machine.a_power_cut_before_the_end();
     machine.one_that_does_not_come_up();
 }
@@ -378,7 +386,7 @@ fn whatever_happens_to_the_system_with_uefi() {
 #[test]
 fn a_menu_with_a_password() {
     let boot = format!("\n[boot]\npassword = \"{}\"\n", menu_password());
-    let Some(mut machine) = Installed::new(Firmware::Bios, &boot) else { return };
+    let Some(mut machine) = Installed::new(Firmware::Bios, &boot, WHAT) else { return };
     machine.a_password();
     // The disk starts in another kind of computer, too.
     machine.firmware = Firmware::Uefi;
@@ -388,7 +396,7 @@ fn a_menu_with_a_password() {
 /// A machine whose system does not come up waits for help, and its administrator logs in from outside.
 #[test]
 fn an_administrator_gets_in_while_a_machine_waits_for_help() {
-    let Some(host) = outward_address().filter(|_| full()) else { return };
+    let Some(host) = outward_address().filter(|_| crate::full(WHAT)) else { return };
     let Some((mirror, built)) = image() else { return };
     let dir = tempfile::tempdir().unwrap();
     let key = dir.path().join("admin");

@@ -87,7 +87,7 @@ fn whole_way(firmware: Firmware) {
 }
 
 /// The image of a stick, made as its administrator makes it.
-fn make_stick(site: &Site, iso: &Path, dir: &Path) -> PathBuf {
+pub(crate) fn make_stick(site: &Site, iso: &Path, dir: &Path) -> PathBuf {
     let (stick, begun) = (dir.join("stick.img"), Instant::now());
     let make =
         Cmd::new(program("akene-image").unwrap()).arg("offline").arg(&site.dir).arg("--output").arg(&stick);

@@ -76,6 +76,30 @@ fn a_password_is_not_shown() {
 }
 
 #[test]
+fn a_bundle_has_a_keyboard_where_no_machine_gets_another() {
+    let layer = |text: &str| parse_layer(text, "x").unwrap();
+    let named = |classes: &[&str], profile: &str| {
+        let bundle = Bundle {
+            site: String::new(),
+            name: "x".into(),
+            revision: String::new(),
+            classes: classes.iter().map(|text| ("class".into(), layer(text))).collect(),
+            profile: layer(profile),
+        };
+        bundle.keyboard().map(|keyboard| keyboard.layout.clone())
+    };
+    let (fr, be) = ("keyboard = { layout = \"fr\" }", "keyboard = { layout = \"be\" }");
+    let when = |text: &str| format!("when = \"ram < 2 GiB\"\n{text}");
+    assert_eq!(named(&[], ""), None);
+    assert_eq!(named(&[be], fr).as_deref(), Some("fr"), "the profile's own counts");
+    assert_eq!(named(&[be, fr], "").as_deref(), Some("fr"), "the last class counts");
+    assert_eq!(named(&[fr, &when(be)], ""), None, "it depends on the machine");
+    assert_eq!(named(&[fr, &when(fr)], "").as_deref(), Some("fr"));
+    assert_eq!(named(&[&when(fr)], ""), None, "others get none");
+    assert_eq!(named(&[&when(be)], fr).as_deref(), Some("fr"));
+}
+
+#[test]
 fn base64_may_be_broken_into_lines() {
     assert_eq!(decode_base64("aGFs\nbG8=\n"), Some(b"hallo".to_vec()));
     assert_eq!(decode_base64("aGFsbG8"), None);
