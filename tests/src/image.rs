@@ -221,8 +221,11 @@ pub struct Opened {
 impl Opened {
     /// Mounts the partition whose filesystem has this label.
     pub fn new(disk: &Path, label: &str) -> Result<Self> {
-        let image = Image::open(disk)?;
-        let part = image.labelled(label)?;
+        Opened::of(disk, Image::open(disk)?.labelled(label)?)
+    }
+
+    /// Mounts this partition.
+    pub fn of(disk: &Path, part: &Part) -> Result<Self> {
         let place = ["--offset", &part.start.to_string(), "--sizelimit", &part.size.to_string()];
         let device = run(Cmd::new("losetup").args(["--find", "--show"]).args(place).arg(disk))?.text();
         let opened = Opened { device, at: tempfile::tempdir().context("making a mount point")? };

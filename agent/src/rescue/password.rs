@@ -16,7 +16,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::open::{Purpose, open};
 use super::people::{self, Account, Encrypted};
 use super::volumes::Volume;
-use super::{Rescue, apart};
+use super::{Rescue, apart, current};
 
 /// Where the system is mounted.
 const AT: &str = "/run/akene/rescue/system";
@@ -39,7 +39,8 @@ pub struct Found {
 /// The people of a system, root last.
 ///
 /// # Errors
-/// The system cannot be opened, or has no accounts of its own: `no-accounts`.
+/// The system cannot be opened, has no accounts of its own (`no-accounts`), or is not the one that starts
+/// (`system-not-current`).
 pub fn people(
     rescue: &Rescue<'_>,
     machine: &Inventory,
@@ -49,6 +50,8 @@ pub fn people(
     apart(|| {
         let opened = open(rescue.runner, machine, system, Path::new(AT), Purpose::Look, "")?;
         let passwd = fs::read(opened.system().join("etc/passwd")).unwrap_or_default();
+        let fstab = fs::read_to_string(opened.system().join("etc/fstab")).unwrap_or_default();
+        current::ensure(rescue, machine, volumes, system, &fstab)?;
         let mut accounts = people::accounts(&String::from_utf8_lossy(&passwd));
         if accounts.is_empty() {
             bail!(Issue::new(
@@ -84,7 +87,7 @@ fn locked(found: &mut [Found], top: &Path, looks: Option<&LooksLike>) {
     }
 }
 
-/// Sets the password of one account. Nothing else of the system changes.
+/// Sets the password of one account of a system whose [`people`] are known. Nothing else of the system changes.
 ///
 /// # Errors
 /// `password-odd`, `account-not-there`, or it cannot be written.

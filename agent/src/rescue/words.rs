@@ -306,6 +306,11 @@ const FRENCH: &[(&str, &str, &str)] = &[
         "démarrez de son disque : l'installation continue",
     ),
     (
+        "system-not-current",
+        "ce n'est pas le système qui démarre sur cet ordinateur : il y en a deux",
+        "choisissez l'autre système",
+    ),
+    (
         "boot-unusual",
         "le démarrage de ce système ne se répare pas d'ici",
         "demandez à quelqu'un qui connaît ce système",
@@ -370,6 +375,7 @@ mod tests {
             include_str!("boot.rs"),
             include_str!("cmd.rs"),
             include_str!("copy.rs"),
+            include_str!("current.rs"),
             include_str!("memory.rs"),
             include_str!("open.rs"),
             include_str!("password.rs"),

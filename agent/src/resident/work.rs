@@ -201,6 +201,9 @@ impl<'a> Work<'a> {
 
     /// Why the old system is back, as far as the installer could say.
     fn not_carried_out(&self, order: &Order) -> Issue {
+        if let Some(issue) = super::returned::issue(self.root(), format!("order {}", order.id)) {
+            return issue;
+        }
         let why = match failure(&self.resident.spool_dir(), self.resident.config.run) {
             Some((phase, issue)) => format!("the installer failed while {}: {issue}", phase.to_lowercase()),
             None => match installer::is_chosen(self.root(), self.runner) {

@@ -25,7 +25,7 @@ use super::resume::Resume;
 use super::stage::{self, Shelter, Visit};
 use super::swap::TargetSwap;
 use super::way_back::WayBack;
-use super::{Effects, Record, To, boot_files, cache, left, people, resume};
+use super::{Effects, Record, To, boot_files, cache, left, people, resume, second_root};
 use crate::durable;
 use crate::fetch::http::Http;
 use crate::fetch::{Allowed, EventRoute, Orders, Permission, Server, SignedLock, Site, known, medium};
@@ -487,11 +487,22 @@ impl Effects for Machine<'_> {
     ) -> Result<()> {
         locked.mend(self.runner)?;
         let Some((device, uuid)) = locked.kept_boot(self.runner)? else { return Ok(()) };
+        let old_root = locked.old_root(self.runner)?;
+        // While the installation goes on the loaders are the image's.
+        let image = self.installer.as_ref().map(|(_, _, manifest)| manifest.distribution);
+        let loaders: Vec<_> = image.into_iter().chain([record.resolved.archive.distribution]).collect();
+        let secure_boot = record.inventory.firmware.secure_boot;
+        let unverified = old_root
+            .as_ref()
+            .and_then(|root| second_root::unverified(secure_boot, record.inventory, root, &loaders));
         let cache = self.mount.join("boot").join(stage::ON_BOOT);
         let lock = &solved.choice.lock;
         let way = WayBack {
             device: &device,
             uuid: &uuid,
+            old_root: old_root.as_deref(),
+            unverified,
+            warn: &|issue| self.reporter.warn(issue.to_string()),
             installer: self.installer.as_ref().map(|(root, stamp, manifest)| (&**root, stamp, manifest)),
             consoles: &self.consoles,
             needed: &|name| lock.packages.iter().any(|p| p.file == name),

@@ -43,23 +43,33 @@ pub fn find(plan: &Plan, inventory: &Inventory, machine: MachineId) -> Result<Pe
     })
 }
 
-/// The node and the kind of filesystem of the system that goes: ours where it is one of ours, else the only one.
+/// The node and the kind of filesystem of the system so far: where it stays beside the new one, that; else the one that goes,
+/// ours where it is one of ours, or the only one.
 fn old_root(plan: &Plan, inventory: &Inventory) -> Result<Option<(PathBuf, String)>, String> {
     let mut found = Vec::new();
+    let mut stays = None;
     for disk in &plan.disks {
         let Some(known) = inventory.disks.iter().find(|d| d.name == disk.disk.name) else { continue };
         for partition in known.table.iter().flat_map(|t| &t.partitions) {
             let Some(content) = &partition.content else { continue };
+            let device = partition_path(Path::new(&disk.disk.path), partition.number);
+            if disk.partitions.iter().any(|p| p.number == partition.number && p.purpose == Role::Old) {
+                stays = Some((device, content.kind.clone()));
+                continue;
+            }
             let goes = disk
                 .partitions
                 .iter()
                 .find(|p| p.number == partition.number && !matches!(p.action, Action::Keep | Action::Create));
             if let (Some(goes), Some(LooksLike::LinuxRoot { .. })) = (goes, &content.looks_like) {
                 let ours = goes.purpose == Role::Root || content.label == Role::Root.partition_name();
-                let device = partition_path(Path::new(&disk.disk.path), partition.number);
                 found.push((ours, device, content.kind.clone()));
             }
         }
+    }
+    // What lies in the other place is an older one, and nobody's any more.
+    if stays.is_some() {
+        return Ok(stays);
     }
     found.sort_by_key(|(ours, ..)| !ours);
     match &found[..] {

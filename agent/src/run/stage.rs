@@ -37,6 +37,9 @@ pub const MEMORY_MARGIN: Bytes = Bytes(192 << 20);
 /// What must stay free on the boot partition: a kernel with its initrd, and the installer while it is replaced.
 pub const BOOT_MARGIN: Bytes = Bytes(256 << 20);
 
+/// A kernel with its initrd, beside those of an old system that stays.
+pub const KERNEL_ROOM: u64 = 160 << 20;
+
 /// What must stay free on a kept volume, or a twentieth of it: people go on working there if the installation does not
 /// come to be.
 const VOLUME_MARGIN: u64 = 512 << 20;
@@ -123,7 +126,7 @@ fn is_unfinished(plan: &Plan, inventory: &Inventory) -> bool {
     let contents =
         disks.flat_map(|d| d.table.iter().flat_map(|t| &t.partitions)).filter_map(|p| p.content.as_ref());
     let mut boots = contents.filter_map(|c| match c.looks_like {
-        Some(LooksLike::AkeneBoot { unfinished }) => Some(unfinished),
+        Some(LooksLike::AkeneBoot { unfinished, .. }) => Some(unfinished),
         _ => None,
     });
     let first = boots.next();
@@ -190,6 +193,7 @@ pub fn shelters(
     runner: &dyn Runner,
 ) -> Vec<Shelter> {
     let mut found = Vec::new();
+    let old_stays = plan.disks.iter().flat_map(|d| &d.partitions).any(|p| p.purpose == Role::Old);
     for disk in plan.disks.iter().filter(|d| !d.new_table) {
         let known = inventory.disks.iter().find(|d| d.name == disk.disk.name);
         if known.is_none_or(|d| d.read_only || d.removable || d.health == Health::Failing) {
@@ -217,13 +221,22 @@ pub fn shelters(
             let Ok((room, there)) = known::look(&device, |top| Ok(room_in(top, dir, lock)?)) else {
                 continue;
             };
-            let margin = if dir == ON_BOOT { BOOT_MARGIN.0 } else { VOLUME_MARGIN.max(room.size / 20) };
+            let margin = margin(dir, &room, old_stays);
             let free = Bytes(room.free.saturating_sub(margin));
             found.push(Shelter { device, uuid, dir, later, free, there });
         }
     }
     found.sort_by_key(|s| s.dir != ON_BOOT);
     found
+}
+
+/// What must stay free where packages are put into this directory.
+fn margin(dir: &str, room: &Room, old_stays: bool) -> u64 {
+    match (dir, old_stays) {
+        (ON_BOOT, true) => BOOT_MARGIN.0 + KERNEL_ROOM,
+        (ON_BOOT, false) => BOOT_MARGIN.0,
+        _ => VOLUME_MARGIN.max(room.size / 20),
+    }
 }
 
 /// Where packages lie in a partition that stays, from its own top and from that of the new system.
@@ -309,13 +322,14 @@ pub fn is_there(dir: &Path, package: &LockedPackage) -> bool {
 /// Where packages are fetched to once the disks are mounted: what outlives another beginning, and has room. `None`: nothing
 /// but the new root has.
 pub fn place_on(layout: &Layout, lock: &Lock) -> Result<Option<PathBuf>> {
+    let old_stays = layout.partitions.iter().any(|p| p.role == Role::Old);
     let kept = layout.partitions.iter().filter(|p| p.kept && p.fstype == Some(Filesystem::Ext4));
     let volumes = kept.filter(|p| matches!(p.role, Role::Volume(_))).filter_map(|p| p.mount.as_deref());
     let volumes = volumes.map(|mount| (layout.root.join(mount.trim_matches('/')), ON_VOLUME));
     for (top, dir) in std::iter::once((layout.root.join("boot"), ON_BOOT)).chain(volumes) {
         let (room, there) = room_in(&top, dir, lock)
             .with_context(|| format!("asking for the free space of {}", top.display()))?;
-        let margin = if dir == ON_BOOT { BOOT_MARGIN.0 } else { VOLUME_MARGIN.max(room.size / 20) };
+        let margin = margin(dir, &room, old_stays);
         if lock.download_size().0.saturating_sub(there.0) <= room.free.saturating_sub(margin) {
             return Ok(Some(top.join(dir)));
         }
@@ -373,6 +387,13 @@ mod tests {
 
     use super::*;
     use crate::sys::loopdev;
+
+    #[test]
+    fn a_system_that_stays_leaves_packages_less_room_beside_its_kernel() {
+        let room = Room { size: 100 << 30, free: 0 };
+        assert_eq!(margin(ON_BOOT, &room, true) - margin(ON_BOOT, &room, false), KERNEL_ROOM);
+        assert_eq!(margin(ON_VOLUME, &room, true), 5 << 30);
+    }
 
     #[test]
     fn a_shelter_that_is_another_filesystem_now_is_not_written_to() {

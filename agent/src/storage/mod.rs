@@ -223,6 +223,17 @@ impl Locked {
         Ok(Some((node, uuid)))
     }
 
+    /// UUID of the root of the system so far, where the plan leaves it beside the new one.
+    pub fn old_root(&self, runner: &dyn Runner) -> Result<Option<String>> {
+        let mut found = self
+            .disks
+            .iter()
+            .filter_map(|disk| Some(disk.node(disk.partitions().find(|p| p.purpose == Role::Old)?.number)));
+        let Some(node) = found.next() else { return Ok(None) };
+        let content = content::of(runner, &node)?;
+        content.and_then(|c| c.uuid).context("looking for the UUID of the old root").map(Some)
+    }
+
     /// Mends what is still to be mended, writes the tables and the metadata of volume groups, and wipes old signatures
     /// from what the plan makes new. **From here on the disks change.**
     pub fn partition(self, runner: &dyn Runner) -> Result<Partitioned> {

@@ -5,10 +5,11 @@
 //!
 //! - `01_akene` decides what starts when nobody chooses ([`guard`]). Until the installation is complete, by the mark on the boot
 //!   partition, that is the installer, whoever has this menu written before. A system that is new has [`STARTS`] to come up
-//!   (`akene_tries` in GRUB's environment, taken away by the resident agent); then the installer gets
-//!   a turn, in which it can be reached from far away. What GRUB cannot load is passed over. Where the profile has a
-//!   password, it also says who may do more than start the system.
-//! - `42_akene` has the entries for the installer ([`entries`]), if its files are there.
+//!   (`akene_tries` in GRUB's environment, taken away by the resident agent); then the system before it has as many (`akene_back`),
+//!   where it was kept ([`second_root`]); then the installer gets a turn, in which it can be reached from far away. What GRUB
+//!   cannot load is passed over. Where the profile has a password, it also says who may do more than start the system.
+//! - `42_akene` has the entries for the installer ([`entries`]), if its files are there, and the one for the system before this
+//!   one, when its turn has come: nobody at the keyboard decides which system is the machine's.
 //!
 //! `next_entry` in GRUB's environment starts the installer once; GRUB's own `00_header` clears it before it loads anything, so
 //! that whatever becomes of that start, the next one is the system's again.
@@ -27,13 +28,17 @@ use super::bootloader::MENU;
 use super::{Job, Watch};
 use crate::durable;
 use crate::run::boot_files::{INSTALLED, INSTALLER};
+use crate::run::second_root::{self, CHOSEN, Old, START};
 use crate::storage::Layout;
 
 /// GRUB's environment, below the root.
 const ENVIRONMENT: &str = "boot/grub/grubenv";
 
 /// Starts a new system has until it is up. People switch computers off before they are: two or three would be too few.
-const STARTS: u32 = 5;
+pub(super) const STARTS: u32 = 5;
+
+/// Title of the entry by which the installer is reached where no system comes up.
+const HELP: &str = "Call for help: the installed system does not come up";
 
 /// Who GRUB lets do everything, where there is a password.
 const SUPERUSER: &str = "admin";
@@ -46,7 +51,7 @@ const LOCKUPS: &str = "softlockup_panic=1";
 
 /// The menu of the installed system, until that is whole: GRUB's tools write menus in place, and one that starts half a
 /// system, or is half written itself, must never be found.
-const WAITING: &str = "grub/akene-system.cfg";
+pub(super) const WAITING: &str = "grub/akene-system.cfg";
 
 /// Makes the disk start the installed system, which is whole. A menu that a script of the profile wrote meanwhile, being the
 /// newer one, stays.
@@ -56,6 +61,14 @@ pub(super) fn start_system(boot: &Path) -> Result<()> {
     if !now.contains("/vmlinuz-") {
         replace(boot)?;
     }
+    fs::remove_file(&waiting).with_context(|| format!("removing {}", waiting.display()))?;
+    durable::sync_for_boot_loader(boot)
+}
+
+/// Puts the menu that waits in the place of the other one, and nothing of it stays beside.
+pub(super) fn take_waiting(boot: &Path) -> Result<()> {
+    let waiting = boot.join(WAITING);
+    replace(boot)?;
     fs::remove_file(&waiting).with_context(|| format!("removing {}", waiting.display()))?;
     durable::sync_for_boot_loader(boot)
 }
@@ -78,9 +91,7 @@ pub(super) fn renew(layout: &Layout, root: &Root, runner: &dyn Runner) -> Result
         runner.run(&super::inside(&layout.root, "grub-editenv").args(create))?;
     }
     make(layout, root, runner)?;
-    replace(&boot)?;
-    fs::remove_file(boot.join(WAITING)).context("removing the menu that waited")?;
-    durable::sync_for_boot_loader(&boot)
+    take_waiting(&boot)
 }
 
 /// Has the system's own tool make its menu, which waits beside the one there is.
@@ -133,8 +144,10 @@ fn defaults(job: &Job<'_>, root: &mut Root) -> Result<()> {
     // The script holds the password's hash.
     let uuid = job.boot_uuid()?;
     let mode = if password.is_some() { 0o700 } else { 0o755 };
-    root.write("etc/grub.d/01_akene", script(&guard(uuid, password)), mode)?;
-    let entries = entries(uuid, &console_arguments(job.consoles).join(" "), password.is_some());
+    let old = second_root::read(&job.layout.root.join("boot"));
+    root.write("etc/grub.d/01_akene", script(&guard(uuid, password, old.is_some())), mode)?;
+    let arguments = console_arguments(job.consoles).join(" ");
+    let entries = entries(uuid, &arguments, password.is_some(), old.as_ref());
     root.write("etc/grub.d/42_akene", script(&entries), 0o755)
 }
 
@@ -145,15 +158,42 @@ fn script(text: &str) -> String {
     )
 }
 
-/// What starts when nobody chooses, and who may choose.
-fn guard(uuid: &str, password: Option<&Secret>) -> String {
+/// Whether what starts the system before this one is there, as GRUB asks.
+fn old_is_there() -> String {
+    let [kernel, initrd] = START.map(|file| format!("-f \"($akene)/{file}\""));
+    format!("{kernel} -a {initrd}")
+}
+
+/// Whose turn it is once the system before this one has had its first: `akene_back` counts its starts, then the installer
+/// has one. `akene_turn` says that this decided.
+fn turns() -> String {
+    let mut text = "  set akene_turn=\"${akene_back}\"\n".to_owned();
+    let mut turn = |left: u32, entry: &str, next: u32| {
+        text += &format!("  if [ \"${{akene_turn}}\" = {left} ]; then\n");
+        text += &format!("    set default={entry}\n    set akene_back={next}\n  fi\n");
+    };
+    turn(0, "akene-help", STARTS);
+    (1..=STARTS).for_each(|left| turn(left, "akene-old", left - 1));
+    text + "  if [ -n \"${akene_turn}\" ]; then save_env akene_back; fi\n"
+}
+
+/// What starts when nobody chooses, and who may choose. `old`: a system was kept beside this one.
+fn guard(uuid: &str, password: Option<&Secret>, old: bool) -> String {
     let mut text = "# What cannot be loaded is passed over.\nset fallback=\"0 akene-reinstall\"\n".to_owned();
     text += &format!("search --no-floppy --fs-uuid --set=akene {uuid}\n");
     text += &format!("if [ ! -f \"($akene)/{INSTALLED}\" ]; then\n");
     text += "  # Half an installation: the installer goes on with it.\n";
     text += "  set default=akene-reinstall\n  set boot_once=true\nfi\n";
+    text += "set akene_turn=\n";
+    if old {
+        text +=
+            "# A system that has not confirmed itself in so many starts gives way to the one before it.\n";
+        text += &format!("if [ \"${{boot_once}}\" != true -a {} ]; then\n", old_is_there());
+        text += "  if [ \"${akene_tries}\" = 0 -a -z \"${akene_back}\" ]; then\n";
+        text += &format!("    set akene_back={STARTS}\n  fi\n{}fi\n", turns());
+    }
     text += "# A system that has not come up so often lets the installer have every other start.\n";
-    text += "if [ -n \"${akene_tries}\" -a \"${boot_once}\" != true ]; then\n";
+    text += "if [ -n \"${akene_tries}\" -a -z \"${akene_turn}\" -a \"${boot_once}\" != true ]; then\n";
     text += "  set akene_left=\"${akene_tries}\"\n";
     text += "  if [ \"${akene_left}\" = 0 ]; then\n    set default=akene-help\n    set akene_tries=1\n  fi\n";
     for left in 1..=STARTS {
@@ -171,10 +211,37 @@ fn guard(uuid: &str, password: Option<&Secret>) -> String {
     text
 }
 
-/// The entries that start the installer. Without its files there are none: GRUB with a missing initrd waits for a key for ever.
-fn entries(uuid: &str, arguments: &str, guarded: bool) -> String {
+/// The entries of ours.
+fn entries(uuid: &str, arguments: &str, guarded: bool, old: Option<&Old>) -> String {
+    let text = old.map(|old| {
+        let its_turn = "if [ \"${default}\" = akene-old ]; then\n";
+        format!("{its_turn}{}fi\n", old_entry(uuid, guarded, old))
+    });
+    text.unwrap_or_default() + &installer_entries(uuid, arguments, guarded)
+}
+
+/// The entry that starts the system before this one. That is no way around a password: it starts unasked, as this one.
+fn old_entry(uuid: &str, guarded: bool, old: &Old) -> String {
+    let access = if guarded { "--unrestricted " } else { "" };
+    let [kernel, initrd] = START;
+    format!(
+        "menuentry \"The system before this one\" --class akene {access}--id akene-old {{\n\
+         \tsearch --no-floppy --fs-uuid --set=root {uuid}\n\
+         \tlinux /{kernel} {} {CHOSEN}\n\
+         \tinitrd /{initrd}\n}}\n",
+        old.arguments
+    )
+}
+
+/// What is only offered where the installer's files are there: GRUB with a missing initrd waits for a key for ever.
+fn where_it_is_there(entries: &str) -> String {
     let [kernel, initrd, stamp] = INSTALLER.map(|file| format!("-f \"($akene)/{file}\""));
-    let mut text = format!("if [ {kernel} -a {initrd} -a {stamp} ]; then\n");
+    format!("if [ {kernel} -a {initrd} -a {stamp} ]; then\n{entries}fi\n")
+}
+
+/// The entries that start the installer.
+fn installer_entries(uuid: &str, arguments: &str, guarded: bool) -> String {
+    let mut text = String::new();
     // What was ordered starts without anybody who could type a password.
     let reinstall = if guarded { "$akene_access --id akene-reinstall" } else { "--id akene-reinstall" };
     if guarded {
@@ -183,9 +250,9 @@ fn entries(uuid: &str, arguments: &str, guarded: bool) -> String {
     }
     text += &entry(uuid, "Reinstall this computer (keeps your files)", reinstall, "install", arguments);
     let help = if guarded { "--unrestricted --id akene-help" } else { "--id akene-help" };
-    text += "if [ \"${akene_left}\" = 0 ]; then\n";
-    text += &entry(uuid, "Call for help: the installed system does not come up", help, "help", arguments);
-    text + "fi\nfi\n"
+    text += "if [ \"${default}\" = akene-help ]; then\n";
+    text += &entry(uuid, HELP, help, "help", arguments);
+    where_it_is_there(&(text + "fi\n"))
 }
 
 /// The menu of a disk on which an installation is under way.
@@ -193,6 +260,19 @@ pub(super) fn unfinished(uuid: &str, consoles: &[String]) -> String {
     let arguments = console_arguments(consoles).join(" ");
     let entry = entry(uuid, "Continue the installation", "--id akene-reinstall", "install", &arguments);
     format!("set timeout=3\nsearch --no-floppy --fs-uuid --set=akene {uuid}\n{entry}")
+}
+
+/// The menu of a disk on which an installation was given up, and that starts the system before it. As long as that does not say
+/// that it runs, its starts are counted, and where it cannot be started the installer calls for help.
+pub(super) fn returned(uuid: &str, consoles: &[String], old: &Old) -> String {
+    let help = entry(uuid, HELP, "--id akene-help", "help", &console_arguments(consoles).join(" "));
+    format!(
+        "set timeout=3\nset fallback=akene-help\nif [ -s $prefix/grubenv ]; then\n  load_env\nfi\n\
+         search --no-floppy --fs-uuid --set=akene {uuid}\n{}{}{}",
+        turns(),
+        old_entry(uuid, false, old),
+        where_it_is_there(&help)
+    )
 }
 
 /// What starts the installer from the boot partition.
@@ -279,6 +359,13 @@ fn check_menu(layout: &Layout, root: &Root) -> Result<()> {
     if let Some(bad) = kernels.iter().find(|l| !l.contains(&format!("root=UUID={uuid}"))) {
         bail!("checking GRUB's menu: `{bad}` does not name the root filesystem by its UUID {uuid}");
     }
+    let without_modules = kernels.iter().find(|l| {
+        let file = l.split_whitespace().nth(1).and_then(|file| file.rsplit_once("/vmlinuz-"));
+        file.is_none_or(|(_, version)| !root.exists(&format!("lib/modules/{version}")))
+    });
+    if let Some(bad) = without_modules {
+        bail!("checking GRUB's menu: the root has no modules for the kernel of `{bad}`");
+    }
     Ok(())
 }
 
@@ -314,61 +401,178 @@ mod tests {
         }
     }
 
+    fn old() -> Old {
+        Old { root: "12-AB".into(), kernel: "6.1".into(), arguments: "root=UUID=12-AB ro panic=30".into() }
+    }
+
     #[test]
     fn the_scripts_print_what_grub_reads() {
         let secret = Secret::new("grub.pbkdf2.sha512.10000.AB.CD");
-        for password in [None, Some(&secret)] {
-            let text = printed(&guard("1234-ABCD", password));
+        for (password, old) in
+            [(None, None), (Some(&secret), None), (None, Some(&old())), (Some(&secret), Some(&old()))]
+        {
+            let text = printed(&guard("1234-ABCD", password, old.is_some()));
             is_read_by_grub(&text);
             assert_eq!(
                 text.contains("password_pbkdf2 admin grub.pbkdf2.sha512.10000.AB.CD\n"),
                 password.is_some()
             );
             assert_eq!(text.contains("--unrestricted --id"), password.is_some());
-            let text = printed(&entries("1234-ABCD", "console=tty0", password.is_some()));
+            let text = printed(&entries("1234-ABCD", "console=tty0", password.is_some(), old));
             is_read_by_grub(&text);
             assert!(
                 text.contains("akene.mode=install panic=30 softlockup_panic=1 akene.disk console=tty0\n"),
                 "{text}"
             );
             assert!(text.contains("akene.mode=help panic=30"), "{text}");
+            assert_eq!(
+                text.contains(
+                    "\tlinux /akene/old/vmlinuz root=UUID=12-AB ro panic=30 akene.back\n\tinitrd /akene/old/initrd.img\n"
+                ),
+                old.is_some()
+            );
+            // Nobody can choose it before its turn has come.
+            let turn = text.contains(
+                "if [ \"${default}\" = akene-old ]; then\nmenuentry \"The system before this one\"",
+            );
+            assert_eq!(turn, old.is_some(), "{text}");
             // Nobody is asked for a password where nobody chose.
             assert_eq!(text.contains("--unrestricted"), password.is_some());
         }
         is_read_by_grub(&unfinished("1234-ABCD", &["ttyS0,115200".into()]));
+        is_read_by_grub(&returned("1234-ABCD", &["ttyS0,115200".into()], &old()));
     }
 
     /// What GRUB would do with the environment, by a shell: the language of its scripts is the shell's where it matters here.
-    fn started(tries: Option<&str>, once: bool, installed: bool) -> (String, String) {
-        let text = guard("1234-ABCD", None);
+    /// `kept`: a system was kept when the menu was made, and what starts it is there. Gives the entry and the counts after.
+    fn started(
+        counts: (&str, &str),
+        once: bool,
+        installed: bool,
+        kept: Option<bool>,
+    ) -> (String, String, String) {
+        let text = guard("1234-ABCD", None, kept.is_some());
         let begin = text.find("if [ ! -f").unwrap();
-        let body = text[begin..].replace("set ", "").replace("($akene)/akene/state/installed", "$mark");
+        run_by_a_shell(&text[begin..], counts, once, installed, kept == Some(true))
+    }
+
+    fn run_by_a_shell(
+        body: &str,
+        (tries, back): (&str, &str),
+        once: bool,
+        installed: bool,
+        kept: bool,
+    ) -> (String, String, String) {
+        let body = body.replace("set ", "").replace("($akene)/akene/state/installed", "$mark");
+        let body = START.iter().fold(body, |body, file| body.replace(&format!("($akene)/{file}"), "$kept"));
         let program = format!(
-            "default=0; akene_tries={}; boot_once={once}; mark={}\nsave_env() {{ :; }}\n{body}echo $default $akene_tries",
-            tries.unwrap_or_default(),
+            "default=0; akene_tries={tries}; akene_back={back}; boot_once={once}; mark={}; kept={}\nsave_env() {{ :; }}\n\
+             {body}echo \"$default,$akene_tries,$akene_back\"",
             if installed { "/" } else { "/etc/passwd" },
+            if kept { "/etc/passwd" } else { "/" },
         );
         // `-f` of a file is true, of a directory not.
         let program = program.replace("[ ! -f \"$mark\" ]", "[ -f \"$mark\" ]");
         let said = SystemRunner.run(&Cmd::new("sh").args(["-c", &program])).unwrap().text();
-        let (default, left) = said.split_once(' ').unwrap_or((&said, ""));
-        (default.trim().into(), left.trim().into())
+        let words: Vec<String> = said.trim().split(',').map(str::to_owned).collect();
+        <[String; 3]>::try_from(words).unwrap().into()
+    }
+
+    fn says(default: &str, tries: &str, back: &str) -> (String, String, String) {
+        (default.to_owned(), tries.to_owned(), back.to_owned())
     }
 
     #[test]
     fn a_system_that_does_not_come_up_lets_the_installer_have_every_other_start() {
-        let says = |default: &str, left: &str| (default.to_owned(), left.to_owned());
-        let mut tries = STARTS.to_string();
-        for left in (0..STARTS).rev() {
-            let (default, next) = started(Some(&tries), false, true);
-            assert_eq!((default.as_str(), next.as_str()), ("0", left.to_string().as_str()));
-            tries = next;
+        // The same where another system was kept once, and has been let go.
+        for kept in [None, Some(false)] {
+            let mut tries = STARTS.to_string();
+            for left in (0..STARTS).rev() {
+                let now = started((&tries, ""), false, true, kept);
+                assert_eq!(now, says("0", &left.to_string(), ""));
+                tries = now.1;
+            }
+            assert_eq!(started(("0", ""), false, true, kept), says("akene-help", "1", ""));
+            assert_eq!(started(("1", ""), false, true, kept), says("0", "0", ""));
+            // One that came up, one whose installer was ordered, one that is not complete.
+            assert_eq!(started(("", ""), false, true, kept), says("0", "", ""));
+            assert_eq!(started(("3", ""), true, true, kept), says("0", "3", ""));
+            assert_eq!(started(("5", ""), false, false, kept), says("akene-reinstall", "5", ""));
         }
-        assert_eq!(started(Some("0"), false, true), says("akene-help", "1"));
-        assert_eq!(started(Some("1"), false, true), says("0", "0"));
-        // One that came up, one whose installer was ordered, one that is not complete.
-        assert_eq!(started(None, false, true), says("0", ""));
-        assert_eq!(started(Some("3"), true, true), says("0", "3"));
-        assert_eq!(started(Some("5"), false, false), says("akene-reinstall", "5"));
+    }
+
+    #[test]
+    fn a_system_that_does_not_confirm_itself_gives_way_to_the_one_before_it() {
+        let kept = Some(true);
+        let (mut tries, mut back) = (STARTS.to_string(), String::new());
+        let mut defaults = Vec::new();
+        for _ in 0..2 * STARTS + 3 {
+            let (default, left, more) = started((&tries, &back), false, true, kept);
+            defaults.push(default);
+            (tries, back) = (left, more);
+        }
+        let all = |what: &str| vec![what.to_owned(); STARTS as usize];
+        let expected =
+            [all("0"), all("akene-old"), vec!["akene-help".into(), "akene-old".into(), "akene-old".into()]];
+        assert_eq!(defaults, expected.concat());
+        // One that came up, and knows nothing of a count but its own.
+        assert_eq!(started(("", "3"), false, true, kept), says("akene-old", "", "2"));
+        assert_eq!(started(("", ""), false, true, kept), says("0", "", ""));
+        // The old system is gone meanwhile.
+        assert_eq!(started(("0", "3"), false, true, Some(false)), says("akene-help", "1", "3"));
+        assert_eq!(started(("0", ""), true, true, kept), says("0", "0", ""), "what was ordered comes first");
+        assert_eq!(
+            started(("0", ""), false, false, kept),
+            says("akene-reinstall", "0", ""),
+            "half an installation"
+        );
+    }
+
+    #[test]
+    fn a_system_that_was_given_back_has_its_starts_counted_and_then_the_installer_calls_for_help() {
+        let text = returned("1234-ABCD", &[], &old());
+        is_read_by_grub(&text);
+        assert!(text.contains("\nset fallback=akene-help\n") && text.contains("\n  load_env\n"), "{text}");
+        let [first, second] = ["--id akene-old", "--id akene-help"].map(|id| text.find(id).unwrap());
+        assert!(first < second && !text.contains("akene.mode=install"), "{text}");
+        let body = &text[text.find("  set akene_turn").unwrap()..text.find("menuentry").unwrap()];
+        let (mut back, mut defaults) = (STARTS.to_string(), Vec::new());
+        for _ in 0..STARTS + 2 {
+            let (default, _, next) = run_by_a_shell(body, ("", &back), false, true, true);
+            defaults.push(default);
+            back = next;
+        }
+        let old = vec!["akene-old".to_owned(); STARTS as usize];
+        assert_eq!(defaults, [old, vec!["akene-help".into(), "akene-old".into()]].concat());
+        // Without an environment it is the first entry.
+        assert_eq!(run_by_a_shell(body, ("", ""), false, true, true).0, "0");
+    }
+
+    #[test]
+    fn a_menu_that_starts_a_kernel_without_modules_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("boot/grub")).unwrap();
+        let menu = "menuentry x {\n\tlinux\t/vmlinuz-6.1 root=UUID=12-AB ro\n}\n";
+        fs::write(dir.path().join("boot").join(WAITING), menu).unwrap();
+        let partition = crate::storage::MountedPartition {
+            role: Role::Root,
+            device: "/dev/sda5".into(),
+            disk: "/dev/sda".into(),
+            number: 5,
+            uuid: Some("12-AB".into()),
+            partuuid: None,
+            fstype: None,
+            label: None,
+            mount: Some("/".into()),
+            kept: false,
+        };
+        let layout = Layout { root: dir.path().into(), partitions: vec![partition], disks: vec![] };
+        let root = Root::open(dir.path()).unwrap();
+        assert!(check_menu(&layout, &root).unwrap_err().to_string().contains("no modules"));
+        fs::create_dir_all(dir.path().join("usr/lib/modules/6.1")).unwrap();
+        symlink("usr/lib", dir.path().join("lib")).unwrap();
+        check_menu(&layout, &root).unwrap();
+        fs::write(dir.path().join("boot").join(WAITING), menu.replace("12-AB", "34-CD")).unwrap();
+        assert!(check_menu(&layout, &root).is_err());
     }
 }

@@ -334,6 +334,9 @@ pub enum LooksLike {
         /// Whether the last installation was begun and never completed: what it made new holds nothing yet.
         #[serde(default)]
         unfinished: bool,
+        /// UUID of the root of the system that has proven itself, where there was a choice of two.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        root: Option<String>,
     },
     /// Home directories of people.
     Home,
