@@ -184,6 +184,11 @@ impl Image {
         Ok(())
     }
 
+    /// The partition that is called so in the table.
+    pub fn named(&self, name: &str) -> Result<&Part> {
+        self.parts.iter().find(|p| p.name == name).with_context(|| format!("no partition is called {name}"))
+    }
+
     /// Text of a file on the ESP, through mtools.
     pub fn esp_file(&self, path: &str) -> Result<Vec<u8>> {
         let esp = self.parts.iter().find(|p| p.filesystem == "vfat").context("there is no ESP")?;

@@ -13,22 +13,7 @@ use akene_tests::image::{Image, Opened, Part};
 use akene_tests::mirror::Mirror;
 use akene_tests::native::{Orders, install, possible};
 use akene_tests::people::{live_in, sums};
-use akene_tests::site::{program, small_server};
-
-/// A root of 3 GiB, and room for another one.
-const STORAGE: &str = r#"
-[storage.volumes.root]
-min = "2 GiB"
-enough = "3 GiB"
-max = "3 GiB"
-
-[storage.volumes.home]
-enough = "1 GiB"
-
-[storage.volumes.swap]
-enough = "512 MiB"
-max = "512 MiB"
-"#;
+use akene_tests::site::{TWO_ROOTS, program, small_server};
 
 /// The two places.
 const PLACES: [&str; 2] = ["akene-root", "akene-spare"];
@@ -40,7 +25,7 @@ const HASHES: [&str; 2] = [
 ];
 
 fn place(disk: &Path, name: &str) -> Part {
-    Image::open(disk).unwrap().parts.iter().find(|p| p.name == name).unwrap().clone()
+    Image::open(disk).unwrap().named(name).unwrap().clone()
 }
 
 /// The sum of every byte of a partition.
@@ -158,7 +143,7 @@ fn a_reinstallation_leads_back_to_the_old_system_until_the_new_one_has_confirmed
     let disk = dir.path().join("disk.img");
     let mirror = Mirror::start().unwrap();
     let packages = akene_tests::mirror::cache_dir().unwrap().join("packages");
-    let profile = format!("keep-accounts = true\n{}{STORAGE}", small_server(&mirror, "127.0.0.1"));
+    let profile = format!("keep-accounts = true\n{}{TWO_ROOTS}", small_server(&mirror, "127.0.0.1"));
     let install = |more: &[&str]| {
         let options = [more, &["--consent", "wipe", "--packages", packages.to_str().unwrap()]].concat();
         let outcome = install(&disk, &Orders::Profile(&profile), dir.path(), &options).unwrap();
