@@ -193,7 +193,7 @@ pub fn shelters(
     runner: &dyn Runner,
 ) -> Vec<Shelter> {
     let mut found = Vec::new();
-    let old_stays = plan.disks.iter().flat_map(|d| &d.partitions).any(|p| p.purpose == Role::Old);
+    let on_boot = boot_margin(plan.disks.iter().flat_map(|d| &d.partitions).map(|p| &p.purpose));
     for disk in plan.disks.iter().filter(|d| !d.new_table) {
         let known = inventory.disks.iter().find(|d| d.name == disk.disk.name);
         if known.is_none_or(|d| d.read_only || d.removable || d.health == Health::Failing) {
@@ -221,7 +221,7 @@ pub fn shelters(
             let Ok((room, there)) = known::look(&device, |top| Ok(room_in(top, dir, lock)?)) else {
                 continue;
             };
-            let margin = margin(dir, &room, old_stays);
+            let margin = margin(dir, &room, on_boot);
             let free = Bytes(room.free.saturating_sub(margin));
             found.push(Shelter { device, uuid, dir, later, free, there });
         }
@@ -230,13 +230,14 @@ pub fn shelters(
     found
 }
 
+/// What must stay free on the boot partition of a disk with these places: more where an old system's kernel stays.
+pub fn boot_margin<'r>(mut roles: impl Iterator<Item = &'r Role>) -> u64 {
+    BOOT_MARGIN.0 + if roles.any(|role| *role == Role::Old) { KERNEL_ROOM } else { 0 }
+}
+
 /// What must stay free where packages are put into this directory.
-fn margin(dir: &str, room: &Room, old_stays: bool) -> u64 {
-    match (dir, old_stays) {
-        (ON_BOOT, true) => BOOT_MARGIN.0 + KERNEL_ROOM,
-        (ON_BOOT, false) => BOOT_MARGIN.0,
-        _ => VOLUME_MARGIN.max(room.size / 20),
-    }
+fn margin(dir: &str, room: &Room, on_boot: u64) -> u64 {
+    if dir == ON_BOOT { on_boot } else { VOLUME_MARGIN.max(room.size / 20) }
 }
 
 /// Where packages lie in a partition that stays, from its own top and from that of the new system.
@@ -322,14 +323,14 @@ pub fn is_there(dir: &Path, package: &LockedPackage) -> bool {
 /// Where packages are fetched to once the disks are mounted: what outlives another beginning, and has room. `None`: nothing
 /// but the new root has.
 pub fn place_on(layout: &Layout, lock: &Lock) -> Result<Option<PathBuf>> {
-    let old_stays = layout.partitions.iter().any(|p| p.role == Role::Old);
+    let on_boot = boot_margin(layout.partitions.iter().map(|p| &p.role));
     let kept = layout.partitions.iter().filter(|p| p.kept && p.fstype == Some(Filesystem::Ext4));
     let volumes = kept.filter(|p| matches!(p.role, Role::Volume(_))).filter_map(|p| p.mount.as_deref());
     let volumes = volumes.map(|mount| (layout.root.join(mount.trim_matches('/')), ON_VOLUME));
     for (top, dir) in std::iter::once((layout.root.join("boot"), ON_BOOT)).chain(volumes) {
         let (room, there) = room_in(&top, dir, lock)
             .with_context(|| format!("asking for the free space of {}", top.display()))?;
-        let margin = margin(dir, &room, old_stays);
+        let margin = margin(dir, &room, on_boot);
         if lock.download_size().0.saturating_sub(there.0) <= room.free.saturating_sub(margin) {
             return Ok(Some(top.join(dir)));
         }
@@ -391,8 +392,10 @@ mod tests {
     #[test]
     fn a_system_that_stays_leaves_packages_less_room_beside_its_kernel() {
         let room = Room { size: 100 << 30, free: 0 };
-        assert_eq!(margin(ON_BOOT, &room, true) - margin(ON_BOOT, &room, false), KERNEL_ROOM);
-        assert_eq!(margin(ON_VOLUME, &room, true), 5 << 30);
+        let [one, two] = [vec![Role::Boot, Role::Root], vec![Role::Boot, Role::Old, Role::Root]];
+        let [one, two] = [one, two].map(|roles| boot_margin(roles.iter()));
+        assert_eq!((one, two - one), (BOOT_MARGIN.0, KERNEL_ROOM));
+        assert_eq!((margin(ON_BOOT, &room, two), margin(ON_VOLUME, &room, two)), (two, 5 << 30));
     }
 
     #[test]
