@@ -18,10 +18,13 @@ use crate::run::second_root;
 /// Where the boot partition is mounted.
 const AT: &str = "/run/akene/rescue/boot";
 
+/// Code of the issue that another system starts.
+pub(super) const CODE: &str = "system-not-current";
+
 /// Refuses a system beside the one that starts. `fstab` is its own; work in mounts of one's own.
 ///
 /// # Errors
-/// `system-not-current`.
+/// [`CODE`], or the boot partition cannot be read.
 pub(super) fn ensure(
     rescue: &Rescue<'_>,
     machine: &Inventory,
@@ -39,7 +42,7 @@ pub(super) fn ensure(
     match other(volumes, system, current.as_deref()) {
         None => Ok(()),
         Some(other) => bail!(Issue::new(
-            "system-not-current",
+            CODE,
             &system.name,
             format!("it lies beside the system that this computer starts, which is on {}", other.name),
             format!("choose the system on {}", other.name),

@@ -36,7 +36,16 @@ pub struct Found {
     pub encrypted: Option<Encrypted>,
 }
 
-/// The people of a system, root last.
+/// The people of a system.
+#[derive(Clone, Debug)]
+pub struct People {
+    /// Root last.
+    pub found: Vec<Found>,
+    /// Why nobody knows whether this is the system that starts.
+    pub doubt: Option<String>,
+}
+
+/// The people of a system.
 ///
 /// # Errors
 /// The system cannot be opened, has no accounts of its own (`no-accounts`), or is not the one that starts
@@ -46,12 +55,19 @@ pub fn people(
     machine: &Inventory,
     volumes: &[Volume],
     system: &Volume,
-) -> Result<Vec<Found>> {
+) -> Result<People> {
     apart(|| {
         let opened = open(rescue.runner, machine, system, Path::new(AT), Purpose::Look, "")?;
         let passwd = fs::read(opened.system().join("etc/passwd")).unwrap_or_default();
         let fstab = fs::read_to_string(opened.system().join("etc/fstab")).unwrap_or_default();
-        current::ensure(rescue, machine, volumes, system, &fstab)?;
+        // A boot partition that cannot be read starts nothing: what is to be mended first is not for this to say.
+        let doubt = match current::ensure(rescue, machine, volumes, system, &fstab) {
+            Ok(()) => None,
+            Err(error) if error.downcast_ref::<Issue>().is_some_and(|i| i.code == current::CODE) => {
+                return Err(error);
+            }
+            Err(error) => Some(format!("{error:#}")),
+        };
         let mut accounts = people::accounts(&String::from_utf8_lossy(&passwd));
         if accounts.is_empty() {
             bail!(Issue::new(
@@ -73,7 +89,7 @@ pub fn people(
             locked(&mut found, opened.at(), volume.looks());
             opened.close()?;
         }
-        Ok(found)
+        Ok(People { found, doubt })
     })
 }
 

@@ -215,6 +215,9 @@ texts! {
     /// What is written: name, volume, disk.
     WillSet: "{} gets a new password in /etc/shadow of the system on {}; nothing else is changed.\n   {}",
         "{} reçoit un nouveau mot de passe dans /etc/shadow du système de {} ; rien d'autre n'est modifié.\n   {}";
+    /// The boot partition cannot be read: system, why.
+    MayNotStart: "Whether the computer starts the system on {} is not known: its start partition cannot be read ({}).",
+        "Impossible de savoir si l'ordinateur démarre le système de {} : sa partition de démarrage est illisible ({}).";
     /// It was written: name.
     PasswordSet: "{} can log in with the new password. A keyring of saved passwords still needs the old one.",
         "{} peut se connecter avec le nouveau mot de passe. Un trousseau de mots de passe demande encore l'ancien.";
