@@ -121,17 +121,42 @@ fn rescued(disk: &Path, root: &Part) -> [Result<String, String>; 2] {
     said
 }
 
-/// The new system has started, and there is nobody whom it could tell.
-fn confirm(disk: &Path, root: &Part) {
-    let boot = Opened::new(disk, "AKENE_BOOT").unwrap();
+/// The system in this place starts, and there is nobody whom its agent could tell.
+fn comes_up(disk: &Path, root: &Part) {
+    let (boot, system) = (Opened::new(disk, "AKENE_BOOT").unwrap(), Opened::of(disk, root).unwrap());
     let top = tempfile::tempdir().unwrap();
     std::fs::create_dir(top.path().join("proc")).unwrap();
-    std::os::unix::fs::symlink(boot.path(""), top.path().join("boot")).unwrap();
+    for (from, name) in [(boot.path(""), "boot"), (system.path("etc"), "etc")] {
+        std::os::unix::fs::symlink(from, top.path().join(name)).unwrap();
+    }
     let told = format!("BOOT_IMAGE=/vmlinuz root=UUID={} ro", root.uuid);
     std::fs::write(top.path().join("proc/cmdline"), told).unwrap();
-    assert!(second_root::release(top.path()).unwrap());
-    let unset = ["unset", "akene_tries", "akene_back"];
-    SystemRunner.run(&Cmd::new("grub-editenv").arg(boot.path("grub/grubenv")).args(unset)).unwrap();
+    akene_agent::resident::settle(top.path(), &SystemRunner).unwrap();
+}
+
+/// Gives the kernel of the system that starts another version, as its next upgrade would. What it holds stays.
+fn has_another_kernel(disk: &Path) -> String {
+    let boot = Opened::new(disk, "AKENE_BOOT").unwrap();
+    let menu = std::fs::read_to_string(boot.path("grub/grub.cfg")).unwrap();
+    let version =
+        menu[menu.find("/vmlinuz-").unwrap() + "/vmlinuz-".len()..].split_whitespace().next().unwrap();
+    for kind in ["vmlinuz", "initrd.img", "System.map", "config"] {
+        let from = boot.path(&format!("{kind}-{version}"));
+        if from.exists() {
+            std::fs::rename(from, boot.path(&format!("{kind}-{version}.other"))).unwrap();
+        }
+    }
+    let other = format!("{version}.other");
+    std::fs::write(boot.path("grub/grub.cfg"), menu.replace(version, &other)).unwrap();
+    other
+}
+
+/// What the system in this place calls its swap space, and what that is called.
+fn swap(disk: &Path, root: &Part) -> [String; 2] {
+    let table = std::fs::read_to_string(Opened::of(disk, root).unwrap().path("etc/fstab")).unwrap();
+    let line = table.lines().find(|line| line.split_whitespace().nth(2) == Some("swap")).unwrap();
+    let wanted = line.split_whitespace().next().unwrap().strip_prefix("UUID=").unwrap().to_owned();
+    [wanted, place(disk, "akene-swap").uuid]
 }
 
 #[test]
@@ -163,6 +188,8 @@ fn a_reinstallation_leads_back_to_the_old_system_until_the_new_one_has_confirmed
     // Twice, so that each place is once the old one's. The second time a third system lies in the other place.
     for (old, new, hash) in [(PLACES[0], PLACES[1], HASHES[0]), (PLACES[1], PLACES[0], HASHES[1])] {
         has_account(&disk, &place(&disk, old), hash);
+        // The first time the new system's kernel has the same name.
+        let other = (old == PLACES[1]).then(|| has_another_kernel(&disk));
         let (root, before) = (place(&disk, old), bytes(&disk, &place(&disk, old)));
         let started = {
             let boot = Opened::new(&disk, "AKENE_BOOT").unwrap();
@@ -179,12 +206,18 @@ fn a_reinstallation_leads_back_to_the_old_system_until_the_new_one_has_confirmed
         assert_eq!(bytes(&disk, &place(&disk, old)), before, "the old root was written to");
         let made = place(&disk, new);
         assert_ne!(made.uuid, root.uuid);
+        for system in [&root, &made] {
+            let [wanted, there] = swap(&disk, system);
+            assert_eq!(wanted, there, "it waits for swap space at each start");
+        }
         let boot = Opened::new(&disk, "AKENE_BOOT").unwrap();
         let (_, arguments) = entry(&boot, "menuentry").unwrap();
         assert!(arguments.contains(&format!("root=UUID={}", made.uuid)), "{arguments}");
         let (sums, arguments) = entry(&boot, "--id akene-old").unwrap();
         assert!(arguments.ends_with(" akene.back"), "{arguments}");
         assert!(arguments.contains(&format!("root=UUID={}", root.uuid)), "{arguments}");
+        let gone = |other: &String| !boot.path(&format!("vmlinuz-{other}")).exists();
+        assert!(other.iter().all(gone), "the old system's kernel lies beside its own");
         assert_eq!(sums, started.0, "the old system's start files are not what they were");
         assert_eq!(second_root::proven(&boot.path("")).as_deref(), Some(root.uuid.as_str()));
         let list = Cmd::new("grub-editenv").arg(boot.path("grub/grubenv")).arg("list");
@@ -202,11 +235,13 @@ fn a_reinstallation_leads_back_to_the_old_system_until_the_new_one_has_confirmed
             said.unwrap();
         }
 
-        confirm(&disk, &made);
+        comes_up(&disk, &made);
         let boot = Opened::new(&disk, "AKENE_BOOT").unwrap();
         assert!(!boot.path(second_root::DIR).exists());
         assert_eq!(second_root::proven(&boot.path("")).as_deref(), Some(made.uuid.as_str()));
         assert_eq!(chosen(&boot, "0", "")[0], "akene-help", "the old system was let go");
+        let left = SystemRunner.run(&list).unwrap().text();
+        assert!(!left.contains("akene_tries") && !left.contains("akene_back"), "{left}");
         drop(boot);
         assert_eq!(bytes(&disk, &place(&disk, old)), before, "its files stay until the next installation");
     }

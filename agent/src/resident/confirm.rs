@@ -31,12 +31,16 @@ impl Resident {
     /// An [`Issue`] when it could not be told; trying again is always allowed.
     pub fn confirm(&self) -> Result<bool> {
         let told = self.tell_all()?;
+        self.heard();
+        Ok(told)
+    }
+
+    /// The server has answered this system, whatever it was asked, or there is none.
+    pub(super) fn heard(&self) {
         match self.stay() {
-            Ok(true) => eprintln!("the system before this one is not needed any more"),
-            Ok(false) => {}
+            Ok(released) => super::note_release(released),
             Err(error) => eprintln!("letting the system before this one go: {error:#}"),
         }
-        Ok(told)
     }
 
     /// Ends the choice between this system and the one before it. True: there was one.
@@ -50,8 +54,9 @@ impl Resident {
     /// Whether a server expects to hear from this system. An installation with no network has told it nothing, and nobody
     /// knows when there will be one.
     pub(super) fn is_awaited(&self) -> bool {
-        let told_nobody = self.letters().is_ok_and(|letters| !letters.is_empty());
-        self.config.server.is_some() && !told_nobody && self.confirmed_run() != Some(self.config.run)
+        let own =
+            self.root.join("boot").join(boot_files::REPORTS).join(format!("{}.sealed", self.config.run));
+        self.config.server.is_some() && !own.is_file() && self.confirmed_run() != Some(self.config.run)
     }
 
     fn tell_all(&self) -> Result<bool> {

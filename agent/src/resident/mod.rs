@@ -221,15 +221,28 @@ pub fn run(root: &Path, options: Options) -> Result<()> {
     Work::open(&resident, runner, options.inventory)?.go_on(confirmed)
 }
 
-/// Tells the boot menu that this system has come up, which is all that most have to show, whatever else is wrong. One beside an
-/// older one has more: where there is a server, it must hear from it, or the older one comes back.
-fn settle(root: &Path, runner: &dyn Runner) -> Result<()> {
+/// Tells the boot menu that this system has come up, which is all that most have to show, whatever else is wrong: it is the
+/// one that stays. One beside an older one has more: where there is a server, it must hear from it, or the older one comes back.
+///
+/// # Errors
+/// What is to be written to the boot partition could not be.
+pub fn settle(root: &Path, runner: &dyn Runner) -> Result<()> {
     let shown = match second_root::standing(root) {
         Standing::Alone => true,
         Standing::New => Resident::open(root).is_ok_and(|resident| !resident.is_awaited()),
         Standing::Back | Standing::Guest => false,
     };
-    if shown { installer::settle(root, runner) } else { Ok(()) }
+    if !shown {
+        return Ok(());
+    }
+    installer::settle(root, runner)?;
+    second_root::release(root).map(note_release)
+}
+
+fn note_release(released: bool) {
+    if released {
+        eprintln!("the system before this one is not needed any more");
+    }
 }
 
 fn said(told: bool) {

@@ -432,22 +432,88 @@ fn a_system_beside_an_older_one_has_shown_itself_when_its_server_heard_and_other
     count();
     settle(root.path(), &SystemRunner).unwrap();
     assert!(!counted(), "nothing else could be started");
+    let proven = || crate::run::second_root::proven(&boot);
+    assert_eq!(proven(), None, "it is not what the menu starts");
 
+    let menu = fs::read_to_string(boot.join("grub/grub.cfg")).unwrap();
     assert!(crate::run::second_root::keep(&boot, "aa-1").unwrap());
+    fs::write(boot.join("grub/grub.cfg"), menu.replace("aa-1", "bb-2")).unwrap();
     count();
     settle(root.path(), &SystemRunner).unwrap();
     assert!(counted(), "its server has not heard from it");
-    // Nobody expects to hear from one that was installed with no network.
+    // What an earlier installation reported says nothing of this one.
     fs::write(boot.join("akene/reports/1.sealed"), "sealed").unwrap();
     settle(root.path(), &SystemRunner).unwrap();
-    assert!(!counted());
-    fs::remove_file(boot.join("akene/reports/1.sealed")).unwrap();
-    count();
+    assert!(counted() && boot.join("akene/old").exists());
+    // Nobody expects to hear from one that was installed with no network: it is the one that stays.
+    let own = boot.join(format!("akene/reports/{RUN}.sealed"));
+    fs::write(&own, "sealed").unwrap();
+    settle(root.path(), &SystemRunner).unwrap();
+    assert!(!counted() && !boot.join("akene/old").exists());
+    assert_eq!(proven().as_deref(), Some("bb-2"));
+    fs::remove_file(&own).unwrap();
 
+    fs::write(boot.join("grub/grub.cfg"), &menu).unwrap();
+    assert!(crate::run::second_root::keep(&boot, "aa-1").unwrap());
+    fs::write(boot.join("grub/grub.cfg"), menu.replace("aa-1", "bb-2")).unwrap();
+    count();
     resident.tell(&Fleet::default(), "https://s").unwrap();
     assert!(resident.stay().unwrap(), "there was a choice");
     assert!(!counted() && !resident.stay().unwrap());
-    assert_eq!(crate::run::second_root::proven(&boot).as_deref(), Some("bb-2"));
+    assert_eq!(proven().as_deref(), Some("bb-2"));
+
+    // One that was not kept, of which only the name is left.
+    crate::run::second_root::set_mark(&boot, Some("aa-1 for-now")).unwrap();
+    settle(root.path(), &SystemRunner).unwrap();
+    assert!(crate::run::second_root::knows_the_way(&boot, "bb-2"));
+}
+
+/// A server that takes nothing it is told of a run, and has no orders.
+struct OrdersAlone;
+
+impl Http for OrdersAlone {
+    fn send(&self, request: &Request) -> Result<Answer, Issue> {
+        match request.url.ends_with("/v1/orders") {
+            true => Ok(Answer {
+                status: 200,
+                objection: None,
+                body: b"{\"orders\":[]}".to_vec(),
+                tag: None,
+                ask: Default::default(),
+            }),
+            false => Err(Issue::new("run-not-yours", "", "another machine's", "")),
+        }
+    }
+}
+
+#[test]
+fn whatever_the_server_answers_it_has_heard_of_this_system() {
+    if SystemRunner.run(&akene_exec::Cmd::new("grub-editenv").arg("--version")).is_err() {
+        eprintln!("SKIPPED: there is no grub-editenv here");
+        return;
+    }
+    let (root, resident) = system();
+    let boot = root.path().join("boot");
+    for dir in ["boot/grub", "proc"] {
+        fs::create_dir_all(root.path().join(dir)).unwrap();
+    }
+    let menu = "linux /vmlinuz-6.1 root=UUID=aa-1 ro\ninitrd /initrd.img-6.1\n";
+    for (file, text) in [
+        ("boot/grub/grub.cfg", menu),
+        ("boot/vmlinuz-6.1", "kernel"),
+        ("boot/initrd.img-6.1", "initrd"),
+        ("proc/cmdline", "root=UUID=bb-2 ro\n"),
+    ] {
+        fs::write(root.path().join(file), text).unwrap();
+    }
+    assert!(crate::run::second_root::keep(&boot, "aa-1").unwrap());
+    fs::write(boot.join("grub/grub.cfg"), menu.replace("aa-1", "bb-2")).unwrap();
+    assert!(resident.tell(&OrdersAlone, "https://s").is_err());
+    assert!(boot.join("akene/old").exists());
+    let mut work = Work::open(&resident, &SystemRunner, None).unwrap();
+    work.talk_to(&crate::fetch::Server::new(&OrdersAlone, "https://s")).unwrap();
+    assert!(!boot.join("akene/old").exists());
+    assert!(crate::run::second_root::knows_the_way(&boot, "bb-2"));
 }
 
 /// The one before the one that was installed last.
@@ -473,6 +539,7 @@ fn a_system_that_was_started_again_takes_its_place_back_and_says_why() {
     returned::take_back(root.path(), &runner).unwrap();
     assert!(returned::issue(root.path(), String::new()).is_none(), "it was never away");
     assert!(crate::run::second_root::keep(&boot, "aa-1").unwrap());
+    fs::write(boot.join("grub/grub.cfg"), menu.replace("aa-1", "bb-2")).unwrap();
     let mut journal = crate::journal::Journal::new(new);
     journal.open(&boot).unwrap();
     journal.record(crate::journal::What::Complete).unwrap();
@@ -484,7 +551,9 @@ fn a_system_that_was_started_again_takes_its_place_back_and_says_why() {
     fs::write(&cmdline, chosen.replace(" akene.back", "")).unwrap();
     returned::take_back(root.path(), &runner).unwrap();
     settle(root.path(), &runner).unwrap();
-    assert!(runner.calls().is_empty() && !boot.join("grub/grubenv").exists());
+    assert!(
+        runner.calls().is_empty() && !boot.join("grub/grubenv").exists() && boot.join("akene/old").exists()
+    );
     assert!(returned::issue(root.path(), String::new()).is_none());
     fs::write(&cmdline, chosen).unwrap();
 

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use akene_archive::{AptRoot, AptSettings, Fetcher, Progress, Source as Packages, redirect_policy};
 use akene_exec::Runner;
-use akene_planner::Plan;
+use akene_planner::{Plan, Role};
 use akene_protocol::api::Identity;
 use akene_protocol::event::{Level, Unit};
 use akene_protocol::image::ImageManifest;
@@ -605,6 +605,8 @@ impl Effects for Machine<'_> {
 
     fn hand_over(&mut self, mounted: &Mounted) -> Result<()> {
         let boot = self.boot_dir(mounted);
+        let root = mounted.partition(&Role::Root).and_then(|root| root.uuid.as_deref());
+        second_root::name_first(&boot, root.context("looking for the UUID of the new root")?)?;
         target::start_system(&boot)?;
         boot_files::set_installed(&boot, true)?;
         durable::sync_for_boot_loader(&boot)

@@ -3,14 +3,17 @@
 //! A boot partition is shared by two systems, whose kernels may have the same names. So before the old system's menu goes,
 //! what starts it gets names of its own ([`keep`]): hard links in [`DIR`], with the arguments of its kernel. They take no room,
 //! and the new system's packages make files of their own. As long as they are there, the new system's menu has an entry
-//! for the old one, to which it turns by itself (`target/menu.rs`).
+//! for the old one, to which it turns by itself (`target/menu.rs`). A file there has the old root in its name ([`of_root`]):
+//! each menu asks for the system it was made for, and never starts another one by its arguments.
 //!
 //! [`PROVEN`] names the root of the system that is to stay: the old one until the new one has confirmed itself. The
-//! planner is told by it what it may overwrite, so that it is always the other place.
+//! planner is told by it what it may overwrite, so that it is always the other place. A system that was never named so was
+//! made before there were two places, and its agent takes nothing back ([`knows_the_way`]).
 //!
 //! | when | by whom | what |
 //! |---|---|---|
 //! | before the way back is laid | the installer | [`keep`], where nothing speaks against it ([`unverified`]) |
+//! | the new system is whole, and none was kept | the installer | [`name_first`] |
 //! | the new system has confirmed itself | its resident agent | [`release`] |
 //! | the new system does not confirm itself | GRUB | starts the old one, whose resident agent calls [`take_back`] |
 //! | the installation never comes to its end | the installer | [`give_back`] |
@@ -25,33 +28,38 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::time::Duration;
 
-use akene_exec::{Cmd, Runner};
-use akene_protocol::Inventory;
 use akene_protocol::inventory::LooksLike;
 use akene_protocol::profile::Distribution;
-use anyhow::{Context, Result, ensure};
+use akene_protocol::{Inventory, Secret};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::boot_files::{self, remove_if_there, replace_private};
-use super::left;
-use super::stage::Visit;
-use crate::durable;
-use crate::fetch::known;
-use crate::journal::{Journal, What};
-use crate::probe::content;
-use crate::report::Reporter;
-use crate::target;
+use super::boot_files::{remove_if_there, replace_private};
+use crate::{durable, target};
+
+mod back;
+#[cfg(test)]
+mod tests;
+
+pub use back::{can_return, give_back, take_back};
 
 /// What starts the old system, below the boot partition.
 pub const DIR: &str = "akene/old";
 
+/// The same while it is made and while it goes: a power cut may leave it.
+const NEW: &str = "akene/old.new";
+const GONE: &str = "akene/old.gone";
+
 /// Its kernel and its initrd there.
 pub const START: [&str; 2] = ["akene/old/vmlinuz", "akene/old/initrd.img"];
 
-/// UUID of the root of the system that has proven itself, below the boot partition.
+/// UUID of the root of the system that is to stay, below the boot partition. Behind it stands [`FOR_NOW`] where that system was
+/// never named before.
 pub const PROVEN: &str = "akene/state/root";
+
+/// The word behind the root of a system whose agent may know no way back: nothing is to be made there, and that is all.
+const FOR_NOW: &str = "for-now";
 
 /// Argument of its kernel, where GRUB turned to it by itself.
 pub const CHOSEN: &str = "akene.back";
@@ -72,6 +80,15 @@ pub struct Old {
     pub kernel: String,
     /// Arguments of its kernel.
     pub arguments: String,
+    /// Versions of the kernels that were there.
+    pub kernels: Vec<String>,
+    /// The hash of its menu's password.
+    pub password: Option<Secret>,
+}
+
+/// The file that says, below the boot partition, which root the old system has.
+pub fn of_root(root: &str) -> String {
+    format!("{DIR}/root-{root}")
 }
 
 /// What a running system is to its boot partition.
@@ -87,24 +104,50 @@ pub enum Standing {
     Guest,
 }
 
-/// The root that has proven itself, if the boot partition names one.
+/// What a boot partition says of the root that is to stay.
+pub fn mark(boot: &Path) -> Option<String> {
+    Some(fs::read_to_string(boot.join(PROVEN)).ok()?.trim().to_owned())
+}
+
+/// The root that is to stay, if the boot partition names one.
 pub fn proven(boot: &Path) -> Option<String> {
-    let text = fs::read_to_string(boot.join(PROVEN)).ok()?;
-    let uuid = text.trim();
-    is_uuid(uuid).then(|| uuid.to_owned())
+    let mark = mark(boot)?;
+    let root = mark.split(' ').next().filter(|root| is_uuid(root))?;
+    Some(root.to_owned())
+}
+
+/// Whether the system on this root has been named, so that its agent knows how to take the boot partition back.
+pub fn knows_the_way(boot: &Path, root: &str) -> bool {
+    mark(boot).as_deref() == Some(root)
 }
 
 fn is_uuid(text: &str) -> bool {
     (1..=36).contains(&text.len()) && text.chars().all(|c| c.is_ascii_hexdigit() || c == '-')
 }
 
-/// Names the root that has proven itself.
-pub fn set_proven(boot: &Path, root: Option<&str>) -> Result<()> {
+/// Says what [`mark`] reads.
+pub fn set_mark(boot: &Path, mark: Option<&str>) -> Result<()> {
     let path = boot.join(PROVEN);
-    let Some(root) = root else { return remove_if_there(&path) };
+    let Some(mark) = mark else { return remove_if_there(&path) };
     let dir = path.parent().context("finding the directory of the mark")?;
     fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    replace_private(&path, |out| writeln!(out, "{root}").context("writing"))
+    replace_private(&path, |out| writeln!(out, "{mark}").context("writing"))
+}
+
+/// Says that nothing is to be made on the root of the system so far, although that will not come back by itself.
+pub fn stay_for_now(boot: &Path, root: &str) -> Result<()> {
+    if proven(boot).as_deref() == Some(root) {
+        return Ok(());
+    }
+    set_mark(boot, Some(&format!("{root} {FOR_NOW}")))
+}
+
+/// Names the root of a new system beside which no other one is to stay.
+pub fn name_first(boot: &Path, root: &str) -> Result<()> {
+    match proven(boot) {
+        Some(_) => Ok(()),
+        None => set_mark(boot, Some(root)),
+    }
 }
 
 /// The old system, if all that starts it is there.
@@ -112,7 +155,15 @@ pub fn read(boot: &Path) -> Option<Old> {
     let text = fs::read(boot.join(DIR).join(SYSTEM)).ok()?;
     let old: Old = serde_json::from_slice(&text).ok()?;
     let sound = is_uuid(&old.root) && is_version(&old.kernel) && is_plain(&old.arguments);
-    (sound && START.iter().all(|file| boot.join(file).is_file())).then_some(old)
+    let files = [START[0], START[1], &of_root(&old.root)];
+    (sound && files.iter().all(|file| boot.join(file).is_file())).then_some(old)
+}
+
+/// The same, unless the menu starts it anyway: then its way back was laid for a new system that never came to be, or is not needed
+/// any more.
+pub fn kept(boot: &Path) -> Option<Old> {
+    let menu = fs::read_to_string(boot.join(target::MENU)).unwrap_or_default();
+    read(boot).filter(|old| started_first(&menu).is_none_or(|first| first.root != old.root))
 }
 
 fn is_version(text: &str) -> bool {
@@ -127,18 +178,19 @@ fn is_plain(text: &str) -> bool {
 /// Gives what starts the system on this root names of its own, as long as its menu says how it is started. False: it does
 /// not. A run that goes on finds them there already.
 pub fn keep(boot: &Path, root: &str) -> Result<bool> {
-    set_proven(boot, Some(root))?;
-    if read(boot).is_some_and(|old| old.root == root) {
+    if kept(boot).is_some_and(|old| old.root == root) {
         return Ok(true);
     }
     forget(boot)?;
     let menu = fs::read_to_string(boot.join(target::MENU)).unwrap_or_default();
-    let Some(old) = started_first(&menu).filter(|old| old.root == root) else { return Ok(false) };
+    let Some(mut old) = started_first(&menu).filter(|old| old.root == root) else { return Ok(false) };
     if !KINDS[..2].iter().all(|kind| boot.join(format!("{kind}-{}", old.kernel)).is_file()) {
         return Ok(false);
     }
-    let (dir, new) = (boot.join(DIR), boot.join(format!("{DIR}.new")));
-    remove_dir(&new)?;
+    old.kernels = kernels(boot)?.into_iter().map(|(_, version)| version).collect();
+    old.kernels.sort();
+    old.kernels.dedup();
+    let (dir, new) = (boot.join(DIR), boot.join(NEW));
     fs::create_dir_all(&new).with_context(|| format!("making {}", new.display()))?;
     for kind in KINDS {
         let from = boot.join(format!("{kind}-{}", old.kernel));
@@ -148,10 +200,25 @@ pub fn keep(boot: &Path, root: &str) -> Result<bool> {
     }
     let text = super::json(&old, "how the old system is started")?;
     replace_private(&new.join(SYSTEM), |out| out.write_all(&text).context("writing"))?;
+    let own = new.join(format!("root-{root}"));
+    fs::write(&own, "").with_context(|| format!("writing {}", own.display()))?;
     durable::sync(boot)?;
     fs::rename(&new, &dir).with_context(|| format!("naming {}", dir.display()))?;
     durable::sync(boot)?;
     Ok(true)
+}
+
+/// What of kernels lies on a boot partition: names and versions.
+fn kernels(boot: &Path) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(boot).with_context(|| format!("listing {}", boot.display()))? {
+        let name = entry.with_context(|| format!("listing {}", boot.display()))?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if let Some(version) = KINDS.iter().find_map(|kind| name.strip_prefix(kind)?.strip_prefix('-')) {
+            found.push((name.to_owned(), version.to_owned()));
+        }
+    }
+    Ok(found)
 }
 
 fn link(from: &Path, to: &Path) -> Result<()> {
@@ -213,12 +280,15 @@ fn started_first(menu: &str) -> Option<Old> {
         root,
         kernel: version,
         arguments,
+        kernels: Vec::new(),
+        password: target::menu_password(menu),
     })
 }
 
 /// Takes the way back away. The entry of the menu goes with it at once: GRUB finds all of it or nothing.
 pub fn forget(boot: &Path) -> Result<()> {
-    let (dir, gone) = (boot.join(DIR), boot.join(format!("{DIR}.gone")));
+    let (dir, gone) = (boot.join(DIR), boot.join(GONE));
+    remove_dir(&boot.join(NEW))?;
     remove_dir(&gone)?;
     match fs::rename(&dir, &gone) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
@@ -248,7 +318,7 @@ fn own_root(top: &Path) -> Option<(String, bool)> {
 
 /// What the system that runs below `top` is to its boot partition.
 pub fn standing(top: &Path) -> Standing {
-    match (read(&top.join("boot")), own_root(top)) {
+    match (kept(&top.join("boot")), own_root(top)) {
         (None, _) => Standing::Alone,
         (Some(old), Some((own, true))) if own == old.root => Standing::Back,
         (Some(old), Some((own, false))) if own == old.root => Standing::Guest,
@@ -261,393 +331,21 @@ pub fn standing(top: &Path) -> Standing {
 pub fn release(top: &Path) -> Result<bool> {
     let boot = top.join("boot");
     let Some((own, _)) = own_root(top) else { return Ok(false) };
+    match standing(top) {
+        Standing::New => {}
+        // Somebody started one that is left of earlier times.
+        Standing::Alone if current(&boot).is_some_and(|current| current != own) => return Ok(false),
+        Standing::Alone => {}
+        Standing::Back | Standing::Guest => return Ok(false),
+    }
     let kept = boot.join(DIR).exists();
-    let proven = proven(&boot);
-    if matches!(standing(top), Standing::Back | Standing::Guest)
-        || (proven.as_ref() == Some(&own) && !kept)
-        || !boot.join("akene").is_dir()
-    {
+    let nothing_left = !kept && !boot.join(NEW).exists() && !boot.join(GONE).exists();
+    if !boot.join("akene").is_dir() || (knows_the_way(&boot, &own) && nothing_left) {
         return Ok(false);
     }
-    let other = proven.is_some_and(|root| root != own);
-    set_proven(&boot, Some(&own))?;
+    let other = proven(&boot).is_some_and(|root| root != own);
+    set_mark(&boot, Some(&own))?;
     durable::sync(&boot)?;
     forget(&boot)?;
     Ok(other || kept)
-}
-
-/// Where GRUB turned to this system because there is no new one: it takes the boot partition back, kernels and menu, as they
-/// were before. Each step leaves a machine that starts this system; the last takes away the entry by which it was
-/// started. True: it came back.
-pub fn take_back(top: &Path, runner: &dyn Runner) -> Result<bool> {
-    let boot = top.join("boot");
-    if standing(top) != Standing::Back {
-        return Ok(false);
-    }
-    let old = read(&boot).context("looking for what starts this system")?;
-    for kind in KINDS {
-        let kept = boot.join(DIR).join(kind);
-        if !kept.is_file() {
-            continue;
-        }
-        let (name, beside) =
-            (boot.join(format!("{kind}-{}", old.kernel)), boot.join(format!("{kind}.akene-new")));
-        remove_if_there(&beside)?;
-        link(&kept, &beside)?;
-        // Of two names for one file, renaming would leave both.
-        remove_if_there(&name)?;
-        fs::rename(&beside, &name).with_context(|| format!("naming {}", name.display()))?;
-    }
-    for entry in fs::read_dir(&boot).with_context(|| format!("listing {}", boot.display()))? {
-        let path = entry.with_context(|| format!("listing {}", boot.display()))?.path();
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        let version = KINDS.iter().find_map(|kind| name.strip_prefix(kind)?.strip_prefix('-'));
-        // The new system's kernels have no modules here.
-        if version.is_some_and(|v| v != old.kernel && !top.join("lib/modules").join(v).is_dir()) {
-            remove_if_there(&path)?;
-        }
-    }
-    // An installation that ended early has taken it away, and GRUB makes none.
-    let environment = boot.join(boot_files::ENVIRONMENT);
-    if !environment.exists() {
-        durable::replace(&environment, 0o644, |out| {
-            out.write_all(&boot_files::environment(&[])).context("writing")
-        })?;
-    }
-    let waiting = boot.join(target::WAITING_MENU);
-    runner
-        .run(&Cmd::new("grub-mkconfig").arg("-o").arg(&waiting).timeout(Duration::from_secs(600)))
-        .context("writing GRUB's menu anew")?;
-    let text = fs::read_to_string(&waiting).with_context(|| format!("reading {}", waiting.display()))?;
-    let modules = |first: &Old| top.join("lib/modules").join(&first.kernel).is_dir();
-    ensure!(
-        started_first(&text).is_some_and(|first| first.root == old.root && modules(&first)),
-        "GRUB's menu, written anew, does not start this system"
-    );
-    // Where an installation was given up, the menu written anew would lead to the installer without the mark.
-    boot_files::set_installed(&boot, true)?;
-    super::resume::remove(&boot)?;
-    // Kernels and mark have to be where GRUB finds them before the menu is.
-    durable::sync_for_boot_loader(&boot)?;
-    target::take_waiting_menu(&boot)?;
-    forget(&boot)?;
-    Ok(true)
-}
-
-/// Whether the system beside an unfinished installation, on the boot partition `device`, is there and can be started.
-pub fn can_return(device: &Path, inventory: &Inventory) -> bool {
-    let Ok(Some(old)) = known::look(device, |boot| Ok(read(boot))) else { return false };
-    let partitions = inventory.disks.iter().flat_map(|d| d.table.iter().flat_map(|t| &t.partitions));
-    let mut contents = partitions.filter_map(|p| p.content.as_ref());
-    contents.any(|c| {
-        let system = matches!(c.looks_like, Some(LooksLike::LinuxRoot { name: Some(_), .. }));
-        system && c.uuid.as_deref() == Some(&old.root)
-    })
-}
-
-/// Makes the machine start the old system again, because the installation beside it does not come to its end.
-pub fn give_back(device: &Path, consoles: &[String], runner: &dyn Runner, reporter: &Reporter) -> Result<()> {
-    if !left::is_clean(device)? {
-        // Its outcome is seen by the mount.
-        let check = Cmd::new("e2fsck").arg("-p").arg(device).timeout(Duration::from_secs(600));
-        if let Err(error) = runner.run(&check) {
-            reporter.debug(format!("{}: {error:#}", device.display()));
-        }
-    }
-    let uuid = content::of(runner, device)?.and_then(|c| c.uuid);
-    let uuid = uuid.context("looking for the UUID of the boot partition")?;
-    let visit = Visit::new(device, true)?;
-    let given = give_back_on(visit.top(), &uuid, consoles, &mut Journal::new(reporter.run()));
-    visit.end()?;
-    given
-}
-
-/// The same on a boot partition that is mounted. The menu changes first: without the mark it would not count. Its starts are
-/// counted from the beginning.
-fn give_back_on(boot: &Path, uuid: &str, consoles: &[String], journal: &mut Journal) -> Result<()> {
-    let old = read(boot).context("looking for what starts the old system")?;
-    let starts = target::STARTS.to_string();
-    durable::replace_for_boot_loader(&boot.join(boot_files::ENVIRONMENT), 0o644, |out| {
-        out.write_all(&boot_files::environment(&[("akene_back", &starts)])).context("writing")
-    })?;
-    target::lead_to_old(boot, uuid, consoles, &old)?;
-    durable::sync_for_boot_loader(boot)?;
-    journal.open(boot)?;
-    journal.record(What::Returned)?;
-    journal.close();
-    boot_files::set_installed(boot, true)?;
-    super::resume::remove(boot)?;
-    durable::sync_for_boot_loader(boot)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use akene_exec::{RecordingRunner, SystemRunner};
-    use akene_protocol::RunId;
-
-    use super::*;
-
-    const A: &str = "aaaa-1";
-    const B: &str = "bbbb-2";
-
-    fn menu(root: &str, version: &str) -> String {
-        format!(
-            "set default=0\nmenuentry 'x' --id gnulinux {{\n\techo\t'Loading'\n\tlinux\t/vmlinuz-{version} root=UUID={root} ro  panic=30 $vt_handoff\n\
-             \tinitrd\t/initrd.img-{version}\n}}\nmenuentry 'y' {{\n\tlinux /vmlinuz-5 root=UUID={root}\n}}\n"
-        )
-    }
-
-    fn write(top: &Path, name: &str, text: &str) {
-        let path = top.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    fn content(top: &Path, name: &str) -> Option<String> {
-        fs::read_to_string(top.join(name)).ok()
-    }
-
-    /// A machine that runs the system on this root, with this kernel.
-    fn machine(root: &str, version: &str) -> tempfile::TempDir {
-        let top = tempfile::tempdir().unwrap();
-        write(top.path(), "boot/grub/grub.cfg", &menu(root, version));
-        for kind in KINDS {
-            write(top.path(), &format!("boot/{kind}-{version}"), &format!("{kind} of {root}"));
-        }
-        fs::create_dir_all(top.path().join("lib/modules").join(version)).unwrap();
-        runs(top.path(), root);
-        top
-    }
-
-    fn runs(top: &Path, root: &str) {
-        write(top, "proc/cmdline", &format!("BOOT_IMAGE=/vmlinuz root=UUID={root} ro panic=30\n"));
-    }
-
-    /// As GRUB starts the system before the new one.
-    fn comes_back(top: &Path, root: &str) {
-        write(top, "proc/cmdline", &format!("BOOT_IMAGE=/akene/old/vmlinuz root=UUID={root} ro {CHOSEN}\n"));
-    }
-
-    /// As an installation leaves it whose kernel has the same name.
-    fn install_beside(top: &Path, root: &str, version: &str) {
-        for kind in KINDS {
-            let path = top.join(format!("boot/{kind}-{version}"));
-            remove_if_there(&path).unwrap();
-            fs::write(path, format!("{kind} of {root}")).unwrap();
-        }
-        write(top, "boot/vmlinuz-9", "another kernel of the new system");
-        write(top, "boot/grub/grub.cfg", &menu(root, version));
-    }
-
-    #[test]
-    fn a_menu_says_how_its_first_system_is_started_or_nobody_knows() {
-        let old = started_first(&menu(A, "6.1.0-13-amd64")).unwrap();
-        assert_eq!((old.root.as_str(), old.kernel.as_str()), (A, "6.1.0-13-amd64"));
-        assert_eq!(old.arguments, format!("root=UUID={A} ro panic=30"));
-        for odd in [
-            String::new(),
-            "linux /akene/vmlinuz akene.mode=install\ninitrd /akene/initrd.img\n".into(),
-            menu(A, "6.1").replace("initrd\t", "initrd\t/ucode.img "),
-            menu(A, "6.1").replace("\tinitrd", "\techo"),
-            menu(A, "6.1").replace("panic=30", "init=`x`"),
-            menu("/dev/sda5", "6.1"),
-            menu(A, "6.1/../../x"),
-        ] {
-            assert_eq!(started_first(&odd), None, "{odd}");
-        }
-    }
-
-    #[test]
-    fn what_starts_the_old_system_outlives_the_new_ones_packages_and_goes_when_that_has_confirmed_itself() {
-        let top = machine(A, "6.1");
-        let boot = top.path().join("boot");
-        assert!(!keep(&boot, B).unwrap(), "the menu starts another system");
-        assert_eq!((read(&boot), proven(&boot).as_deref()), (None, Some(B)));
-        assert!(keep(&boot, A).unwrap());
-        let old = read(&boot).unwrap();
-        install_beside(top.path(), B, "6.1");
-        // A run that goes on after a power cut finds it there, whatever the menu says now.
-        assert!(keep(&boot, A).unwrap());
-        assert_eq!((read(&boot), proven(&boot).as_deref()), (Some(old), Some(A)));
-        assert_eq!(
-            START.map(|file| content(&boot, file).unwrap()),
-            ["vmlinuz of aaaa-1", "initrd.img of aaaa-1"]
-        );
-        assert_eq!(content(&boot, "vmlinuz-6.1").unwrap(), "vmlinuz of bbbb-2");
-        // Somebody at the keyboard started the old system: it is not the one that lets itself go, and takes nothing back.
-        assert_eq!(standing(top.path()), Standing::Guest);
-        assert!(!release(top.path()).unwrap());
-        assert!(!take_back(top.path(), &RecordingRunner::default()).unwrap());
-        assert_eq!(content(&boot, "grub/grub.cfg").unwrap(), menu(B, "6.1"));
-        comes_back(top.path(), A);
-        assert_eq!(standing(top.path()), Standing::Back);
-        assert!(!release(top.path()).unwrap());
-        runs(top.path(), B);
-        assert_eq!(standing(top.path()), Standing::New);
-        assert!(!take_back(top.path(), &RecordingRunner::default()).unwrap());
-        assert!(release(top.path()).unwrap());
-        assert_eq!((read(&boot), proven(&boot).as_deref()), (None, Some(B)));
-        assert!(!boot.join(DIR).exists());
-        assert!(!release(top.path()).unwrap(), "once");
-        assert_eq!(standing(top.path()), Standing::Alone);
-    }
-
-    #[test]
-    fn one_that_is_alone_and_has_confirmed_itself_is_named_too() {
-        let top = machine(A, "6.1");
-        let boot = top.path().join("boot");
-        fs::create_dir_all(boot.join("akene")).unwrap();
-        assert!(!release(top.path()).unwrap());
-        assert_eq!(proven(&boot).as_deref(), Some(A));
-    }
-
-    #[test]
-    fn the_menu_says_which_system_starts() {
-        let top = machine(A, "6.1");
-        let boot = top.path().join("boot");
-        assert_eq!(current(&boot).as_deref(), Some(A));
-        for (text, root) in [
-            ("menuentry x {\n\tlinux /akene/vmlinuz akene.mode=install\n}\n", None),
-            ("menuentry x {\n\tlinux /akene/old/vmlinuz root=UUID=bbbb-2 akene.back\n}\n", Some(B)),
-            ("menuentry x {\n\tlinux /vmlinuz-6.1 root=/dev/sda1\n}\n", None),
-        ] {
-            write(&boot, "grub/grub.cfg", text);
-            assert_eq!(current(&boot).as_deref(), root, "{text}");
-        }
-    }
-
-    #[test]
-    fn under_secure_boot_only_the_same_distribution_can_come_back() {
-        use akene_protocol::inventory::Content;
-        use akene_protocol::profile::Distribution::{Debian, Ubuntu};
-
-        let file =
-            concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/akene-two-roots-power-cut/inventory.json");
-        let mut inventory: Inventory = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
-        let partitions =
-            inventory.disks.iter_mut().flat_map(|d| &mut d.table).flat_map(|t| &mut t.partitions);
-        let looks_like = LooksLike::LinuxRoot {
-            name: Some("Debian GNU/Linux 12 (bookworm)".into()),
-            home_inside: false,
-            home_used: None,
-        };
-        for partition in partitions {
-            let is_root = |c: &Content| matches!(c.looks_like, Some(LooksLike::LinuxRoot { .. }));
-            if let Some(content) = partition.content.as_mut().filter(|c| is_root(c)) {
-                (content.uuid, content.looks_like) = (Some(A.into()), Some(looks_like.clone()));
-            }
-        }
-        let why = |secure_boot, root, loaders: &[_]| unverified(secure_boot, &inventory, root, loaders);
-        assert_eq!(why(Some(true), A, &[Debian, Debian]), None);
-        for loaders in [[Ubuntu, Debian], [Debian, Ubuntu]] {
-            let why = why(Some(true), A, &loaders).unwrap();
-            assert!(why.contains("ubuntu") && why.contains("Debian GNU/Linux 12"), "{why}");
-        }
-        assert!(why(Some(true), B, &[Debian]).unwrap().contains("unknown"));
-        for off in [Some(false), None] {
-            assert_eq!(why(off, A, &[Ubuntu]), None);
-        }
-    }
-
-    #[test]
-    fn the_old_system_takes_back_its_kernels_and_its_menu() {
-        let top = machine(A, "6.1");
-        let boot = top.path().join("boot");
-        keep(&boot, A).unwrap();
-        install_beside(top.path(), B, "6.1");
-        comes_back(top.path(), A);
-        let waiting = boot.join("grub/akene-system.cfg");
-        // A menu that does not start this system is not taken, nor one whose kernel would find no modules.
-        fs::write(&waiting, menu(B, "6.1")).unwrap();
-        assert!(take_back(top.path(), &RecordingRunner::default()).is_err());
-        assert_eq!(standing(top.path()), Standing::Back, "the next start tries again");
-        fs::write(&waiting, menu(A, "6.1")).unwrap();
-        let modules = top.path().join("lib/modules/6.1");
-        fs::rename(&modules, top.path().join("away")).unwrap();
-        assert!(take_back(top.path(), &RecordingRunner::default()).is_err());
-        fs::rename(top.path().join("away"), &modules).unwrap();
-        fs::remove_file(boot.join(boot_files::ENVIRONMENT)).unwrap();
-        fs::set_permissions(&waiting, fs::Permissions::from_mode(0o600)).unwrap();
-        assert!(take_back(top.path(), &RecordingRunner::default()).unwrap());
-        assert_eq!(content(&boot, "grub/grub.cfg").unwrap(), menu(A, "6.1"));
-        for kind in KINDS {
-            assert_eq!(content(&boot, &format!("{kind}-6.1")).unwrap(), format!("{kind} of {A}"));
-        }
-        assert!(!boot.join("vmlinuz-9").exists(), "it has no modules");
-        assert!(!boot.join(DIR).exists() && standing(top.path()) == Standing::Alone);
-        let environment = fs::read(boot.join(boot_files::ENVIRONMENT)).unwrap();
-        assert!(boot_files::is_environment(&environment));
-        // It may hold the hash of a password.
-        let mode = boot.join("grub/grub.cfg").metadata().unwrap().permissions().mode();
-        assert_eq!((mode & 0o777, waiting.exists()), (0o600, false));
-        assert!(boot.join(boot_files::INSTALLED).exists());
-        assert_eq!(proven(&boot).as_deref(), Some(A));
-    }
-
-    #[test]
-    fn an_installation_that_is_given_up_leaves_a_disk_that_starts_the_old_system() {
-        if !nix::unistd::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
-            eprintln!("SKIPPED: needs to be root and loop devices");
-            return;
-        }
-        akene_exec::own_mounts().unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let image = dir.path().join("boot.img");
-        fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
-        SystemRunner.run(&Cmd::new("mkfs.ext4").arg("-q").arg(&image)).unwrap();
-        let (node, _device) = crate::sys::loopdev::attach_disk(&image, 512).unwrap();
-        let visit = Visit::new(&node, true).unwrap();
-        let boot = visit.top();
-        for kind in KINDS {
-            write(boot, &format!("{kind}-6.1"), &format!("{kind} of {A}"));
-        }
-        write(boot, "grub/grub.cfg", &menu(A, "6.1"));
-        let mut journal = Journal::new(RunId([1; 8]));
-        assert!(give_back_on(boot, "1234", &[], &mut journal).is_err(), "nothing was kept");
-        assert_eq!(content(boot, "grub/grub.cfg").unwrap(), menu(A, "6.1"));
-        keep(boot, A).unwrap();
-        for kind in KINDS {
-            fs::remove_file(boot.join(format!("{kind}-6.1"))).unwrap();
-        }
-        write(boot, "grub/grub.cfg", "linux /akene/vmlinuz akene.mode=install\n");
-        give_back_on(boot, "1234", &[], &mut journal).unwrap();
-        assert!(boot.join(boot_files::INSTALLED).exists());
-        assert_eq!(crate::journal::is_whole(&crate::journal::read(boot).unwrap()), Some(true));
-        // As GRUB finds it, without playing back a journal.
-        let seen = |file: &str| {
-            let cat = Cmd::new("debugfs").args(["-R", &format!("cat {file}")]).arg(&image);
-            SystemRunner.run(&cat).unwrap().text()
-        };
-        let first = seen("/grub/grub.cfg");
-        let entry = &first[..first.find("\n}").unwrap()];
-        assert!(
-            entry.contains(&format!("linux /akene/old/vmlinuz root=UUID={A} ro panic=30 {CHOSEN}\n")),
-            "{first}"
-        );
-        let environment = seen("/grub/grubenv");
-        assert!(boot_files::is_environment(environment.as_bytes()), "{environment}");
-        assert!(environment.contains("\nakene_back=5\n"), "{environment}");
-        assert_eq!(seen("/akene/old/vmlinuz"), "vmlinuz of aaaa-1");
-        visit.end().unwrap();
-    }
-
-    #[test]
-    fn what_is_torn_or_odd_is_no_way_back() {
-        let top = machine(A, "6.1");
-        let boot = top.path().join("boot");
-        keep(&boot, A).unwrap();
-        let path = boot.join(DIR).join(SYSTEM);
-        let text = fs::read_to_string(&path).unwrap();
-        for odd in [&text[..text.len() / 2], &text.replace("ro ", "ro;halt "), &text.replace(A, "../x")] {
-            fs::write(&path, odd).unwrap();
-            assert_eq!(read(&boot), None, "{odd}");
-        }
-        fs::write(&path, &text).unwrap();
-        fs::remove_file(boot.join(START[1])).unwrap();
-        assert_eq!(read(&boot), None);
-        write(&boot, PROVEN, "../../x\n");
-        assert_eq!(proven(&boot), None);
-    }
 }

@@ -92,7 +92,7 @@ impl WayBack<'_> {
             // What is made in the place of the root that has proven itself has the same UUID again.
             None => {
                 second_root::forget(boot)?;
-                second_root::set_proven(boot, None)?;
+                second_root::set_mark(boot, None)?;
             }
         }
         // What a menu starts has to be where a boot loader finds it before that menu is.
@@ -109,11 +109,15 @@ impl WayBack<'_> {
 
     /// Keeps what starts the system so far, or says why it will not come back by itself. Its place is not taken all the same.
     fn keep_old(&self, boot: &Path, root: &str) -> Result<()> {
-        let there = second_root::read(boot).is_some_and(|old| old.root == root);
+        let there = second_root::kept(boot).is_some_and(|old| old.root == root);
         // The new system's kernel comes beside it; in a run that goes on it may be there.
         let free = free(boot)?;
         let why = match &self.unverified {
             Some(why) => why.clone(),
+            None if !second_root::knows_the_way(boot, root) => {
+                "it was installed by a release that knew nothing of it, and no later one has come up here"
+                    .into()
+            }
             None if !there && free < KERNEL_ROOM => format!(
                 "AKENE_BOOT has {} free, and a second kernel needs {}",
                 Bytes(free).align_down(Bytes::mib(1)),
@@ -123,7 +127,7 @@ impl WayBack<'_> {
             None => "its start menu does not say how it is started".into(),
         };
         second_root::forget(boot)?;
-        second_root::set_proven(boot, Some(root))?;
+        second_root::stay_for_now(boot, root)?;
         (self.warn)(Issue::new(
             "rollback-not-ready",
             "storage.rollback",
@@ -205,7 +209,7 @@ fn no_room(boot: &Path) -> Issue {
 /// What a boot partition said before.
 struct Before {
     menu: Option<Vec<u8>>,
-    proven: Option<String>,
+    mark: Option<String>,
     old: bool,
     installed: bool,
     whole: bool,
@@ -225,8 +229,8 @@ impl Before {
         let whole = journal::is_whole(&journal::read(boot)?).unwrap_or(false);
         let resume = if whole { None } else { read(resume::PATH)? };
         let installed = boot.join(boot_files::INSTALLED).exists();
-        let (proven, old) = (second_root::proven(boot), second_root::read(boot).is_some());
-        Ok(Before { menu: read(target::MENU)?, proven, old, installed, whole, resume })
+        let (mark, old) = (second_root::mark(boot), second_root::read(boot).is_some());
+        Ok(Before { menu: read(target::MENU)?, mark, old, installed, whole, resume })
     }
 
     /// Puts everything back that decides what is started.
@@ -260,7 +264,7 @@ impl Before {
         if !self.old {
             second_root::forget(boot)?;
         }
-        second_root::set_proven(boot, self.proven.as_deref())
+        second_root::set_mark(boot, self.mark.as_deref())
     }
 }
 
@@ -308,6 +312,8 @@ mod tests {
         }
         journal.close();
         boot_files::set_installed(visit.top(), true).unwrap();
+        // Its agent has named it.
+        second_root::set_mark(visit.top(), Some("1")).unwrap();
         visit.end().unwrap();
 
         let installer = boot_files::tests::installer();
@@ -355,7 +361,7 @@ mod tests {
         let kept = || {
             ["/akene/old/vmlinuz", "/akene/state/root"].map(|file| debugfs(&image, &format!("cat {file}")))
         };
-        assert_eq!(kept(), [String::new(), String::new()], "there is nothing to come back to from");
+        assert_eq!(kept(), [String::new(), "1".to_owned()], "there is nothing to come back to from");
         attempt(&|boot| Ok(fs::remove_dir_all(boot.join("grub/grub.new"))?)).unwrap();
         assert_eq!(state(), (true, false, false));
         assert_eq!(debugfs(&image, "cat /akene/vmlinuz"), "the kernel");
@@ -365,7 +371,7 @@ mod tests {
         let hear = |issue: Issue| said.borrow_mut().push(issue);
         let small = OLD_MENU.replace("UUID=1", "UUID=2");
         for (unverified, old_root, why) in
-            [(Some("Secure Boot is on"), "1", "Secure Boot is on"), (None, "2", "does not say")]
+            [(Some("Secure Boot is on"), "1", "Secure Boot is on"), (None, "1", "does not say")]
         {
             let way = WayBack {
                 unverified: unverified.map(str::to_owned),
@@ -379,9 +385,23 @@ mod tests {
             assert!(issue.message.contains(why), "{issue}");
             assert_eq!(kept(), [String::new(), old_root.to_owned()]);
         }
+        // A system of a release that knew nothing of two places is not counted on, neither now nor when a run goes on.
+        let visit = Visit::new(&node, true).unwrap();
+        fs::write(visit.top().join("grub/grub.cfg"), &small).unwrap();
+        second_root::set_mark(visit.top(), None).unwrap();
+        visit.end().unwrap();
+        for _ in 0..2 {
+            let way = WayBack { old_root: Some("2"), unverified: None, warn: &hear, installer: None, ..way };
+            way.lay(&mut Journal::new(RunId([2; 8])), &|boot| {
+                Ok(fs::write(boot.join("grub/grub.cfg"), &small)?)
+            })
+            .unwrap();
+            assert!(said.borrow_mut().pop().unwrap().message.contains("knew nothing of it"));
+            assert_eq!(kept(), [String::new(), "2 for-now".to_owned()]);
+        }
         // No room for a second kernel.
         let visit = Visit::new(&node, true).unwrap();
-        fs::write(visit.top().join("grub/grub.cfg"), small).unwrap();
+        second_root::set_mark(visit.top(), Some("2")).unwrap();
         let filler = fs::File::create(visit.top().join("akene/filler")).unwrap();
         nix::fcntl::fallocate(&filler, nix::fcntl::FallocateFlags::empty(), 0, 100 << 20).unwrap();
         drop(filler);

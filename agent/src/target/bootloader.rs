@@ -108,7 +108,8 @@ impl<'a> Tools<'a> {
 pub(super) fn lead_to_old(boot: &Path, uuid: &str, consoles: &[String], old: &Old) -> Result<()> {
     let text = menu::returned(uuid, consoles, old);
     let write = |out: &mut dyn std::io::Write| out.write_all(text.as_bytes()).context("writing");
-    durable::replace_for_boot_loader(&boot.join(MENU), 0o644, write)
+    let mode = if old.password.is_some() { 0o600 } else { 0o644 };
+    durable::replace_for_boot_loader(&boot.join(MENU), mode, write)
 }
 
 /// Puts GRUB on the disk, as soon as its packages are there: from now on a power cut leads back into the

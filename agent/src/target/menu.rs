@@ -145,7 +145,7 @@ fn defaults(job: &Job<'_>, root: &mut Root) -> Result<()> {
     let uuid = job.boot_uuid()?;
     let mode = if password.is_some() { 0o700 } else { 0o755 };
     let old = second_root::read(&job.layout.root.join("boot"));
-    root.write("etc/grub.d/01_akene", script(&guard(uuid, password, old.is_some())), mode)?;
+    root.write("etc/grub.d/01_akene", script(&guard(uuid, password, old.as_ref())), mode)?;
     let arguments = console_arguments(job.consoles).join(" ");
     let entries = entries(uuid, &arguments, password.is_some(), old.as_ref());
     root.write("etc/grub.d/42_akene", script(&entries), 0o755)
@@ -158,10 +158,11 @@ fn script(text: &str) -> String {
     )
 }
 
-/// Whether what starts the system before this one is there, as GRUB asks.
-fn old_is_there() -> String {
-    let [kernel, initrd] = START.map(|file| format!("-f \"($akene)/{file}\""));
-    format!("{kernel} -a {initrd}")
+/// Whether what starts this old system is there, as GRUB asks. Another one's would start it with a wrong kernel.
+fn old_is_there(old: &Old) -> String {
+    let [kernel, initrd] = START;
+    let own = second_root::of_root(&old.root);
+    [kernel, initrd, &own].map(|file| format!("-f \"($akene)/{file}\"")).join(" -a ")
 }
 
 /// Whose turn it is once the system before this one has had its first: `akene_back` counts its starts, then the installer
@@ -178,17 +179,17 @@ fn turns() -> String {
 }
 
 /// What starts when nobody chooses, and who may choose. `old`: a system was kept beside this one.
-fn guard(uuid: &str, password: Option<&Secret>, old: bool) -> String {
+fn guard(uuid: &str, password: Option<&Secret>, old: Option<&Old>) -> String {
     let mut text = "# What cannot be loaded is passed over.\nset fallback=\"0 akene-reinstall\"\n".to_owned();
     text += &format!("search --no-floppy --fs-uuid --set=akene {uuid}\n");
     text += &format!("if [ ! -f \"($akene)/{INSTALLED}\" ]; then\n");
     text += "  # Half an installation: the installer goes on with it.\n";
     text += "  set default=akene-reinstall\n  set boot_once=true\nfi\n";
     text += "set akene_turn=\n";
-    if old {
+    if let Some(old) = old {
         text +=
             "# A system that has not confirmed itself in so many starts gives way to the one before it.\n";
-        text += &format!("if [ \"${{boot_once}}\" != true -a {} ]; then\n", old_is_there());
+        text += &format!("if [ \"${{boot_once}}\" != true -a {} ]; then\n", old_is_there(old));
         text += "  if [ \"${akene_tries}\" = 0 -a -z \"${akene_back}\" ]; then\n";
         text += &format!("    set akene_back={STARTS}\n  fi\n{}fi\n", turns());
     }
@@ -201,14 +202,24 @@ fn guard(uuid: &str, password: Option<&Secret>, old: bool) -> String {
     }
     text += "  save_env akene_tries\nfi\n";
     if let Some(hash) = password {
-        text += &format!(
-            "set superusers={SUPERUSER}\npassword_pbkdf2 {SUPERUSER} {}\nexport superusers\n",
-            hash.expose()
-        );
+        text += &superuser(hash);
         text += "# The entries of the system have their ids by this variable; with this they start without a password.\n";
         text += "set menuentry_id_option=\"--unrestricted --id\"\nexport menuentry_id_option\n";
     }
     text
+}
+
+/// Who may do more than start what starts without being asked.
+fn superuser(hash: &Secret) -> String {
+    format!("set superusers={SUPERUSER}\npassword_pbkdf2 {SUPERUSER} {}\nexport superusers\n", hash.expose())
+}
+
+/// The hash of the password that a menu of ours asks for.
+pub(super) fn password_of(menu: &str) -> Option<Secret> {
+    let line = format!("password_pbkdf2 {SUPERUSER} ");
+    let hash = menu.lines().find_map(|l| l.trim().strip_prefix(&line))?.trim();
+    let plain = hash.chars().all(|c| c.is_ascii_alphanumeric() || c == '.');
+    plain.then(|| Secret::new(hash))
 }
 
 /// The entries of ours.
@@ -263,14 +274,17 @@ pub(super) fn unfinished(uuid: &str, consoles: &[String]) -> String {
 }
 
 /// The menu of a disk on which an installation was given up, and that starts the system before it. As long as that does not say
-/// that it runs, its starts are counted, and where it cannot be started the installer calls for help.
+/// that it runs, its starts are counted, and where it cannot be started the installer calls for help. With a password in its own menu,
+/// nobody does more here without it, either.
 pub(super) fn returned(uuid: &str, consoles: &[String], old: &Old) -> String {
-    let help = entry(uuid, HELP, "--id akene-help", "help", &console_arguments(consoles).join(" "));
+    let access = if old.password.is_some() { "--unrestricted --id akene-help" } else { "--id akene-help" };
+    let help = entry(uuid, HELP, access, "help", &console_arguments(consoles).join(" "));
     format!(
         "set timeout=3\nset fallback=akene-help\nif [ -s $prefix/grubenv ]; then\n  load_env\nfi\n\
-         search --no-floppy --fs-uuid --set=akene {uuid}\n{}{}{}",
+         search --no-floppy --fs-uuid --set=akene {uuid}\n{}{}{}{}",
         turns(),
-        old_entry(uuid, false, old),
+        old.password.as_ref().map(superuser).unwrap_or_default(),
+        old_entry(uuid, old.password.is_some(), old),
         where_it_is_there(&help)
     )
 }
@@ -359,12 +373,10 @@ fn check_menu(layout: &Layout, root: &Root) -> Result<()> {
     if let Some(bad) = kernels.iter().find(|l| !l.contains(&format!("root=UUID={uuid}"))) {
         bail!("checking GRUB's menu: `{bad}` does not name the root filesystem by its UUID {uuid}");
     }
-    let without_modules = kernels.iter().find(|l| {
-        let file = l.split_whitespace().nth(1).and_then(|file| file.rsplit_once("/vmlinuz-"));
-        file.is_none_or(|(_, version)| !root.exists(&format!("lib/modules/{version}")))
-    });
-    if let Some(bad) = without_modules {
-        bail!("checking GRUB's menu: the root has no modules for the kernel of `{bad}`");
+    // Of others there may be less left.
+    let version = kernels[0].split_whitespace().nth(1).and_then(|file| file.rsplit_once("/vmlinuz-"));
+    if version.is_none_or(|(_, version)| !root.exists(&format!("lib/modules/{version}/modules.dep"))) {
+        bail!("checking GRUB's menu: the root has no modules for the kernel of `{}`", kernels[0]);
     }
     Ok(())
 }
@@ -402,7 +414,13 @@ mod tests {
     }
 
     fn old() -> Old {
-        Old { root: "12-AB".into(), kernel: "6.1".into(), arguments: "root=UUID=12-AB ro panic=30".into() }
+        Old {
+            root: "12-AB".into(),
+            kernel: "6.1".into(),
+            arguments: "root=UUID=12-AB ro panic=30".into(),
+            kernels: vec![],
+            password: None,
+        }
     }
 
     #[test]
@@ -411,7 +429,7 @@ mod tests {
         for (password, old) in
             [(None, None), (Some(&secret), None), (None, Some(&old())), (Some(&secret), Some(&old()))]
         {
-            let text = printed(&guard("1234-ABCD", password, old.is_some()));
+            let text = printed(&guard("1234-ABCD", password, old));
             is_read_by_grub(&text);
             assert_eq!(
                 text.contains("password_pbkdf2 admin grub.pbkdf2.sha512.10000.AB.CD\n"),
@@ -443,6 +461,33 @@ mod tests {
         is_read_by_grub(&returned("1234-ABCD", &["ttyS0,115200".into()], &old()));
     }
 
+    #[test]
+    fn the_menu_of_a_system_that_was_given_back_asks_for_the_password_of_its_own() {
+        let secret = Secret::new("grub.pbkdf2.sha512.10000.AB.CD");
+        let own = guard("1234-ABCD", Some(&secret), None);
+        assert_eq!(password_of(&own), Some(secret.clone()));
+        assert_eq!(password_of(&guard("1234-ABCD", None, None)), None);
+        assert_eq!(password_of("password_pbkdf2 admin x;halt\n"), None);
+        let text = returned("1234-ABCD", &[], &Old { password: Some(secret.clone()), ..old() });
+        is_read_by_grub(&text);
+        assert_eq!(password_of(&text), Some(secret));
+        let entries = text.lines().filter(|line| line.starts_with("menuentry "));
+        assert_eq!(entries.filter(|line| line.contains("--unrestricted ")).count(), 2, "{text}");
+        assert!(!returned("1234-ABCD", &[], &old()).contains("superusers"));
+    }
+
+    /// A menu falls back to the system it was made beside, and to no other whose files lie in the same place.
+    #[test]
+    fn a_menu_asks_for_the_old_system_it_was_made_for() {
+        let old = old();
+        let text = guard("1234-ABCD", None, Some(&old));
+        assert!(text.contains("-f \"($akene)/akene/old/root-12-AB\""), "{text}");
+        let begin = text.find("if [ ! -f").unwrap();
+        let another = text[begin..].replace("($akene)/akene/old/root-12-AB", "/nowhere");
+        assert_eq!(run_by_a_shell(&another, ("", "5"), false, true, true), says("0", "", "5"));
+        assert_eq!(run_by_a_shell(&text[begin..], ("", "5"), false, true, true).0, "akene-old");
+    }
+
     /// What GRUB would do with the environment, by a shell: the language of its scripts is the shell's where it matters here.
     /// `kept`: a system was kept when the menu was made, and what starts it is there. Gives the entry and the counts after.
     fn started(
@@ -451,7 +496,8 @@ mod tests {
         installed: bool,
         kept: Option<bool>,
     ) -> (String, String, String) {
-        let text = guard("1234-ABCD", None, kept.is_some());
+        let old = old();
+        let text = guard("1234-ABCD", None, kept.map(|_| &old));
         let begin = text.find("if [ ! -f").unwrap();
         run_by_a_shell(&text[begin..], counts, once, installed, kept == Some(true))
     }
@@ -464,7 +510,9 @@ mod tests {
         kept: bool,
     ) -> (String, String, String) {
         let body = body.replace("set ", "").replace("($akene)/akene/state/installed", "$mark");
-        let body = START.iter().fold(body, |body, file| body.replace(&format!("($akene)/{file}"), "$kept"));
+        let own = second_root::of_root(&old().root);
+        let files = [START[0], START[1], &own];
+        let body = files.iter().fold(body, |body, file| body.replace(&format!("($akene)/{file}"), "$kept"));
         let program = format!(
             "default=0; akene_tries={tries}; akene_back={back}; boot_once={once}; mark={}; kept={}\nsave_env() {{ :; }}\n\
              {body}echo \"$default,$akene_tries,$akene_back\"",
@@ -569,8 +617,15 @@ mod tests {
         let layout = Layout { root: dir.path().into(), partitions: vec![partition], disks: vec![] };
         let root = Root::open(dir.path()).unwrap();
         assert!(check_menu(&layout, &root).unwrap_err().to_string().contains("no modules"));
-        fs::create_dir_all(dir.path().join("usr/lib/modules/6.1")).unwrap();
+        let modules = dir.path().join("usr/lib/modules/6.1");
+        fs::create_dir_all(&modules).unwrap();
         symlink("usr/lib", dir.path().join("lib")).unwrap();
+        assert!(check_menu(&layout, &root).is_err(), "what is left of those that were removed");
+        fs::write(modules.join("modules.dep"), "").unwrap();
+        check_menu(&layout, &root).unwrap();
+        // Another system on this boot partition has a kernel of its own.
+        let more = format!("{menu}{}", menu.replace("6.1", "6.0"));
+        fs::write(dir.path().join("boot").join(WAITING), more).unwrap();
         check_menu(&layout, &root).unwrap();
         fs::write(dir.path().join("boot").join(WAITING), menu.replace("12-AB", "34-CD")).unwrap();
         assert!(check_menu(&layout, &root).is_err());

@@ -38,12 +38,12 @@ use std::path::{Path, PathBuf};
 use akene_archive::{AptRoot, Progress, Root};
 use akene_exec::{ChrootMounts, Cmd, Runner};
 use akene_planner::Role;
-use akene_protocol::Issue;
 use akene_protocol::api::Identity;
 use akene_protocol::inventory::FirmwareKind;
 use akene_protocol::lock::Lock;
 use akene_protocol::profile::Distribution;
 use akene_protocol::resolve::Resolved;
+use akene_protocol::{Issue, Secret};
 use anyhow::{Context, Result};
 
 use crate::run::second_root::Old;
@@ -122,6 +122,11 @@ pub const STARTS: u32 = menu::STARTS;
 /// Puts the menu that waits on the boot partition mounted at `boot` in the place of the other one.
 pub fn take_waiting_menu(boot: &Path) -> Result<()> {
     menu::take_waiting(boot).context("putting GRUB's new menu in its place")
+}
+
+/// The hash of the password that a menu of ours asks for.
+pub fn menu_password(menu: &str) -> Option<Secret> {
+    menu::password_of(menu)
 }
 
 /// Makes the disk start the installed system, whose boot partition is mounted at `boot`, when all of it is written out.
