@@ -266,7 +266,7 @@ fn what_lies_on_real_filesystems_is_recognised_and_not_touched() {
     assert!(system == name && used > Bytes(0) && used < Bytes::mib(1), "{system:?} {used}");
     assert_eq!(
         looks(2),
-        Some(LooksLike::AkeneBoot { unfinished: false, root: None }),
+        Some(LooksLike::AkeneBoot { unfinished: false, root: None, root_goes: false }),
         "no journal, but not empty"
     );
     assert_eq!(looks(3), Some(LooksLike::Home));

@@ -33,7 +33,9 @@ pub(super) fn from_outside(content: &Content) -> Option<LooksLike> {
         ("swap", _) => Some(LooksLike::Swap),
         ("iso9660", Some(MEDIUM_LABEL)) => Some(LooksLike::AkeneMedium),
         ("ext4", Some(akene_protocol::medium::LABEL)) => Some(LooksLike::AkeneMedium),
-        ("ext4", Some(BOOT_LABEL)) => Some(LooksLike::AkeneBoot { unfinished: false, root: None }),
+        ("ext4", Some(BOOT_LABEL)) => {
+            Some(LooksLike::AkeneBoot { unfinished: false, root: None, root_goes: false })
+        }
         ("hfsplus" | "hfs" | "apfs", _) => Some(LooksLike::OtherSystem { name: "macOS".into() }),
         ("ufs", _) => Some(LooksLike::OtherSystem { name: "BSD".into() }),
         _ => None,
@@ -56,7 +58,8 @@ pub(super) fn from_inside(content: &mut Content, device: &Path) -> Result<()> {
             let looks_like = match is_boot {
                 true => {
                     let root = crate::run::second_root::proven(top);
-                    Some(LooksLike::AkeneBoot { unfinished: unfinished(top), root })
+                    let root_goes = crate::run::second_root::goes(top);
+                    Some(LooksLike::AkeneBoot { unfinished: unfinished(top), root, root_goes })
                 }
                 false => recognise(top, &kind),
             };

@@ -489,7 +489,7 @@ mod tests {
         assert!(error.downcast_ref::<Issue>().is_some_and(|i| i.code == "boot-unusual"), "{error:#}");
         let mut half = boot.clone();
         half.content.as_mut().unwrap().looks_like =
-            Some(LooksLike::AkeneBoot { unfinished: true, root: None });
+            Some(LooksLike::AkeneBoot { unfinished: true, root: None, root_goes: false });
         let error = ours(&machine, &mounts, &half, root, &inside("debian"), FirmwareKind::Bios).unwrap_err();
         assert!(error.downcast_ref::<Issue>().is_some_and(|i| i.code == "system-unfinished"), "{error:#}");
     }

@@ -14,7 +14,6 @@ use jiff::Timestamp;
 
 use super::Resident;
 use crate::durable;
-use crate::journal::{self, What};
 use crate::report::spool::Spool;
 use crate::run::second_root::{self, Standing};
 
@@ -36,12 +35,14 @@ pub(super) fn take_back(root: &Path, runner: &dyn Runner) -> Result<()> {
         }
         Standing::Alone | Standing::New => return Ok(()),
     }
-    let last = journal::read(&root.join("boot"))?.pop().map(|record| record.what);
-    let why = match last {
-        Some(What::Complete) => {
+    let boot = root.join("boot");
+    let own = second_root::read(&boot).map(|old| old.root);
+    // The menu that turned back is the new system's, or the one by which the installer gave up. The journal may miss its end.
+    let why = match second_root::current(&boot) == own {
+        false => {
             "the new system was installed and started several times, and did not come up or could not reach its server"
         }
-        _ => "the new system's installation was begun several times and did not come to its end",
+        true => "the new system's installation was begun several times and did not come to its end",
     };
     let path = root.join(NOTE);
     let dir = path.parent().context("finding the directory of the note")?;

@@ -540,9 +540,10 @@ fn a_system_that_was_started_again_takes_its_place_back_and_says_why() {
     assert!(returned::issue(root.path(), String::new()).is_none(), "it was never away");
     assert!(crate::run::second_root::keep(&boot, "aa-1").unwrap());
     fs::write(boot.join("grub/grub.cfg"), menu.replace("aa-1", "bb-2")).unwrap();
+    // Power was cut before the last record of its installation.
     let mut journal = crate::journal::Journal::new(new);
     journal.open(&boot).unwrap();
-    journal.record(crate::journal::What::Complete).unwrap();
+    journal.record(crate::journal::What::Begun { phase: akene_protocol::event::Phase::Commit }).unwrap();
     Spool::open(&resident.spool_dir(), new).unwrap().append(&[event(new, 1), event(new, 2)]).unwrap();
 
     // Somebody at the keyboard started it: the new one is still the computer's.

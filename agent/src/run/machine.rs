@@ -533,6 +533,7 @@ impl Effects for Machine<'_> {
     fn keep(&mut self, mounted: &Mounted, record: &Record<'_>, solved: &Solved) -> Result<()> {
         let boot = self.boot_dir(mounted);
         target::take_over(mounted, &self.consoles)?;
+        second_root::is_made_on(&boot, root_uuid(mounted)?)?;
         boot_files::write_record(&boot, record)?;
         self.save_resume(&boot, record, solved)?;
         boot_files::write_signed_lock(&boot, self.signed.as_ref().map(|signed| &signed.envelope))?;
@@ -605,8 +606,7 @@ impl Effects for Machine<'_> {
 
     fn hand_over(&mut self, mounted: &Mounted) -> Result<()> {
         let boot = self.boot_dir(mounted);
-        let root = mounted.partition(&Role::Root).and_then(|root| root.uuid.as_deref());
-        second_root::name_first(&boot, root.context("looking for the UUID of the new root")?)?;
+        second_root::name_first(&boot, root_uuid(mounted)?)?;
         target::start_system(&boot)?;
         boot_files::set_installed(&boot, true)?;
         durable::sync_for_boot_loader(&boot)
@@ -747,6 +747,12 @@ impl Machine<'_> {
         self.reporter.log(Level::Debug, "the log is delivered");
         Ok(())
     }
+}
+
+/// UUID of the new root.
+fn root_uuid(mounted: &Mounted) -> Result<&str> {
+    let root = mounted.partition(&Role::Root).and_then(|root| root.uuid.as_deref());
+    root.context("looking for the UUID of the new root")
 }
 
 /// Memory the kernel would give without pushing anything out.

@@ -55,11 +55,14 @@ const GONE: &str = "akene/old.gone";
 pub const START: [&str; 2] = ["akene/old/vmlinuz", "akene/old/initrd.img"];
 
 /// UUID of the root of the system that is to stay, below the boot partition. Behind it stands [`FOR_NOW`] where that system was
-/// never named before.
+/// never named before, and [`GOES`] while it is replaced.
 pub const PROVEN: &str = "akene/state/root";
 
 /// The word behind the root of a system whose agent may know no way back: nothing is to be made there, and that is all.
 const FOR_NOW: &str = "for-now";
+
+/// The word behind the root of a system that makes room for the new one, which is made there.
+const GOES: &str = "goes";
 
 /// Argument of its kernel, where GRUB turned to it by itself.
 pub const CHOSEN: &str = "akene.back";
@@ -142,11 +145,26 @@ pub fn stay_for_now(boot: &Path, root: &str) -> Result<()> {
     set_mark(boot, Some(&format!("{root} {FOR_NOW}")))
 }
 
+/// Says that the new system is made on the root that was to stay, so that a run that goes on makes it there, too.
+pub fn give_up(boot: &Path) -> Result<()> {
+    set_mark(boot, proven(boot).map(|root| format!("{root} {GOES}")).as_deref())
+}
+
+/// Whether the new system is made on the root that was to stay.
+pub fn goes(boot: &Path) -> bool {
+    mark(boot).is_some_and(|mark| mark.ends_with(&format!(" {GOES}")))
+}
+
+/// What the new system's root is called, which may be made on the one that was to stay.
+pub fn is_made_on(boot: &Path, root: &str) -> Result<()> {
+    if goes(boot) { set_mark(boot, Some(&format!("{root} {GOES}"))) } else { Ok(()) }
+}
+
 /// Names the root of a new system beside which no other one is to stay.
 pub fn name_first(boot: &Path, root: &str) -> Result<()> {
     match proven(boot) {
-        Some(_) => Ok(()),
-        None => set_mark(boot, Some(root)),
+        Some(_) if !goes(boot) => Ok(()),
+        _ => set_mark(boot, Some(root)),
     }
 }
 

@@ -89,10 +89,9 @@ impl WayBack<'_> {
         record(boot)?;
         match self.old_root {
             Some(root) => self.keep_old(boot, root)?,
-            // What is made in the place of the root that has proven itself has the same UUID again.
             None => {
                 second_root::forget(boot)?;
-                second_root::set_mark(boot, None)?;
+                second_root::give_up(boot)?;
             }
         }
         // What a menu starts has to be where a boot loader finds it before that menu is.
@@ -409,10 +408,10 @@ mod tests {
         let way = WayBack { old_root: Some("2"), warn: &hear, ..way };
         way.lay(&mut Journal::new(RunId([2; 8])), &|_| Ok(())).unwrap();
         assert!(said.borrow_mut().pop().unwrap().message.contains("a second kernel needs 160 MiB"));
-        // Where the plan replaces it, nothing is said to have proven itself.
+        // Where the plan replaces it, what goes on does so in the same place.
         let way = WayBack { old_root: None, ..way };
         way.lay(&mut Journal::new(RunId([2; 8])), &|_| Ok(())).unwrap();
-        assert_eq!((kept(), said.borrow().len()), ([String::new(), String::new()], 0));
+        assert_eq!((kept(), said.borrow().len()), ([String::new(), "2 goes".to_owned()], 0));
         let attempt = |record: &dyn Fn(&Path) -> Result<()>| {
             let mut journal = Journal::new(RunId([2; 8]));
             journal.record(begun.clone()).unwrap();

@@ -115,6 +115,12 @@ pub(crate) fn proven(table: &Table) -> Option<&str> {
     })
 }
 
+/// Whether an installation was begun that makes its system on that root.
+pub(crate) fn proven_goes(table: &Table) -> bool {
+    let looks = table.partitions.iter().filter_map(|p| p.content.as_ref()?.looks_like.as_ref());
+    looks.into_iter().any(|looks| matches!(looks, LooksLike::AkeneBoot { root_goes: true, .. }))
+}
+
 /// Whether it has the name of a physical volume of ours.
 pub(crate) fn pv_name(partition: &Partition) -> bool {
     partition.name.as_deref().is_some_and(|n| n.starts_with("akene-") && n.ends_with("-pv"))

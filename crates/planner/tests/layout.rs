@@ -152,7 +152,7 @@ fn the_system_that_has_proven_itself_stays_and_an_installation_that_broke_off_ch
             .looks_like = Some(looks_like);
     };
     let whole = parts(&mut now).iter().find(|p| p.number == 5).unwrap().content.clone().unwrap();
-    let boot = |unfinished, root| LooksLike::AkeneBoot { unfinished, root };
+    let boot = |unfinished, root| LooksLike::AkeneBoot { unfinished, root, root_goes: false };
     looks(&mut now, 6, whole.looks_like.clone().unwrap());
     looks(&mut now, 3, boot(true, whole.uuid.clone()));
     assert_eq!(roots(&plan(&wishes, &now).unwrap()), (6, Some((5, Role::Old))));
@@ -164,6 +164,18 @@ fn the_system_that_has_proven_itself_stays_and_an_installation_that_broke_off_ch
     assert_eq!(roots(&plan(&wishes, &now).unwrap()), (6, Some((5, Role::Old))));
     // Where nobody wants a second one, the root is made where it is.
     assert_eq!(roots(&plan(&usual(), &now).unwrap()), (5, Some((6, Role::Spare))));
+    // Half of it lies there then, wherever that is and however whole it looks: what goes on does not change places.
+    for number in [5, 6] {
+        let there = parts(&mut now).iter().find(|p| p.number == number).unwrap().content.clone().unwrap();
+        let root = Some(there.uuid.unwrap_or_else(|| "6".into()));
+        let partitions = &mut now.disks[0].table.as_mut().unwrap().partitions;
+        partitions.iter_mut().find(|p| p.number == number).unwrap().content.as_mut().unwrap().uuid =
+            root.clone();
+        looks(&mut now, 3, LooksLike::AkeneBoot { unfinished: true, root, root_goes: true });
+        for wishes in [&wishes, &usual()] {
+            assert_eq!(roots(&plan(wishes, &now).unwrap()), (number, Some((11 - number, Role::Spare))));
+        }
+    }
 }
 
 #[test]

@@ -31,8 +31,8 @@ fn content(strays: Strays) -> impl Strategy<Value = Option<Content>> {
         2 => Just(Some(LooksLike::Windows)),
         2 => Just(Some(LooksLike::LinuxRoot { name: None, home_inside: true, home_used: None })),
         1 + ours => Just(Some(LooksLike::LinuxRoot { name: None, home_inside: false, home_used: None })),
-        ours => Just(Some(LooksLike::AkeneBoot { unfinished: false, root: None })),
-        ours => Just(Some(LooksLike::AkeneBoot { unfinished: true, root: None })),
+        ours => Just(Some(LooksLike::AkeneBoot { unfinished: false, root: None, root_goes: false })),
+        ours => Just(Some(LooksLike::AkeneBoot { unfinished: true, root: None, root_goes: false })),
     ];
     let label = prop_oneof![
         2 => Just(None),

@@ -277,6 +277,15 @@ fn only_a_system_that_was_named_before_knows_the_way() {
     assert!(knows_the_way(boot, B));
     stay_for_now(boot, B).unwrap();
     assert!(knows_the_way(boot, B), "that it cannot be kept this time does not matter");
+    // One that is replaced, by one that is called otherwise.
+    give_up(boot).unwrap();
+    assert_eq!((proven(boot).as_deref(), goes(boot), knows_the_way(boot, B)), (Some(B), true, false));
+    is_made_on(boot, A).unwrap();
+    assert_eq!((proven(boot).as_deref(), goes(boot)), (Some(A), true));
+    name_first(boot, A).unwrap();
+    assert!(knows_the_way(boot, A) && !goes(boot));
+    is_made_on(boot, B).unwrap();
+    assert!(knows_the_way(boot, A), "the new one is made beside it");
 }
 
 #[test]

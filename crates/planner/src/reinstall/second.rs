@@ -12,7 +12,7 @@ use akene_protocol::resolve::VolumeWish;
 use super::find::Found;
 use super::work::{Before, Work};
 use super::{fitting, kept};
-use crate::recognise::{filesystem_found, home_inside, proven, root_name};
+use crate::recognise::{filesystem_found, home_inside, proven, proven_goes, root_name};
 use crate::{Action, Destroyed, PartitionPlan, Role, words};
 
 /// Whether a root of this size is no step back: it is enough, or as much as the old one has.
@@ -58,7 +58,9 @@ impl<'a> Work<'_, 'a> {
             Before::System => true,
             // Half of a system lies in the other place, or here.
             Before::Unfinished => {
-                self.proven().is_some() && content.and_then(|c| c.uuid.as_deref()) == self.proven()
+                self.proven().is_some()
+                    && content.and_then(|c| c.uuid.as_deref()) == self.proven()
+                    && !self.disks[self.at].table.as_ref().is_some_and(proven_goes)
             }
             Before::TableOnly => false,
         };

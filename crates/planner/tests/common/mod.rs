@@ -132,7 +132,9 @@ pub fn applied(plan: &DiskPlan) -> Table {
                 uuid: (p.purpose == Role::Root).then(|| root_uuid(&plan.disk.name, p.number)),
                 used: None,
                 looks_like: match &p.purpose {
-                    Role::Boot => Some(LooksLike::AkeneBoot { unfinished: false, root: None }),
+                    Role::Boot => {
+                        Some(LooksLike::AkeneBoot { unfinished: false, root: None, root_goes: false })
+                    }
                     Role::Esp => Some(LooksLike::Esp),
                     Role::Swap => Some(LooksLike::Swap),
                     Role::Root => Some(LooksLike::LinuxRoot {
@@ -201,7 +203,7 @@ pub fn after(plan: &Plan, before: &Inventory) -> Inventory {
     let contents =
         inventory.disks.iter_mut().flat_map(|d| d.table.iter_mut().flat_map(|t| &mut t.partitions));
     for content in contents.filter_map(|p| p.content.as_mut()) {
-        if let Some(LooksLike::AkeneBoot { root, unfinished: false }) = &mut content.looks_like {
+        if let Some(LooksLike::AkeneBoot { root, unfinished: false, .. }) = &mut content.looks_like {
             root.clone_from(&uuid);
         }
     }
