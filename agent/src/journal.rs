@@ -58,6 +58,8 @@ pub enum What {
     },
     /// The run gave up before it had changed anything: the system that was there is whole.
     Withdrawn,
+    /// The installation was given up, and the system beside it is the one that starts: attempts count from here.
+    Returned,
     /// A person permitted another attempt after many had failed: they count from here.
     Permitted,
     /// The installation is complete.
@@ -67,12 +69,13 @@ pub enum What {
 /// Whether what was done last to the disks left a whole system; `None`: nothing is written there.
 pub fn is_whole(records: &[Record]) -> Option<bool> {
     let last = records.iter().rev().find(|r| r.what != What::Permitted)?;
-    Some(matches!(last.what, What::Complete | What::Withdrawn))
+    Some(matches!(last.what, What::Complete | What::Withdrawn | What::Returned))
 }
 
 /// How many runs began to change the disks and came to no end since the last that did, or since a person last looked.
 pub fn attempts(records: &[Record]) -> usize {
-    let since = records.iter().rev().take_while(|r| !matches!(r.what, What::Complete | What::Permitted));
+    let end = |what: &What| matches!(what, What::Complete | What::Returned | What::Permitted);
+    let since = records.iter().rev().take_while(|r| !end(&r.what));
     let begun = What::Begun { phase: Phase::Commit };
     let withdrawn: Vec<RunId> = records.iter().filter(|r| r.what == What::Withdrawn).map(|r| r.run).collect();
     let mut runs: Vec<RunId> =
@@ -84,7 +87,7 @@ pub fn attempts(records: &[Record]) -> usize {
 
 /// How often a person permitted another attempt since the last that succeeded.
 pub fn permitted(records: &[Record]) -> usize {
-    let since = records.iter().rev().take_while(|r| r.what != What::Complete);
+    let since = records.iter().rev().take_while(|r| !matches!(r.what, What::Complete | What::Returned));
     since.filter(|r| r.what == What::Permitted).count()
 }
 
@@ -231,6 +234,8 @@ mod tests {
         assert_eq!((attempts(&one), is_whole(&one)), (1, Some(false)));
         let whole = of(&[(1, &begun), (1, &What::Complete), (2, &begun), (2, &What::Withdrawn)]);
         assert_eq!((attempts(&whole), is_whole(&whole)), (0, Some(true)));
+        let returned = of(&[(1, &begun), (2, &begun), (3, &What::Returned)]);
+        assert_eq!((attempts(&returned), is_whole(&returned)), (0, Some(true)));
         let permitted = of(&[(1, &begun), (2, &begun), (3, &What::Permitted)]);
         assert_eq!((attempts(&permitted), is_whole(&permitted)), (0, Some(false)));
         let counts = |records: &[Record]| (attempts(records), super::permitted(records));

@@ -32,6 +32,7 @@ pub mod native;
 pub mod offline;
 mod people;
 pub mod resume;
+pub mod second_root;
 mod sessions;
 pub mod stage;
 pub mod swap;

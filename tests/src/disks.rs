@@ -74,6 +74,7 @@ pub fn partition(
         start: Bytes(start * MIB),
         size: Bytes(size * MIB),
         purpose,
+        name: None,
         action: Action::Create,
         filesystem,
         label: Some(label.to_owned()).filter(|l| !l.is_empty()),

@@ -184,6 +184,11 @@ impl Image {
         Ok(())
     }
 
+    /// The partition that is called so in the table.
+    pub fn named(&self, name: &str) -> Result<&Part> {
+        self.parts.iter().find(|p| p.name == name).with_context(|| format!("no partition is called {name}"))
+    }
+
     /// Text of a file on the ESP, through mtools.
     pub fn esp_file(&self, path: &str) -> Result<Vec<u8>> {
         let esp = self.parts.iter().find(|p| p.filesystem == "vfat").context("there is no ESP")?;
@@ -221,8 +226,11 @@ pub struct Opened {
 impl Opened {
     /// Mounts the partition whose filesystem has this label.
     pub fn new(disk: &Path, label: &str) -> Result<Self> {
-        let image = Image::open(disk)?;
-        let part = image.labelled(label)?;
+        Opened::of(disk, Image::open(disk)?.labelled(label)?)
+    }
+
+    /// Mounts this partition.
+    pub fn of(disk: &Path, part: &Part) -> Result<Self> {
         let place = ["--offset", &part.start.to_string(), "--sizelimit", &part.size.to_string()];
         let device = run(Cmd::new("losetup").args(["--find", "--show"]).args(place).arg(disk))?.text();
         let opened = Opened { device, at: tempfile::tempdir().context("making a mount point")? };

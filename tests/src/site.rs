@@ -37,6 +37,21 @@ pub fn program(name: &str) -> Result<PathBuf> {
     })
 }
 
+/// For a profile, where the disk has 12 GiB: a root of 3 GiB, and room for another one.
+pub const TWO_ROOTS: &str = r#"
+[storage.volumes.root]
+min = "2 GiB"
+enough = "3 GiB"
+max = "3 GiB"
+
+[storage.volumes.home]
+enough = "1 GiB"
+
+[storage.volumes.swap]
+enough = "512 MiB"
+max = "512 MiB"
+"#;
+
 /// The profile of a small server, from the host's own distribution through the mirror, whose address is
 /// what `host` is called where the profile is read.
 pub fn small_server(mirror: &Mirror, host: &str) -> String {

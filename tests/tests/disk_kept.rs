@@ -67,6 +67,34 @@ fn again(mut layout: Vec<PartitionPlan>) -> Vec<PartitionPlan> {
     layout
 }
 
+/// A system that stays beside the new one waits for its swap space by the name that had.
+#[test]
+fn swap_that_is_made_anew_is_called_as_before() {
+    if !can_run() {
+        return;
+    }
+    let _turn = turn();
+    let dir = tempfile::tempdir().unwrap();
+    let image = Image::create(&dir.path().join("disk.img"), Bytes(SIZE), 512).unwrap();
+    let layout = || logical(Filesystem::Ext4);
+    let first = plan_of(vec![disk_plan(&image, TableKind::Mbr, 512, true, layout())]);
+    let mounted = carry_out(first, &dir.path().join("first"));
+    let swap = mounted.partition(&Role::Swap).unwrap().device.clone();
+    mounted.unmount().unwrap();
+    // As it was when this machine was called otherwise.
+    let uuid = "3b0a9c1e-5d1f-4c57-9c0e-8a44a7f6f001";
+    run("mkswap", &["-q", "-U", uuid, swap.to_str().unwrap()]);
+    let mut layout = again(layout());
+    layout.iter_mut().filter(|p| p.purpose == Role::Swap).for_each(|p| p.action = Action::Format);
+    let plan = plan_of(vec![disk_plan(&image, TableKind::Mbr, 512, false, layout)]);
+    let mounted = carry_out(plan, &dir.path().join("second"));
+    assert_eq!(mounted.partition(&Role::Swap).unwrap().uuid.as_deref(), Some(uuid));
+    mounted.unmount().unwrap();
+    let said = run("blkid", &["-p", "-s", "UUID", "-o", "value", swap.to_str().unwrap()]);
+    assert_eq!(said.trim(), uuid);
+    image.detach().unwrap();
+}
+
 /// The filesystems of these tests have the same identifiers, and `mkfs.btrfs` makes none that is there already.
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());

@@ -264,7 +264,11 @@ fn what_lies_on_real_filesystems_is_recognised_and_not_touched() {
         panic!("{:?}", looks(1))
     };
     assert!(system == name && used > Bytes(0) && used < Bytes::mib(1), "{system:?} {used}");
-    assert_eq!(looks(2), Some(LooksLike::AkeneBoot { unfinished: false }), "no journal, but not empty");
+    assert_eq!(
+        looks(2),
+        Some(LooksLike::AkeneBoot { unfinished: false, root: None, root_goes: false }),
+        "no journal, but not empty"
+    );
     assert_eq!(looks(3), Some(LooksLike::Home));
     assert_eq!(looks(4), Some(LooksLike::Swap));
     assert_eq!(looks(6), Some(LooksLike::Empty));

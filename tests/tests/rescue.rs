@@ -603,7 +603,8 @@ fn a_new_password_changes_one_field_of_one_file() {
         let root = find(&volumes, &name(&image, 1)).unwrap();
         let all = || seen(&rescue, &machine, root, &dir.path().join("s"), everything);
         let before = all();
-        let found = password::people(&rescue, &machine, &volumes, root).unwrap();
+        let password::People { found, doubt } = password::people(&rescue, &machine, &volumes, root).unwrap();
+        assert_eq!(doubt, None);
         let who: Vec<_> = found.iter().map(|f| (f.account.name.as_str(), f.encrypted.is_some())).collect();
         assert_eq!(who, [("ana", false), ("ben", true), ("root", false)]);
 
@@ -682,6 +683,35 @@ fn a_password_is_typed_unseen_and_nothing_of_it_is_lost() {
     let hash = shadow.lines().find_map(|line| line.strip_prefix("ana:")?.split(':').next()).unwrap();
     assert_eq!(run("perl", &["-e", "print crypt('bonjour', $ARGV[0])", hash]), hash);
     image.detach().unwrap();
+}
+
+/// Which system starts is not known then; whose files are wanted, is.
+#[test]
+fn a_start_partition_that_cannot_be_read_is_told_and_keeps_nobody_out() {
+    if !can_run() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let image = system(dir.path(), "ext4");
+    let boot = disk(&dir.path().join("boot.img"), 42, "dos", "start=1MiB,size=40MiB,type=83\n");
+    let uuid = "3b0a9c1e-5d1f-4c57-9c0e-8a44a7f6f001";
+    run("mkfs.ext4", &["-q", "-b", "1024", "-L", "AKENE_BOOT", "-U", uuid, &node(&boot, 1)]);
+    // What follows the superblock.
+    let at = format!("of={}", node(&boot, 1));
+    run("dd", &["if=/dev/zero", &at, "bs=1024", "seek=2", "count=1", "conv=notrunc", "status=none"]);
+    let place = dir.path().join("fill");
+    run("mount", &[&node(&image, 1), place.to_str().unwrap()]);
+    fs::write(place.join("etc/fstab"), format!("UUID={uuid} /boot ext4 defaults 0 2\n")).unwrap();
+    run("umount", &[place.to_str().unwrap()]);
+    let rescue = rescue(dir.path(), &[&image, &boot]);
+    let (machine, volumes) = machine(&rescue);
+    let root = find(&volumes, &name(&image, 1)).unwrap();
+    let password::People { found, doubt } = password::people(&rescue, &machine, &volumes, root).unwrap();
+    assert!(found.iter().any(|f| f.account.name == "ana"));
+    assert!(doubt.unwrap().contains(&name(&boot, 1)));
+    let who = format!("Whether the computer starts the system on {}", root.name);
+    let (_, seen) = answer(&rescue, &["5", "1"]);
+    assert!(seen.contains(&who), "{seen}");
 }
 
 /// Somebody who answers what they were told to, by what is asked.

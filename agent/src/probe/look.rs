@@ -33,7 +33,9 @@ pub(super) fn from_outside(content: &Content) -> Option<LooksLike> {
         ("swap", _) => Some(LooksLike::Swap),
         ("iso9660", Some(MEDIUM_LABEL)) => Some(LooksLike::AkeneMedium),
         ("ext4", Some(akene_protocol::medium::LABEL)) => Some(LooksLike::AkeneMedium),
-        ("ext4", Some(BOOT_LABEL)) => Some(LooksLike::AkeneBoot { unfinished: false }),
+        ("ext4", Some(BOOT_LABEL)) => {
+            Some(LooksLike::AkeneBoot { unfinished: false, root: None, root_goes: false })
+        }
         ("hfsplus" | "hfs" | "apfs", _) => Some(LooksLike::OtherSystem { name: "macOS".into() }),
         ("ufs", _) => Some(LooksLike::OtherSystem { name: "BSD".into() }),
         _ => None,
@@ -54,7 +56,11 @@ pub(super) fn from_inside(content: &mut Content, device: &Path) -> Result<()> {
                 .map(|s| Bytes((s.blocks() - s.blocks_free()) * s.fragment_size()))
                 .ok();
             let looks_like = match is_boot {
-                true => Some(LooksLike::AkeneBoot { unfinished: unfinished(top) }),
+                true => {
+                    let root = crate::run::second_root::proven(top);
+                    let root_goes = crate::run::second_root::goes(top);
+                    Some(LooksLike::AkeneBoot { unfinished: unfinished(top), root, root_goes })
+                }
                 false => recognise(top, &kind),
             };
             (used, looks_like)

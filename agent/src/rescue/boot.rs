@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail};
 
 use super::open::{Opened, Purpose, open};
 use super::volumes::{Place, Volume};
-use super::{Rescue, apart};
+use super::{Rescue, apart, current};
 use crate::storage::{Layout, MountedDisk, MountedPartition};
 use crate::target::{self, Watch};
 
@@ -73,7 +73,7 @@ const PROGRAMS: [&str; 8] = [
 /// Finds out what would be done for a system, whose root this is. Nothing is written.
 ///
 /// # Errors
-/// [`Issue`]s: `system-unfinished`, `boot-unusual`, `windows-starts-here`.
+/// [`Issue`]s: `system-unfinished`, `system-not-current`, `boot-unusual`, `windows-starts-here`.
 pub fn plan(
     rescue: &Rescue<'_>,
     machine: &Inventory,
@@ -92,6 +92,7 @@ pub fn plan(
             there: PROGRAMS.into_iter().filter(|p| root.join(p).exists()).collect(),
         };
         opened.close()?;
+        current::ensure(rescue, machine, volumes, system, &inside.fstab)?;
         Ok(inside)
     })?;
     let mounts = mounts(&inside.fstab, volumes, system);
@@ -108,7 +109,7 @@ pub fn plan(
 }
 
 /// What `fstab` mounts of these volumes, by path. The root is the system's own.
-fn mounts(fstab: &str, volumes: &[Volume], system: &Volume) -> Vec<(Volume, String)> {
+pub(super) fn mounts(fstab: &str, volumes: &[Volume], system: &Volume) -> Vec<(Volume, String)> {
     let mut mounts = vec![(system.clone(), "/".to_owned())];
     for line in fstab.lines().filter(|l| !l.trim_start().starts_with('#')) {
         let mut fields = line.split_whitespace();
@@ -487,7 +488,8 @@ mod tests {
         let error = ours(&machine, &mounts, boot, root, &inside("gentoo"), FirmwareKind::Bios).unwrap_err();
         assert!(error.downcast_ref::<Issue>().is_some_and(|i| i.code == "boot-unusual"), "{error:#}");
         let mut half = boot.clone();
-        half.content.as_mut().unwrap().looks_like = Some(LooksLike::AkeneBoot { unfinished: true });
+        half.content.as_mut().unwrap().looks_like =
+            Some(LooksLike::AkeneBoot { unfinished: true, root: None, root_goes: false });
         let error = ours(&machine, &mounts, &half, root, &inside("debian"), FirmwareKind::Bios).unwrap_err();
         assert!(error.downcast_ref::<Issue>().is_some_and(|i| i.code == "system-unfinished"), "{error:#}");
     }

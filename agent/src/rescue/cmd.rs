@@ -183,7 +183,10 @@ fn carry_out(rescue: &Rescue<'_>, what: &What, terminal: &mut Terminal) -> Resul
             let machine = rescue.machine();
             let volumes = volumes::list(&machine);
             let system = find(&volumes, system)?;
-            let found = password::people(rescue, &machine, &volumes, system)?;
+            let password::People { found, doubt } = password::people(rescue, &machine, &volumes, system)?;
+            doubt
+                .iter()
+                .for_each(|why| terminal.say(&Text::MayNotStart.with(language, &[&system.name, why])));
             for one in &found {
                 terminal.say(&format!("{}  {}", one.account.name, one.account.realname));
                 let said =

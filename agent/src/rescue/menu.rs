@@ -383,7 +383,8 @@ fn new_password(rescue: &Rescue<'_>, person: &mut dyn Person) -> Result<()> {
     let language = rescue.language;
     let (machine, volumes) = machine(rescue, person);
     let Some(system) = choose_system(rescue, person, &volumes)? else { return Ok(()) };
-    let found = password::people(rescue, &machine, &volumes, system)?;
+    let password::People { found, doubt } = password::people(rescue, &machine, &volumes, system)?;
+    doubt.iter().for_each(|why| person.say(&Text::MayNotStart.with(language, &[&system.name, why])));
     let line = |f: &password::Found| match f.account.uid {
         0 => format!("{} ({})", f.account.name, Text::RootAccount.get(language)),
         _ => format!("{}  {}", f.account.name, f.account.realname),

@@ -10,6 +10,7 @@
 //! | [`people`] | accounts and home directories in what is mounted |
 //! | [`copy`], [`parts`] | people's files onto another disk: as files, or as archives in parts |
 //! | [`health`], [`memory`], [`password`], [`boot`] | one thing each |
+//! | [`current`] | which of two systems of one machine is the one that starts |
 //! | [`person`] | asking somebody at a terminal, line by line |
 //!
 //! What is only looked at is mounted through read-only loop devices, so that no driver can write. Whatever writes says
@@ -19,6 +20,7 @@
 pub mod boot;
 pub mod cmd;
 pub mod copy;
+mod current;
 pub mod health;
 pub mod memory;
 pub mod menu;

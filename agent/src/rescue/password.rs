@@ -16,7 +16,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::open::{Purpose, open};
 use super::people::{self, Account, Encrypted};
 use super::volumes::Volume;
-use super::{Rescue, apart};
+use super::{Rescue, apart, current};
 
 /// Where the system is mounted.
 const AT: &str = "/run/akene/rescue/system";
@@ -36,19 +36,38 @@ pub struct Found {
     pub encrypted: Option<Encrypted>,
 }
 
-/// The people of a system, root last.
+/// The people of a system.
+#[derive(Clone, Debug)]
+pub struct People {
+    /// Root last.
+    pub found: Vec<Found>,
+    /// Why nobody knows whether this is the system that starts.
+    pub doubt: Option<String>,
+}
+
+/// The people of a system.
 ///
 /// # Errors
-/// The system cannot be opened, or has no accounts of its own: `no-accounts`.
+/// The system cannot be opened, has no accounts of its own (`no-accounts`), or is not the one that starts
+/// (`system-not-current`).
 pub fn people(
     rescue: &Rescue<'_>,
     machine: &Inventory,
     volumes: &[Volume],
     system: &Volume,
-) -> Result<Vec<Found>> {
+) -> Result<People> {
     apart(|| {
         let opened = open(rescue.runner, machine, system, Path::new(AT), Purpose::Look, "")?;
         let passwd = fs::read(opened.system().join("etc/passwd")).unwrap_or_default();
+        let fstab = fs::read_to_string(opened.system().join("etc/fstab")).unwrap_or_default();
+        // A boot partition that cannot be read starts nothing: what is to be mended first is not for this to say.
+        let doubt = match current::ensure(rescue, machine, volumes, system, &fstab) {
+            Ok(()) => None,
+            Err(error) if error.downcast_ref::<Issue>().is_some_and(|i| i.code == current::CODE) => {
+                return Err(error);
+            }
+            Err(error) => Some(format!("{error:#}")),
+        };
         let mut accounts = people::accounts(&String::from_utf8_lossy(&passwd));
         if accounts.is_empty() {
             bail!(Issue::new(
@@ -70,7 +89,7 @@ pub fn people(
             locked(&mut found, opened.at(), volume.looks());
             opened.close()?;
         }
-        Ok(found)
+        Ok(People { found, doubt })
     })
 }
 
@@ -84,7 +103,7 @@ fn locked(found: &mut [Found], top: &Path, looks: Option<&LooksLike>) {
     }
 }
 
-/// Sets the password of one account. Nothing else of the system changes.
+/// Sets the password of one account of a system whose [`people`] are known. Nothing else of the system changes.
 ///
 /// # Errors
 /// `password-odd`, `account-not-there`, or it cannot be written.

@@ -217,6 +217,9 @@ texts! {
     /// What is written: name, volume, disk.
     WillSet: "{} gets a new password in /etc/shadow of the system on {}; nothing else is changed.\n   {}",
         "{} reçoit un nouveau mot de passe dans /etc/shadow du système de {} ; rien d'autre n'est modifié.\n   {}";
+    /// The boot partition cannot be read: system, why.
+    MayNotStart: "Whether the computer starts the system on {} is not known: its start partition cannot be read ({}).",
+        "Impossible de savoir si l'ordinateur démarre le système de {} : sa partition de démarrage est illisible ({}).";
     /// It was written: name.
     PasswordSet: "{} can log in with the new password. A keyring of saved passwords still needs the old one.",
         "{} peut se connecter avec le nouveau mot de passe. Un trousseau de mots de passe demande encore l'ancien.";
@@ -308,6 +311,11 @@ const FRENCH: &[(&str, &str, &str)] = &[
         "démarrez de son disque : l'installation continue",
     ),
     (
+        "system-not-current",
+        "ce n'est pas le système qui démarre sur cet ordinateur : il y en a deux",
+        "choisissez l'autre système",
+    ),
+    (
         "boot-unusual",
         "le démarrage de ce système ne se répare pas d'ici",
         "demandez à quelqu'un qui connaît ce système",
@@ -372,6 +380,7 @@ mod tests {
             include_str!("boot.rs"),
             include_str!("cmd.rs"),
             include_str!("copy.rs"),
+            include_str!("current.rs"),
             include_str!("memory.rs"),
             include_str!("open.rs"),
             include_str!("password.rs"),

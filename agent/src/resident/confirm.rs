@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use akene_exec::SystemRunner;
 use akene_protocol::Issue;
 use akene_protocol::api::{Identity, MAX_EVENTS};
 use akene_protocol::event::{Event, EventKind, Phase, RunId, VERSION};
@@ -10,23 +11,55 @@ use akene_protocol::stamp::Tls;
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 
-use super::{CONFIG, Resident};
+use super::{CONFIG, Resident, installer};
 use crate::fetch::http::{Http, Web};
 use crate::fetch::{Server, is_transient};
 use crate::net::resolver::Resolver;
 use crate::report::spool::Spool;
 use crate::run::boot_files;
+use crate::run::second_root::{self, Standing};
 use crate::sys::clock;
 
 /// Run that was confirmed last, below the root.
 const CONFIRMED: &str = "var/lib/akene/confirmed";
 
 impl Resident {
-    /// Tells the server everything it does not know yet. True: there was a server to tell.
+    /// Tells the server everything it does not know yet. True: there was a server to tell. Then, or where there is none, this
+    /// system is the one that stays: its starts are counted no more, and the system before it is let go.
     ///
     /// # Errors
     /// An [`Issue`] when it could not be told; trying again is always allowed.
     pub fn confirm(&self) -> Result<bool> {
+        let told = self.tell_all()?;
+        self.heard();
+        Ok(told)
+    }
+
+    /// The server has answered this system, whatever it was asked, or there is none.
+    pub(super) fn heard(&self) {
+        match self.stay() {
+            Ok(released) => super::note_release(released),
+            Err(error) => eprintln!("letting the system before this one go: {error:#}"),
+        }
+    }
+
+    /// Ends the choice between this system and the one before it. True: there was one.
+    pub(super) fn stay(&self) -> Result<bool> {
+        if second_root::standing(&self.root) == Standing::New {
+            installer::settle(&self.root, &SystemRunner)?;
+        }
+        second_root::release(&self.root)
+    }
+
+    /// Whether a server expects to hear from this system. An installation with no network has told it nothing, and nobody
+    /// knows when there will be one.
+    pub(super) fn is_awaited(&self) -> bool {
+        let own =
+            self.root.join("boot").join(boot_files::REPORTS).join(format!("{}.sealed", self.config.run));
+        self.config.server.is_some() && !own.is_file() && self.confirmed_run() != Some(self.config.run)
+    }
+
+    fn tell_all(&self) -> Result<bool> {
         let Some(server) = &self.config.server else { return Ok(false) };
         let letters = self.letters()?;
         let told = self.confirmed_run() == Some(self.config.run) && self.spooled()?.is_empty();

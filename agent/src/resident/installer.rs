@@ -2,7 +2,8 @@
 //!
 //! `next_entry` starts it once: GRUB's own menu clears the variable before it acts on it, so that whatever happens then, the
 //! start after that is of the installed system. `akene_tries` counts the starts of a new system that did not come so
-//! far; GRUB counts it down, and here it is taken away, because here a system has started.
+//! far, `akene_back` those of the system before it; GRUB counts them down, and here they are taken away, because here
+//! a system has started.
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
@@ -27,34 +28,29 @@ pub const ENTRY: &str = "akene-reinstall";
 /// GRUB's variable for one start.
 const NEXT: &str = "next_entry";
 
-/// GRUB's variable that counts starts of a system that did not say that it runs.
-const TRIES: &str = "akene_tries";
-
-/// GRUB's environment, below the boot partition.
-const ENVIRONMENT: &str = "grub/grubenv";
+/// GRUB's variables that count starts of a system that did not say that it runs.
+const COUNTED: [&str; 2] = ["akene_tries", "akene_back"];
 
 /// Largest manifest of an image that is read.
 const LARGEST_MANIFEST: u64 = 8 << 20;
 
 fn environment(root: &Path) -> PathBuf {
-    root.join("boot").join(ENVIRONMENT)
+    root.join("boot").join(boot_files::ENVIRONMENT)
 }
 
-/// How an environment begins, and its size: GRUB takes no other.
-const HEAD: &[u8] = b"# GRUB Environment Block\n";
-const SIZE: usize = 1024;
-
-/// GRUB's program writes in place, and a power cut may leave an empty file, which it refuses from then on. Nothing in it is
-/// worth more than being able to write to it.
+/// GRUB's program writes in place, and a power cut may leave an empty file, which it refuses from then on. One may be
+/// missing, too, where an installation ended before it was made. Nothing in it is worth more than being able to write to it.
 fn mend(root: &Path) -> Result<()> {
     let path = environment(root);
-    let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-    if text.len() == SIZE && text.starts_with(HEAD) {
-        return Ok(());
+    match fs::read(&path) {
+        Ok(block) if boot_files::is_environment(&block) => return Ok(()),
+        Ok(_) => eprintln!("GRUB's environment was damaged, and is made anew"),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("GRUB's environment was missing, and is made anew");
+        }
+        Err(e) => return Err(e).with_context(|| format!("reading {}", path.display())),
     }
-    eprintln!("GRUB's environment was damaged, and is made anew");
-    let mut block = HEAD.to_vec();
-    block.resize(SIZE, b'#');
+    let block = boot_files::environment(&[]);
     durable::replace(&path, 0o644, |out| out.write_all(&block).context("writing"))
 }
 
@@ -86,11 +82,14 @@ fn sync(root: &Path) -> Result<()> {
 
 /// Says that this system has started.
 pub fn settle(root: &Path, runner: &dyn Runner) -> Result<()> {
-    if !environment(root).exists() {
+    if !root.join("boot/grub").is_dir() {
         return Ok(());
     }
-    let counted = variables(root, runner)?.iter().any(|line| line.split('=').next() == Some(TRIES));
-    if counted { edit(root, runner, &["unset", TRIES]) } else { Ok(()) }
+    let counted = |line: &String| line.split('=').next().is_some_and(|name| COUNTED.contains(&name));
+    if !variables(root, runner)?.iter().any(counted) {
+        return Ok(());
+    }
+    edit(root, runner, &["unset", COUNTED[0], COUNTED[1]])
 }
 
 /// Whether GRUB is still told to start the installer.

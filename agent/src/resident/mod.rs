@@ -19,6 +19,7 @@
 //! | [`desk`] | where people postpone |
 //! | [`prefetch`] | fetches the packages of a signed lock beforehand, slowly |
 //! | [`installer`] | whether the installer on the boot partition is whole; GRUB's environment |
+//! | [`returned`] | what follows where this system was started again because there is no new one |
 //! | [`logs`] | the logs, without secrets |
 //! | [`time`] | the clock, before orders are judged by it |
 //!
@@ -35,6 +36,7 @@ mod letters;
 mod logs;
 mod people;
 mod prefetch;
+mod returned;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -44,7 +46,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use akene_exec::SystemRunner;
+use akene_exec::{Runner, SystemRunner};
 use akene_protocol::api::Identity;
 use akene_protocol::event::RunId;
 use akene_protocol::stamp::{Source, Stamp, Tls};
@@ -54,6 +56,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fetch::is_transient;
 use crate::report::courier::jitter;
+use crate::run::second_root::{self, Standing};
 use work::Work;
 
 pub use desk::postpone;
@@ -163,8 +166,8 @@ pub struct Options {
 pub fn run(root: &Path, options: Options) -> Result<()> {
     let runner = &SystemRunner;
     if !options.once {
-        // Whatever else is wrong with it, and whatever the server says: this system has started.
-        if let Err(error) = installer::settle(root, runner) {
+        // Until the boot partition is its own, only the count of its starts brings it here.
+        if let Err(error) = returned::take_back(root, runner).and_then(|()| settle(root, runner)) {
             eprintln!("telling the boot menu that the system has started: {error:#}");
         }
     }
@@ -179,6 +182,9 @@ pub fn run(root: &Path, options: Options) -> Result<()> {
     // Before anything is delivered: what an installer left is read here, too.
     if let Err(error) = Work::open(&resident, runner, options.inventory.clone())?.wake() {
         eprintln!("looking after what an earlier start left: {error:#}");
+    }
+    if let Err(error) = resident.note_return() {
+        eprintln!("noting why this system is back: {error:#}");
     }
     let (mut pause, mut refused) = (FIRST_PAUSE, 0);
     let confirmed = loop {
@@ -213,6 +219,30 @@ pub fn run(root: &Path, options: Options) -> Result<()> {
     // The server may have given this machine another number.
     let resident = Resident::open(root)?;
     Work::open(&resident, runner, options.inventory)?.go_on(confirmed)
+}
+
+/// Tells the boot menu that this system has come up, which is all that most have to show, whatever else is wrong: it is the
+/// one that stays. One beside an older one has more: where there is a server, it must hear from it, or the older one comes back.
+///
+/// # Errors
+/// What is to be written to the boot partition could not be.
+pub fn settle(root: &Path, runner: &dyn Runner) -> Result<()> {
+    let shown = match second_root::standing(root) {
+        Standing::Alone => true,
+        Standing::New => Resident::open(root).is_ok_and(|resident| !resident.is_awaited()),
+        Standing::Back | Standing::Guest => false,
+    };
+    if !shown {
+        return Ok(());
+    }
+    installer::settle(root, runner)?;
+    second_root::release(root).map(note_release)
+}
+
+fn note_release(released: bool) {
+    if released {
+        eprintln!("the system before this one is not needed any more");
+    }
 }
 
 fn said(told: bool) {

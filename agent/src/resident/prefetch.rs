@@ -33,7 +33,7 @@ use crate::fetch::{Server, open, read_lock};
 use crate::net::http::Access;
 use crate::net::resolver::Resolver;
 use crate::net::tls::Dates;
-use crate::run::stage::{BOOT_MARGIN, ON_BOOT, ON_VOLUME};
+use crate::run::stage::{ON_BOOT, ON_VOLUME, boot_margin};
 use crate::target;
 
 /// Most bytes a second while somebody uses the machine.
@@ -253,6 +253,7 @@ fn fetch(job: &Job, lock: &Lock, plan: &Plan, shared: &Shared) -> Result<String>
 /// Where packages may lie, as the installer looks for them: on what the plan keeps.
 fn places(root: &Path, plan: &Plan) -> Result<Vec<Place>> {
     let partitions = plan.disks.iter().filter(|d| !d.new_table).flat_map(|d| &d.partitions);
+    let on_boot = boot_margin(plan.disks.iter().flat_map(|d| &d.partitions).map(|p| &p.purpose));
     let mut found = Vec::new();
     for partition in partitions.filter(|p| p.filesystem == Some(Filesystem::Ext4)) {
         let (top, dir, boot) = match (&partition.purpose, partition.action, partition.mount.as_deref()) {
@@ -268,7 +269,7 @@ fn places(root: &Path, plan: &Plan) -> Result<Vec<Place>> {
         let (size, free) =
             (stat.blocks() * stat.fragment_size(), stat.blocks_available() * stat.fragment_size());
         let margin = match boot {
-            true => BOOT_MARGIN.0,
+            true => on_boot,
             false => VOLUME_MARGIN.max(size / 20),
         };
         found.push((!boot, Place { dir: top.join(dir), free: free.saturating_sub(margin), margin }));
@@ -440,6 +441,23 @@ mod tests {
         let names = |at: usize| parts[at].1.iter().map(|p| p.name.as_str()).collect::<Vec<_>>();
         assert_eq!((names(0), names(1)), (vec!["a", "d"], vec!["c"]));
         assert_eq!((places[0].free, places[1].free), (10, 0));
+    }
+
+    #[test]
+    fn a_system_that_stays_leaves_less_room_beside_its_kernel() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/akene-two-roots-power-cut");
+        let mut plan: Plan = serde_json::from_slice(&fs::read(golden.join("plan.json")).unwrap()).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("boot")).unwrap();
+        let on_boot = |plan: &Plan| {
+            let places = places(root.path(), plan).unwrap();
+            places.into_iter().find(|place| place.dir.ends_with(ON_BOOT)).unwrap().margin
+        };
+        let beside = on_boot(&plan);
+        for disk in &mut plan.disks {
+            disk.partitions.retain(|p| p.purpose != Role::Old);
+        }
+        assert_eq!(beside - on_boot(&plan), crate::run::stage::KERNEL_ROOM);
     }
 
     #[test]

@@ -388,6 +388,9 @@ fn a_boot_menu_that_lost_its_variables_can_be_told_again() {
     let path = root.path().join("boot/grub/grubenv");
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::create_dir_all(root.path().join("boot/akene")).unwrap();
+    assert!(!installer::is_chosen(root.path(), &SystemRunner).unwrap());
+    installer::choose(root.path(), &SystemRunner, &order(7, 1, MachineId([1; 16]), 60)).unwrap();
+    assert!(installer::is_chosen(root.path(), &SystemRunner).unwrap(), "it was missing");
     for damage in ["", "# GRUB Environment Block\nshort", &"x".repeat(1024)] {
         fs::write(&path, damage).unwrap();
         assert!(!installer::is_chosen(root.path(), &SystemRunner).unwrap());
@@ -396,4 +399,179 @@ fn a_boot_menu_that_lost_its_variables_can_be_told_again() {
         installer::forget(root.path(), &SystemRunner).unwrap();
         assert!(!installer::is_chosen(root.path(), &SystemRunner).unwrap());
     }
+}
+
+/// A new system with a server, beside an old one.
+#[test]
+fn a_system_beside_an_older_one_has_shown_itself_when_its_server_heard_and_others_when_they_are_up() {
+    if SystemRunner.run(&akene_exec::Cmd::new("grub-editenv").arg("--version")).is_err() {
+        eprintln!("SKIPPED: there is no grub-editenv here");
+        return;
+    }
+    let (root, resident) = system();
+    let boot = root.path().join("boot");
+    for dir in ["boot/grub", "proc", "boot/akene/reports"] {
+        fs::create_dir_all(root.path().join(dir)).unwrap();
+    }
+    for (file, text) in [
+        ("boot/grub/grub.cfg", "linux /vmlinuz-6.1 root=UUID=aa-1 ro\ninitrd /initrd.img-6.1\n"),
+        ("boot/vmlinuz-6.1", "kernel"),
+        ("boot/initrd.img-6.1", "initrd"),
+        ("proc/cmdline", "root=UUID=bb-2 ro\n"),
+    ] {
+        fs::write(root.path().join(file), text).unwrap();
+    }
+    let counted = || {
+        let text = fs::read_to_string(boot.join("grub/grubenv")).unwrap();
+        text.contains("akene_tries") || text.contains("akene_back")
+    };
+    let count = || {
+        let block = crate::run::boot_files::environment(&[("akene_tries", "3"), ("akene_back", "2")]);
+        fs::write(boot.join("grub/grubenv"), block).unwrap();
+    };
+    count();
+    settle(root.path(), &SystemRunner).unwrap();
+    assert!(!counted(), "nothing else could be started");
+    let proven = || crate::run::second_root::proven(&boot);
+    assert_eq!(proven(), None, "it is not what the menu starts");
+
+    let menu = fs::read_to_string(boot.join("grub/grub.cfg")).unwrap();
+    assert!(crate::run::second_root::keep(&boot, "aa-1").unwrap());
+    fs::write(boot.join("grub/grub.cfg"), menu.replace("aa-1", "bb-2")).unwrap();
+    count();
+    settle(root.path(), &SystemRunner).unwrap();
+    assert!(counted(), "its server has not heard from it");
+    // What an earlier installation reported says nothing of this one.
+    fs::write(boot.join("akene/reports/1.sealed"), "sealed").unwrap();
+    settle(root.path(), &SystemRunner).unwrap();
+    assert!(counted() && boot.join("akene/old").exists());
+    // Nobody expects to hear from one that was installed with no network: it is the one that stays.
+    let own = boot.join(format!("akene/reports/{RUN}.sealed"));
+    fs::write(&own, "sealed").unwrap();
+    settle(root.path(), &SystemRunner).unwrap();
+    assert!(!counted() && !boot.join("akene/old").exists());
+    assert_eq!(proven().as_deref(), Some("bb-2"));
+    fs::remove_file(&own).unwrap();
+
+    fs::write(boot.join("grub/grub.cfg"), &menu).unwrap();
+    assert!(crate::run::second_root::keep(&boot, "aa-1").unwrap());
+    fs::write(boot.join("grub/grub.cfg"), menu.replace("aa-1", "bb-2")).unwrap();
+    count();
+    resident.tell(&Fleet::default(), "https://s").unwrap();
+    assert!(resident.stay().unwrap(), "there was a choice");
+    assert!(!counted() && !resident.stay().unwrap());
+    assert_eq!(proven().as_deref(), Some("bb-2"));
+
+    // One that was not kept, of which only the name is left.
+    crate::run::second_root::set_mark(&boot, Some("aa-1 for-now")).unwrap();
+    settle(root.path(), &SystemRunner).unwrap();
+    assert!(crate::run::second_root::knows_the_way(&boot, "bb-2"));
+}
+
+/// A server that takes nothing it is told of a run, and has no orders.
+struct OrdersAlone;
+
+impl Http for OrdersAlone {
+    fn send(&self, request: &Request) -> Result<Answer, Issue> {
+        match request.url.ends_with("/v1/orders") {
+            true => Ok(Answer {
+                status: 200,
+                objection: None,
+                body: b"{\"orders\":[]}".to_vec(),
+                tag: None,
+                ask: Default::default(),
+            }),
+            false => Err(Issue::new("run-not-yours", "", "another machine's", "")),
+        }
+    }
+}
+
+#[test]
+fn whatever_the_server_answers_it_has_heard_of_this_system() {
+    if SystemRunner.run(&akene_exec::Cmd::new("grub-editenv").arg("--version")).is_err() {
+        eprintln!("SKIPPED: there is no grub-editenv here");
+        return;
+    }
+    let (root, resident) = system();
+    let boot = root.path().join("boot");
+    for dir in ["boot/grub", "proc"] {
+        fs::create_dir_all(root.path().join(dir)).unwrap();
+    }
+    let menu = "linux /vmlinuz-6.1 root=UUID=aa-1 ro\ninitrd /initrd.img-6.1\n";
+    for (file, text) in [
+        ("boot/grub/grub.cfg", menu),
+        ("boot/vmlinuz-6.1", "kernel"),
+        ("boot/initrd.img-6.1", "initrd"),
+        ("proc/cmdline", "root=UUID=bb-2 ro\n"),
+    ] {
+        fs::write(root.path().join(file), text).unwrap();
+    }
+    assert!(crate::run::second_root::keep(&boot, "aa-1").unwrap());
+    fs::write(boot.join("grub/grub.cfg"), menu.replace("aa-1", "bb-2")).unwrap();
+    assert!(resident.tell(&OrdersAlone, "https://s").is_err());
+    assert!(boot.join("akene/old").exists());
+    let mut work = Work::open(&resident, &SystemRunner, None).unwrap();
+    work.talk_to(&crate::fetch::Server::new(&OrdersAlone, "https://s")).unwrap();
+    assert!(!boot.join("akene/old").exists());
+    assert!(crate::run::second_root::knows_the_way(&boot, "bb-2"));
+}
+
+/// The one before the one that was installed last.
+#[test]
+fn a_system_that_was_started_again_takes_its_place_back_and_says_why() {
+    let (root, resident) = system();
+    let (boot, new) = (root.path().join("boot"), RunId([9; 8]));
+    let menu = "linux /vmlinuz-6.1 root=UUID=aa-1 ro\ninitrd /initrd.img-6.1\n";
+    for dir in ["boot/grub", "proc", "lib/modules/6.1"] {
+        fs::create_dir_all(root.path().join(dir)).unwrap();
+    }
+    for (file, text) in [
+        ("boot/grub/grub.cfg", menu),
+        ("boot/vmlinuz-6.1", "kernel"),
+        ("boot/initrd.img-6.1", "initrd"),
+        // What grub-mkconfig would write.
+        ("boot/grub/akene-system.cfg", menu),
+        ("proc/cmdline", "BOOT_IMAGE=x root=UUID=aa-1 ro akene.back\n"),
+    ] {
+        fs::write(root.path().join(file), text).unwrap();
+    }
+    let runner = akene_exec::RecordingRunner::default();
+    returned::take_back(root.path(), &runner).unwrap();
+    assert!(returned::issue(root.path(), String::new()).is_none(), "it was never away");
+    assert!(crate::run::second_root::keep(&boot, "aa-1").unwrap());
+    fs::write(boot.join("grub/grub.cfg"), menu.replace("aa-1", "bb-2")).unwrap();
+    // Power was cut before the last record of its installation.
+    let mut journal = crate::journal::Journal::new(new);
+    journal.open(&boot).unwrap();
+    journal.record(crate::journal::What::Begun { phase: akene_protocol::event::Phase::Commit }).unwrap();
+    Spool::open(&resident.spool_dir(), new).unwrap().append(&[event(new, 1), event(new, 2)]).unwrap();
+
+    // Somebody at the keyboard started it: the new one is still the computer's.
+    let cmdline = root.path().join("proc/cmdline");
+    let chosen = fs::read_to_string(&cmdline).unwrap();
+    fs::write(&cmdline, chosen.replace(" akene.back", "")).unwrap();
+    returned::take_back(root.path(), &runner).unwrap();
+    settle(root.path(), &runner).unwrap();
+    assert!(
+        runner.calls().is_empty() && !boot.join("grub/grubenv").exists() && boot.join("akene/old").exists()
+    );
+    assert!(returned::issue(root.path(), String::new()).is_none());
+    fs::write(&cmdline, chosen).unwrap();
+
+    returned::take_back(root.path(), &runner).unwrap();
+    assert_eq!(runner.calls().len(), 1, "the menu is written anew");
+    let issue = returned::issue(root.path(), "order 1".into()).unwrap();
+    assert_eq!((issue.code.as_str(), issue.path.as_str()), ("rolled-back", "order 1"));
+    assert!(issue.message.contains("did not come up"), "{issue}");
+    resident.note_return().unwrap();
+    assert!(returned::issue(root.path(), String::new()).is_none(), "it is said once");
+    resident.note_return().unwrap();
+    let fleet = Fleet::default();
+    resident.tell(&fleet, "https://s").unwrap();
+    let seen = fleet.seen.lock().unwrap();
+    let of_new: Vec<_> = seen.iter().filter(|(run, ..)| *run == new).collect();
+    assert_eq!(of_new.len(), 3);
+    assert!(
+        matches!(&of_new[2], (_, 3, EventKind::Failed { issues, disks_changed: true, .. }) if issues[0].code == "rolled-back")
+    );
 }

@@ -201,6 +201,9 @@ impl<'a> Work<'a> {
 
     /// Why the old system is back, as far as the installer could say.
     fn not_carried_out(&self, order: &Order) -> Issue {
+        if let Some(issue) = super::returned::issue(self.root(), format!("order {}", order.id)) {
+            return issue;
+        }
         let why = match failure(&self.resident.spool_dir(), self.resident.config.run) {
             Some((phase, issue)) => format!("the installer failed while {}: {issue}", phase.to_lowercase()),
             None => match installer::is_chosen(self.root(), self.runner) {
@@ -279,7 +282,11 @@ impl<'a> Work<'a> {
             };
         }
         let (http, url) = self.http()?;
-        let server = Server::new(&*http, &url);
+        self.talk_to(&Server::new(&*http, &url))
+    }
+
+    /// The same to this server.
+    pub(super) fn talk_to(&mut self, server: &Server<'_>) -> Result<()> {
         while let Some((id, word)) = self.book.word() {
             match server.report(&self.resident.identity, id, &word) {
                 Ok(()) => {}
@@ -291,6 +298,10 @@ impl<'a> Work<'a> {
         // With an order in hand there is more to do than to wait for another.
         let wait = self.wait.filter(|_| self.book.held().is_empty());
         let asked = server.orders(&self.resident.identity, self.tag.as_deref(), wait)?;
+        if !self.reached {
+            // Whatever it does not take of what it was told: it knows this system, and can reach it.
+            self.resident.heard();
+        }
         self.interval = asked.ask.after.unwrap_or(INTERVAL).clamp(INTERVALS.0, INTERVALS.1);
         self.wait = asked.ask.wait.map(|wait| wait.min(LONGEST_WAIT)).filter(|_| self.book.held().is_empty());
         if let Some(orders) = asked.orders {

@@ -35,6 +35,28 @@ const SUMS: &str = "akene/installer.json";
 /// nobody chooses: a disc forgotten in the drive does not install again.
 pub const INSTALLED: &str = "akene/state/installed";
 
+/// GRUB's environment, below the boot partition.
+pub const ENVIRONMENT: &str = "grub/grubenv";
+
+/// How an environment begins, and its size: GRUB takes no other, and none that is missing.
+const ENVIRONMENT_HEAD: &[u8] = b"# GRUB Environment Block\n";
+const ENVIRONMENT_SIZE: usize = 1024;
+
+/// An environment in which nothing but these variables is set.
+pub fn environment(variables: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = ENVIRONMENT_HEAD.to_vec();
+    for (name, value) in variables {
+        block.extend_from_slice(format!("{name}={value}\n").as_bytes());
+    }
+    block.resize(ENVIRONMENT_SIZE, b'#');
+    block
+}
+
+/// Whether GRUB takes an environment.
+pub fn is_environment(block: &[u8]) -> bool {
+    block.len() == ENVIRONMENT_SIZE && block.starts_with(ENVIRONMENT_HEAD)
+}
+
 /// Writes a file and the directory it lies in.
 pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
     let dir = path.parent().context("finding the directory of a file")?;

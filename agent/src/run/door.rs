@@ -298,7 +298,7 @@ mod tests {
             label: None,
             uuid: None,
             used: None,
-            looks_like: Some(LooksLike::AkeneBoot { unfinished: false }),
+            looks_like: Some(LooksLike::AkeneBoot { unfinished: false, root: None, root_goes: false }),
         };
         let partition = Partition {
             number: 1,

@@ -132,7 +132,7 @@ fn unasked(begun: Option<&Begun>) -> Option<Duration> {
 }
 
 /// Why a machine needs help.
-fn reason(begun: Option<&Begun>, refused: Option<&Issue>) -> Issue {
+pub(super) fn reason(begun: Option<&Begun>, refused: Option<&Issue>) -> Issue {
     match (begun, refused) {
         (_, Some(refused)) => refused.clone(),
         (Some(begun), None) if begun.is_tired() => Issue::new(

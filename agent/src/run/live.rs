@@ -33,7 +33,7 @@ use super::live_medium::{Follows, OnMedium};
 use super::machine::{Authority, Machine, Room};
 use super::resume::{Begun, Resume};
 use super::way::{Course, Left, Next, Way, is_unheard};
-use super::{Done, Options, help, homeward, issues_of, left, pipeline, resume};
+use super::{Done, Options, help, homeward, issues_of, left, pipeline, resume, second_root};
 use crate::boot::{self, Console, LiveSystem, Mode};
 use crate::fetch::http::{Http, Web};
 use crate::fetch::{Patience, is_transient};
@@ -100,9 +100,9 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
             Ok(reporter) => reporter,
             Err(error) => boot::fatal(&issues_of(&error)),
         };
-        let (begun, alone) = match live.cmdline.mode {
+        let (begun, alone, old) = match live.cmdline.mode {
             Mode::Install | Mode::Help => broken_off(&live, runner, &reporter),
-            Mode::Probe | Mode::Rescue => (None, None),
+            Mode::Probe | Mode::Rescue => (None, None, None),
         };
         let left = Left {
             unfinished: begun.is_some(),
@@ -110,8 +110,14 @@ pub fn run(mut live: LiveSystem, runner: &'static dyn Runner) -> ! {
             tired: begun.as_ref().is_some_and(Begun::is_tired)
                 && !on_medium.as_ref().is_some_and(OnMedium::is_attended),
             can_go_on: alone.is_some(),
+            old: old.is_some(),
         };
-        if course.way(left) == Way::Help {
+        if let (Way::Back, Some(old)) = (course.way(left), &old)
+            && go_back_to_old(old, runner, &reporter, begun.as_ref(), &course)
+        {
+            boot::restart();
+        }
+        if matches!(course.way(left), Way::Help | Way::Back) {
             help::until_permitted(&live, runner, &reporter, begun.as_ref(), course.refused.as_ref());
             course.permitted();
             live.cmdline.mode = Mode::Install;
@@ -182,14 +188,15 @@ enum How {
     Alone(Box<Resume>),
 }
 
-/// An installation that broke off, and what it left if that is all that is needed.
+/// An installation that broke off, what it left if that is all that is needed, and the boot partition of a whole system
+/// beside it.
 fn broken_off(
     live: &LiveSystem,
     runner: &dyn Runner,
     reporter: &Reporter,
-) -> (Option<Begun>, Option<Box<Resume>>) {
+) -> (Option<Begun>, Option<Box<Resume>>, Option<PathBuf>) {
     let found = probe::inventory(runner, &ProbeRoot::default());
-    let Some(begun) = resume::find(&found) else { return (None, None) };
+    let Some(begun) = resume::find(&found) else { return (None, None, None) };
     let alone = live.stamp.as_ref().ok().and_then(|stamp| begun.alone(&found, &stamp.site_key));
     let alone = alone.cloned().map(Box::new);
     let network = if alone.is_some() { "with or without" } else { "only with" };
@@ -197,7 +204,11 @@ fn broken_off(
         "an installation was begun {} times; it goes on {network} the network",
         begun.attempts
     ));
-    (Some(begun), alone)
+    let old = match &begun.devices[..] {
+        [device] if second_root::can_return(device, &found) => Some(device.clone()),
+        _ => None,
+    };
+    (Some(begun), alone, old)
 }
 
 fn attempt(
@@ -320,6 +331,31 @@ fn go_back(
     }
 }
 
+/// Makes the machine start the system that is kept beside an unfinished installation. False: it cannot, and a person
+/// is asked.
+fn go_back_to_old(
+    boot: &Path,
+    runner: &dyn Runner,
+    reporter: &Reporter,
+    begun: Option<&Begun>,
+    course: &Course,
+) -> bool {
+    let why = help::reason(begun, course.refused.as_ref());
+    reporter.warn(why.to_string());
+    reporter.trouble(Some(why));
+    let consoles = serial_consoles(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    match second_root::give_back(boot, &consoles, runner, reporter) {
+        Ok(()) => {
+            wait(reporter, PAUSE * 2, Text::Restarts);
+            true
+        }
+        Err(error) => {
+            reporter.warn(format!("the old system cannot be started: {error:#}"));
+            false
+        }
+    }
+}
+
 /// Keeps what nobody could be told on the boot partition of an earlier installation, see [`left`]. What is only
 /// to look at a machine writes nothing.
 fn keep_events(live: &LiveSystem, runner: &dyn Runner, reporter: &Reporter) {
@@ -337,7 +373,7 @@ fn keep_events(live: &LiveSystem, runner: &dyn Runner, reporter: &Reporter) {
 fn has_whole_system(disks: &[Disk]) -> bool {
     let partitions = disks.iter().filter_map(|d| d.table.as_ref()).flat_map(|t| &t.partitions);
     let mut looks = partitions.filter_map(|p| p.content.as_ref()?.looks_like.as_ref());
-    looks.any(|l| *l == LooksLike::AkeneBoot { unfinished: false })
+    looks.any(|l| matches!(l, LooksLike::AkeneBoot { unfinished: false, .. }))
 }
 
 pub(super) fn prepare<'a>(

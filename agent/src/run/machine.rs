@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use akene_archive::{AptRoot, AptSettings, Fetcher, Progress, Source as Packages, redirect_policy};
 use akene_exec::Runner;
-use akene_planner::Plan;
+use akene_planner::{Plan, Role};
 use akene_protocol::api::Identity;
 use akene_protocol::event::{Level, Unit};
 use akene_protocol::image::ImageManifest;
@@ -25,7 +25,7 @@ use super::resume::Resume;
 use super::stage::{self, Shelter, Visit};
 use super::swap::TargetSwap;
 use super::way_back::WayBack;
-use super::{Effects, Record, To, boot_files, cache, left, people, resume};
+use super::{Effects, Record, To, boot_files, cache, left, people, resume, second_root};
 use crate::durable;
 use crate::fetch::http::Http;
 use crate::fetch::{Allowed, EventRoute, Orders, Permission, Server, SignedLock, Site, known, medium};
@@ -487,11 +487,22 @@ impl Effects for Machine<'_> {
     ) -> Result<()> {
         locked.mend(self.runner)?;
         let Some((device, uuid)) = locked.kept_boot(self.runner)? else { return Ok(()) };
+        let old_root = locked.old_root(self.runner)?;
+        // While the installation goes on the loaders are the image's.
+        let image = self.installer.as_ref().map(|(_, _, manifest)| manifest.distribution);
+        let loaders: Vec<_> = image.into_iter().chain([record.resolved.archive.distribution]).collect();
+        let secure_boot = record.inventory.firmware.secure_boot;
+        let unverified = old_root
+            .as_ref()
+            .and_then(|root| second_root::unverified(secure_boot, record.inventory, root, &loaders));
         let cache = self.mount.join("boot").join(stage::ON_BOOT);
         let lock = &solved.choice.lock;
         let way = WayBack {
             device: &device,
             uuid: &uuid,
+            old_root: old_root.as_deref(),
+            unverified,
+            warn: &|issue| self.reporter.warn(issue.to_string()),
             installer: self.installer.as_ref().map(|(root, stamp, manifest)| (&**root, stamp, manifest)),
             consoles: &self.consoles,
             needed: &|name| lock.packages.iter().any(|p| p.file == name),
@@ -522,6 +533,7 @@ impl Effects for Machine<'_> {
     fn keep(&mut self, mounted: &Mounted, record: &Record<'_>, solved: &Solved) -> Result<()> {
         let boot = self.boot_dir(mounted);
         target::take_over(mounted, &self.consoles)?;
+        second_root::is_made_on(&boot, root_uuid(mounted)?)?;
         boot_files::write_record(&boot, record)?;
         self.save_resume(&boot, record, solved)?;
         boot_files::write_signed_lock(&boot, self.signed.as_ref().map(|signed| &signed.envelope))?;
@@ -594,6 +606,7 @@ impl Effects for Machine<'_> {
 
     fn hand_over(&mut self, mounted: &Mounted) -> Result<()> {
         let boot = self.boot_dir(mounted);
+        second_root::name_first(&boot, root_uuid(mounted)?)?;
         target::start_system(&boot)?;
         boot_files::set_installed(&boot, true)?;
         durable::sync_for_boot_loader(&boot)
@@ -734,6 +747,12 @@ impl Machine<'_> {
         self.reporter.log(Level::Debug, "the log is delivered");
         Ok(())
     }
+}
+
+/// UUID of the new root.
+fn root_uuid(mounted: &Mounted) -> Result<&str> {
+    let root = mounted.partition(&Role::Root).and_then(|root| root.uuid.as_deref());
+    root.context("looking for the UUID of the new root")
 }
 
 /// Memory the kernel would give without pushing anything out.

@@ -144,7 +144,7 @@ pub fn find(inventory: &Inventory) -> Option<Begun> {
             let partitions = disk.table.iter().flat_map(|t| &t.partitions);
             let unfinished = |p: &&akene_protocol::inventory::Partition| {
                 let looks = p.content.as_ref().and_then(|c| c.looks_like.as_ref());
-                looks == Some(&LooksLike::AkeneBoot { unfinished: true })
+                matches!(looks, Some(LooksLike::AkeneBoot { unfinished: true, .. }))
             };
             partitions.filter(unfinished).map(|p| partition_path(Path::new(&disk.path), p.number))
         })

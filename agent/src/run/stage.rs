@@ -37,6 +37,9 @@ pub const MEMORY_MARGIN: Bytes = Bytes(192 << 20);
 /// What must stay free on the boot partition: a kernel with its initrd, and the installer while it is replaced.
 pub const BOOT_MARGIN: Bytes = Bytes(256 << 20);
 
+/// A kernel with its initrd, beside those of an old system that stays.
+pub const KERNEL_ROOM: u64 = 160 << 20;
+
 /// What must stay free on a kept volume, or a twentieth of it: people go on working there if the installation does not
 /// come to be.
 const VOLUME_MARGIN: u64 = 512 << 20;
@@ -123,7 +126,7 @@ fn is_unfinished(plan: &Plan, inventory: &Inventory) -> bool {
     let contents =
         disks.flat_map(|d| d.table.iter().flat_map(|t| &t.partitions)).filter_map(|p| p.content.as_ref());
     let mut boots = contents.filter_map(|c| match c.looks_like {
-        Some(LooksLike::AkeneBoot { unfinished }) => Some(unfinished),
+        Some(LooksLike::AkeneBoot { unfinished, .. }) => Some(unfinished),
         _ => None,
     });
     let first = boots.next();
@@ -190,6 +193,7 @@ pub fn shelters(
     runner: &dyn Runner,
 ) -> Vec<Shelter> {
     let mut found = Vec::new();
+    let on_boot = boot_margin(plan.disks.iter().flat_map(|d| &d.partitions).map(|p| &p.purpose));
     for disk in plan.disks.iter().filter(|d| !d.new_table) {
         let known = inventory.disks.iter().find(|d| d.name == disk.disk.name);
         if known.is_none_or(|d| d.read_only || d.removable || d.health == Health::Failing) {
@@ -217,13 +221,23 @@ pub fn shelters(
             let Ok((room, there)) = known::look(&device, |top| Ok(room_in(top, dir, lock)?)) else {
                 continue;
             };
-            let margin = if dir == ON_BOOT { BOOT_MARGIN.0 } else { VOLUME_MARGIN.max(room.size / 20) };
+            let margin = margin(dir, &room, on_boot);
             let free = Bytes(room.free.saturating_sub(margin));
             found.push(Shelter { device, uuid, dir, later, free, there });
         }
     }
     found.sort_by_key(|s| s.dir != ON_BOOT);
     found
+}
+
+/// What must stay free on the boot partition of a disk with these places: more where an old system's kernel stays.
+pub fn boot_margin<'r>(mut roles: impl Iterator<Item = &'r Role>) -> u64 {
+    BOOT_MARGIN.0 + if roles.any(|role| *role == Role::Old) { KERNEL_ROOM } else { 0 }
+}
+
+/// What must stay free where packages are put into this directory.
+fn margin(dir: &str, room: &Room, on_boot: u64) -> u64 {
+    if dir == ON_BOOT { on_boot } else { VOLUME_MARGIN.max(room.size / 20) }
 }
 
 /// Where packages lie in a partition that stays, from its own top and from that of the new system.
@@ -309,13 +323,14 @@ pub fn is_there(dir: &Path, package: &LockedPackage) -> bool {
 /// Where packages are fetched to once the disks are mounted: what outlives another beginning, and has room. `None`: nothing
 /// but the new root has.
 pub fn place_on(layout: &Layout, lock: &Lock) -> Result<Option<PathBuf>> {
+    let on_boot = boot_margin(layout.partitions.iter().map(|p| &p.role));
     let kept = layout.partitions.iter().filter(|p| p.kept && p.fstype == Some(Filesystem::Ext4));
     let volumes = kept.filter(|p| matches!(p.role, Role::Volume(_))).filter_map(|p| p.mount.as_deref());
     let volumes = volumes.map(|mount| (layout.root.join(mount.trim_matches('/')), ON_VOLUME));
     for (top, dir) in std::iter::once((layout.root.join("boot"), ON_BOOT)).chain(volumes) {
         let (room, there) = room_in(&top, dir, lock)
             .with_context(|| format!("asking for the free space of {}", top.display()))?;
-        let margin = if dir == ON_BOOT { BOOT_MARGIN.0 } else { VOLUME_MARGIN.max(room.size / 20) };
+        let margin = margin(dir, &room, on_boot);
         if lock.download_size().0.saturating_sub(there.0) <= room.free.saturating_sub(margin) {
             return Ok(Some(top.join(dir)));
         }
@@ -373,6 +388,15 @@ mod tests {
 
     use super::*;
     use crate::sys::loopdev;
+
+    #[test]
+    fn a_system_that_stays_leaves_packages_less_room_beside_its_kernel() {
+        let room = Room { size: 100 << 30, free: 0 };
+        let [one, two] = [vec![Role::Boot, Role::Root], vec![Role::Boot, Role::Old, Role::Root]];
+        let [one, two] = [one, two].map(|roles| boot_margin(roles.iter()));
+        assert_eq!((one, two - one), (BOOT_MARGIN.0, KERNEL_ROOM));
+        assert_eq!((margin(ON_BOOT, &room, two), margin(ON_VOLUME, &room, two)), (two, 5 << 30));
+    }
 
     #[test]
     fn a_shelter_that_is_another_filesystem_now_is_not_written_to() {

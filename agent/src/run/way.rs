@@ -45,6 +45,8 @@ pub(super) struct Left {
     pub tired: bool,
     /// All that is needed to go on with it.
     pub can_go_on: bool,
+    /// The system that was there before, whole, and how it is started.
+    pub old: bool,
 }
 
 /// Which way an attempt goes.
@@ -52,6 +54,8 @@ pub(super) struct Left {
 pub(super) enum Way {
     /// First a person permits it.
     Help,
+    /// There is none: the system that was there before is started again.
+    Back,
     /// The site is asked, as long as it takes.
     Asking,
     /// The site is asked for a while.
@@ -98,6 +102,7 @@ impl Course {
     /// Which way the next attempt goes.
     pub fn way(&self, left: Left) -> Way {
         match left {
+            _ if left.old && left.unfinished && (left.tired || self.refused.is_some()) => Way::Back,
             _ if self.called || left.tired || self.refused.is_some() => Way::Help,
             _ => self.permitted_way(left),
         }
@@ -152,7 +157,7 @@ pub(super) fn is_unheard(issue: &Issue) -> bool {
 mod tests {
     use super::*;
 
-    const NOTHING: Left = Left { unfinished: false, tired: false, can_go_on: false };
+    const NOTHING: Left = Left { unfinished: false, tired: false, can_go_on: false, old: false };
     const HALF: Left = Left { unfinished: true, ..NOTHING };
     const ALL_HERE: Left = Left { can_go_on: true, ..HALF };
 
@@ -205,6 +210,18 @@ mod tests {
             assert_eq!(course.failed(NOTHING, &issues(code)), Next::Help, "{code}");
             assert_eq!(Course::new(false, false).failed(HALF, &issues(code)), Next::Restart, "{code}");
         }
+    }
+
+    #[test]
+    fn an_installation_that_comes_to_no_end_gives_way_to_the_system_before_it() {
+        let old = |left| Left { old: true, ..left };
+        let mut course = Course::new(false, true);
+        assert_eq!(course.way(old(ALL_HERE)), Way::Either);
+        assert_eq!(course.way(Left { tired: true, ..old(HALF) }), Way::Back);
+        assert_eq!(course.failed(old(HALF), &issues("order-used")), Next::Help);
+        assert_eq!((course.way(old(HALF)), course.way(HALF)), (Way::Back, Way::Help));
+        // GRUB has turned to the old system before it calls for help.
+        assert_eq!(Course::new(true, true).way(old(NOTHING)), Way::Help);
     }
 
     #[test]

@@ -17,8 +17,8 @@ use akene_protocol::{Bytes, Issue, Stamp};
 use anyhow::{Context, Result};
 use nix::sys::statvfs::statvfs;
 
-use super::stage::{ON_BOOT, Visit};
-use super::{boot_files, resume};
+use super::stage::{KERNEL_ROOM, ON_BOOT, Visit};
+use super::{boot_files, resume, second_root};
 use crate::durable;
 use crate::journal::{self, Journal, What};
 use crate::target;
@@ -32,6 +32,12 @@ pub struct WayBack<'a> {
     pub device: &'a Path,
     /// Its UUID.
     pub uuid: &'a str,
+    /// UUID of the root of the system that stays beside the new one.
+    pub old_root: Option<&'a str>,
+    /// Why that could not be started again.
+    pub unverified: Option<String>,
+    /// Hears what a person should know.
+    pub warn: &'a dyn Fn(Issue),
     /// The installer, where there is one to put on a disk.
     pub installer: Option<(&'a Path, &'a Stamp, &'a ImageManifest)>,
     /// Consoles the installer shall answer on.
@@ -81,6 +87,13 @@ impl WayBack<'_> {
             None => boot_files::INSTALLER.iter().all(|name| boot.join(name).exists()),
         };
         record(boot)?;
+        match self.old_root {
+            Some(root) => self.keep_old(boot, root)?,
+            None => {
+                second_root::forget(boot)?;
+                second_root::give_up(boot)?;
+            }
+        }
         // What a menu starts has to be where a boot loader finds it before that menu is.
         durable::sync_for_boot_loader(boot)?;
         // Whenever the installer is started, it finds that it is to go on.
@@ -93,16 +106,42 @@ impl WayBack<'_> {
         durable::sync_for_boot_loader(boot)
     }
 
+    /// Keeps what starts the system so far, or says why it will not come back by itself. Its place is not taken all the same.
+    fn keep_old(&self, boot: &Path, root: &str) -> Result<()> {
+        let there = second_root::kept(boot).is_some_and(|old| old.root == root);
+        // The new system's kernel comes beside it; in a run that goes on it may be there.
+        let free = free(boot)?;
+        let why = match &self.unverified {
+            Some(why) => why.clone(),
+            None if !second_root::knows_the_way(boot, root) => {
+                "it was installed by a release that knew nothing of it, and no later one has come up here"
+                    .into()
+            }
+            None if !there && free < KERNEL_ROOM => format!(
+                "AKENE_BOOT has {} free, and a second kernel needs {}",
+                Bytes(free).align_down(Bytes::mib(1)),
+                Bytes(KERNEL_ROOM)
+            ),
+            None if second_root::keep(boot, root)? => return Ok(()),
+            None => "its start menu does not say how it is started".into(),
+        };
+        second_root::forget(boot)?;
+        second_root::stay_for_now(boot, root)?;
+        (self.warn)(Issue::new(
+            "rollback-not-ready",
+            "storage.rollback",
+            format!("the system so far will not come back by itself if the new one does not come up: {why}"),
+            "nothing, if the new system comes up; otherwise this computer calls for help, as one that has no second root",
+        ));
+        Ok(())
+    }
+
     /// Whether there is room for the installer beside the one that is there. First packages of no more use go, then
     /// others, then the kernels that the old menu does not start when nobody chooses.
     fn make_room(&self, boot: &Path, root: &Path) -> Result<bool> {
         boot_files::clear_half_written(boot)?;
         let needed = boot_files::installer_size(boot, root)? + ROOM;
-        let fits = || -> Result<bool> {
-            let stat =
-                statvfs(boot).with_context(|| format!("asking for the free space of {}", boot.display()))?;
-            Ok(stat.blocks_available() * stat.fragment_size() >= needed)
-        };
+        let fits = || -> Result<bool> { Ok(free(boot)? >= needed) };
         let cache = boot.join(ON_BOOT);
         if !fits()? {
             remove_from(&cache, &|name| !(self.needed)(name))?;
@@ -145,8 +184,14 @@ fn remove_from(dir: &Path, gone: &dyn Fn(&str) -> bool) -> Result<()> {
     Ok(())
 }
 
+/// Bytes that are free on the boot partition.
+fn free(boot: &Path) -> Result<u64> {
+    let stat = statvfs(boot).with_context(|| format!("asking for the free space of {}", boot.display()))?;
+    Ok(stat.blocks_available() * stat.fragment_size())
+}
+
 fn no_room(boot: &Path) -> Issue {
-    let free = statvfs(boot).map_or(0, |s| s.blocks_available() * s.fragment_size());
+    let free = free(boot).unwrap_or(0);
     Issue::new(
         "no-room-for-installer",
         "AKENE_BOOT",
@@ -163,6 +208,8 @@ fn no_room(boot: &Path) -> Issue {
 /// What a boot partition said before.
 struct Before {
     menu: Option<Vec<u8>>,
+    mark: Option<String>,
+    old: bool,
     installed: bool,
     whole: bool,
     /// What an earlier installation that is unfinished goes on with.
@@ -181,11 +228,14 @@ impl Before {
         let whole = journal::is_whole(&journal::read(boot)?).unwrap_or(false);
         let resume = if whole { None } else { read(resume::PATH)? };
         let installed = boot.join(boot_files::INSTALLED).exists();
-        Ok(Before { menu: read(target::MENU)?, installed, whole, resume })
+        let (mark, old) = (second_root::mark(boot), second_root::read(boot).is_some());
+        Ok(Before { menu: read(target::MENU)?, mark, old, installed, whole, resume })
     }
 
     /// Puts everything back that decides what is started.
     fn restore(&self, boot: &Path, journal: &mut Journal) -> Result<()> {
+        // Whatever becomes of it, the rest is put back.
+        let second = self.restore_second_root(boot);
         if let Some(menu) = &self.menu {
             let write = |out: &mut dyn std::io::Write| out.write_all(menu).context("writing");
             durable::replace_for_boot_loader(&boot.join(target::MENU), 0o644, write)?;
@@ -204,7 +254,16 @@ impl Before {
                 out.write_all(text).context("writing")
             })?,
         }
-        durable::sync_for_boot_loader(boot)
+        durable::sync_for_boot_loader(boot)?;
+        second
+    }
+
+    /// A system that is not replaced is not one to go back to.
+    fn restore_second_root(&self, boot: &Path) -> Result<()> {
+        if !self.old {
+            second_root::forget(boot)?;
+        }
+        second_root::set_mark(boot, self.mark.as_deref())
     }
 }
 
@@ -217,7 +276,8 @@ mod tests {
     use super::*;
     use crate::sys::loopdev;
 
-    const OLD_MENU: &str = "menuentry old {\n\tlinux\t/vmlinuz-6.1 root=UUID=1 ro\n}\n";
+    const OLD_MENU: &str =
+        "menuentry old {\n\tlinux\t/vmlinuz-6.1 root=UUID=1 ro\n\tinitrd\t/initrd.img-6.1\n}\n";
 
     fn debugfs(image: &Path, command: &str) -> String {
         SystemRunner.run(&Cmd::new("debugfs").args(["-R", command]).arg(image)).unwrap().text()
@@ -233,7 +293,7 @@ mod tests {
         akene_exec::own_mounts().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("boot.img");
-        fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
         SystemRunner.run(&Cmd::new("mkfs.ext4").arg("-q").arg(&image)).unwrap();
         let (node, _device) = loopdev::attach_disk(&image, 512).unwrap();
         let begun = What::Begun { phase: Phase::Commit };
@@ -251,6 +311,8 @@ mod tests {
         }
         journal.close();
         boot_files::set_installed(visit.top(), true).unwrap();
+        // Its agent has named it.
+        second_root::set_mark(visit.top(), Some("1")).unwrap();
         visit.end().unwrap();
 
         let installer = boot_files::tests::installer();
@@ -258,6 +320,9 @@ mod tests {
         let way = WayBack {
             device: &node,
             uuid: "1234",
+            old_root: Some("1"),
+            unverified: None,
+            warn: &|issue| panic!("{issue}"),
             installer: Some((root, stamp, manifest)),
             consoles: &[],
             needed: &|_| false,
@@ -292,9 +357,66 @@ mod tests {
         assert!(attempt(&cannot).is_err());
         let (menu, _, _) = state();
         assert!(!menu, "the menu starts an installer although the installation was given up");
+        let kept = || {
+            ["/akene/old/vmlinuz", "/akene/state/root"].map(|file| debugfs(&image, &format!("cat {file}")))
+        };
+        assert_eq!(kept(), [String::new(), "1".to_owned()], "there is nothing to come back to from");
         attempt(&|boot| Ok(fs::remove_dir_all(boot.join("grub/grub.new"))?)).unwrap();
         assert_eq!(state(), (true, false, false));
         assert_eq!(debugfs(&image, "cat /akene/vmlinuz"), "the kernel");
+        assert_eq!(kept(), ["old".to_owned(), "1".to_owned()]);
+        // Where it could not come back, that is said, and nothing seems to be kept. Its place is not taken all the same.
+        let said = std::cell::RefCell::new(Vec::new());
+        let hear = |issue: Issue| said.borrow_mut().push(issue);
+        let small = OLD_MENU.replace("UUID=1", "UUID=2");
+        for (unverified, old_root, why) in
+            [(Some("Secure Boot is on"), "1", "Secure Boot is on"), (None, "1", "does not say")]
+        {
+            let way = WayBack {
+                unverified: unverified.map(str::to_owned),
+                old_root: Some(old_root),
+                warn: &hear,
+                ..way
+            };
+            way.lay(&mut Journal::new(RunId([2; 8])), &|_| Ok(())).unwrap();
+            let issue = said.borrow_mut().pop().unwrap();
+            assert_eq!(issue.code, "rollback-not-ready");
+            assert!(issue.message.contains(why), "{issue}");
+            assert_eq!(kept(), [String::new(), old_root.to_owned()]);
+        }
+        // A system of a release that knew nothing of two places is not counted on, neither now nor when a run goes on.
+        let visit = Visit::new(&node, true).unwrap();
+        fs::write(visit.top().join("grub/grub.cfg"), &small).unwrap();
+        second_root::set_mark(visit.top(), None).unwrap();
+        visit.end().unwrap();
+        for _ in 0..2 {
+            let way = WayBack { old_root: Some("2"), unverified: None, warn: &hear, installer: None, ..way };
+            way.lay(&mut Journal::new(RunId([2; 8])), &|boot| {
+                Ok(fs::write(boot.join("grub/grub.cfg"), &small)?)
+            })
+            .unwrap();
+            assert!(said.borrow_mut().pop().unwrap().message.contains("knew nothing of it"));
+            assert_eq!(kept(), [String::new(), "2 for-now".to_owned()]);
+        }
+        // No room for a second kernel.
+        let visit = Visit::new(&node, true).unwrap();
+        second_root::set_mark(visit.top(), Some("2")).unwrap();
+        let filler = fs::File::create(visit.top().join("akene/filler")).unwrap();
+        nix::fcntl::fallocate(&filler, nix::fcntl::FallocateFlags::empty(), 0, 100 << 20).unwrap();
+        drop(filler);
+        visit.end().unwrap();
+        let way = WayBack { old_root: Some("2"), warn: &hear, ..way };
+        way.lay(&mut Journal::new(RunId([2; 8])), &|_| Ok(())).unwrap();
+        assert!(said.borrow_mut().pop().unwrap().message.contains("a second kernel needs 160 MiB"));
+        // Where the plan replaces it, what goes on does so in the same place.
+        let way = WayBack { old_root: None, ..way };
+        way.lay(&mut Journal::new(RunId([2; 8])), &|_| Ok(())).unwrap();
+        assert_eq!((kept(), said.borrow().len()), ([String::new(), "2 goes".to_owned()], 0));
+        let attempt = |record: &dyn Fn(&Path) -> Result<()>| {
+            let mut journal = Journal::new(RunId([2; 8]));
+            journal.record(begun.clone()).unwrap();
+            way.lay(&mut journal, record)
+        };
         // One that an earlier installation goes on with is there as before, whatever the next one wrote.
         attempt(&|boot| {
             boot_files::replace_private(&boot.join(resume::PATH), |out| Ok(out.write_all(b"earlier")?))

@@ -141,10 +141,17 @@ fn problem_of(disk: &DiskPlan) -> Option<String> {
         if ours && p.purpose == Role::Foreign {
             return Some(format!("partition {number} is not ours and would be overwritten"));
         }
-        let bare = matches!(p.purpose, Role::BiosBoot | Role::Physical(_));
+        let bare = matches!(p.purpose, Role::BiosBoot | Role::Physical(_) | Role::Spare);
         if ours && bare == p.filesystem.is_some() {
             return Some(format!(
                 "partition {number} has a filesystem and should have none, or the other way round"
+            ));
+        }
+        if matches!(p.purpose, Role::Old | Role::Spare)
+            && !matches!(p.action, Action::Keep | Action::Create | Action::Delete)
+        {
+            return Some(format!(
+                "partition {number} is a place for another root, and nothing is to be made in it"
             ));
         }
         if p.action == Action::Refresh && p.purpose != Role::Root {

@@ -1,10 +1,11 @@
 //! Making filesystems.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use akene_exec::Cmd;
+use akene_exec::{Cmd, Runner};
 use akene_planner::{Action, Role};
 use akene_protocol::profile::Filesystem;
 use anyhow::{Context, Result, bail};
@@ -13,6 +14,7 @@ use uuid::Uuid;
 use super::LockedDisk;
 use super::group::LockedGroup;
 use super::work::Work;
+use crate::probe::content;
 
 /// The features of the ext4 filesystems we make, whatever distribution the tools come from. A newer
 /// mke2fs turns on what the GRUB and the kernel of an older system cannot read, and `AKENE_BOOT` and
@@ -60,10 +62,20 @@ pub(super) fn on_disk(disk: &LockedDisk) -> Vec<New> {
             is_boot: p.purpose == Role::Boot,
             filesystem: p.filesystem?,
             label: p.label.clone(),
-            id: disk.ids.filesystem(&p.purpose, p.number),
+            id: disk.filesystem_id(p),
         })
     })
     .collect()
+}
+
+/// What swap space is called that is made anew on a disk. What is not swap so far has no name to keep, nor what cannot be read.
+pub(super) fn swap_ids(disk: &LockedDisk, runner: &dyn Runner) -> BTreeMap<u32, Uuid> {
+    let anew = disk.partitions().filter(|p| p.action == Action::Format && p.purpose == Role::Swap);
+    let named = anew.filter_map(|p| {
+        let content = content::of(runner, &disk.node(p.number)).ok()??;
+        Some((p.number, content.uuid.filter(|_| content.kind == "swap")?.parse().ok()?))
+    });
+    named.collect()
 }
 
 /// What gets a filesystem on a volume group.

@@ -57,6 +57,8 @@ fn role_name(role: &Role) -> String {
         Role::Esp => "esp".into(),
         Role::Boot => "boot".into(),
         Role::Root => "root".into(),
+        Role::Old => "old".into(),
+        Role::Spare => "spare".into(),
         Role::Swap => "swap".into(),
         Role::Volume(name) => format!("volume-{name}"),
         Role::Physical(group) => format!("physical-{group}"),

@@ -34,9 +34,11 @@ pub(super) struct Kept {
     refreshed: bool,
 }
 
-/// Those on a disk.
+/// Those on a disk. The root of the system so far is not among them: nobody looks into it but that system itself.
 pub(super) fn on_disk(disk: &LockedDisk) -> Vec<Kept> {
-    let used = |role: &Role| !matches!(role, Role::Foreign | Role::BiosBoot | Role::Physical(_));
+    let used = |role: &Role| {
+        !matches!(role, Role::Foreign | Role::BiosBoot | Role::Physical(_) | Role::Old | Role::Spare)
+    };
     disk.partitions()
         .filter(|p| matches!(p.action, Action::Keep | Action::Refresh) && used(&p.purpose))
         .map(|p| Kept {

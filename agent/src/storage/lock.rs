@@ -81,6 +81,7 @@ pub(super) fn lock(
         present,
         rehearsed: None,
         pending: Vec::new(),
+        swap: Default::default(),
     })
 }
 

@@ -25,6 +25,7 @@ mod stale;
 mod table;
 mod work;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,7 @@ use akene_protocol::profile::Filesystem;
 use anyhow::{Context, Result};
 use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::probe::disk::partition_path;
 use crate::probe::{ProbeRoot, content};
@@ -90,6 +92,7 @@ impl Planned {
                 kernel::synchronise(disk.device()?, &disk.path, &present)?;
             }
             kept::check_disk(disk, runner)?;
+            disk.swap = format::swap_ids(disk, runner);
         }
         let mut groups = group::of(&self.plan, &disks)?;
         for group in &mut groups {
@@ -118,6 +121,7 @@ pub fn steps(plan: &Plan, machine: MachineId) -> Result<Vec<String>> {
             present: None,
             rehearsed: None,
             pending: Vec::new(),
+            swap: Default::default(),
         })
         .collect();
     let groups = group::of(plan, &disks)?;
@@ -156,6 +160,8 @@ struct LockedDisk {
     rehearsed: Option<crate::probe::table::RawTable>,
     /// Numbers of kept partitions whose journal must be played back before use.
     pending: Vec<u32>,
+    /// What swap space that is made anew was called, by the number of its partition: a system that stays looks for it.
+    swap: BTreeMap<u32, Uuid>,
 }
 
 impl LockedDisk {
@@ -171,6 +177,12 @@ impl LockedDisk {
     /// The node of a partition.
     fn node(&self, number: u32) -> PathBuf {
         partition_path(&self.path, number)
+    }
+
+    /// UUID of the filesystem that is made in a partition.
+    fn filesystem_id(&self, partition: &PartitionPlan) -> Uuid {
+        let made = || self.ids.filesystem(&partition.purpose, partition.number);
+        self.swap.get(&partition.number).copied().unwrap_or_else(made)
     }
 
     /// Partitions that are there afterwards.
@@ -221,6 +233,17 @@ impl Locked {
         let content = content::of(runner, &node)?;
         let uuid = content.and_then(|c| c.uuid).context("looking for the UUID of the boot partition")?;
         Ok(Some((node, uuid)))
+    }
+
+    /// UUID of the root of the system so far, where the plan leaves it beside the new one.
+    pub fn old_root(&self, runner: &dyn Runner) -> Result<Option<String>> {
+        let mut found = self
+            .disks
+            .iter()
+            .filter_map(|disk| Some(disk.node(disk.partitions().find(|p| p.purpose == Role::Old)?.number)));
+        let Some(node) = found.next() else { return Ok(None) };
+        let content = content::of(runner, &node)?;
+        content.and_then(|c| c.uuid).context("looking for the UUID of the old root").map(Some)
     }
 
     /// Mends what is still to be mended, writes the tables and the metadata of volume groups, and wipes old signatures

@@ -37,7 +37,7 @@ pub(super) fn layout(disks: &[LockedDisk], groups: &[LockedGroup], work: &Work<'
             });
             let device = disk.node(partition.number);
             let kept = matches!(partition.action, Action::Keep | Action::Refresh);
-            let new = (disk.ids.filesystem(&partition.purpose, partition.number), partition.label.clone());
+            let new = (disk.filesystem_id(partition), partition.label.clone());
             let (uuid, label) = names(&device, kept, partition.filesystem, new, work)?;
             layout.partitions.push(MountedPartition {
                 role: partition.purpose.clone(),

@@ -44,11 +44,19 @@ mod raw {
 #[expect(unsafe_code, reason = "two ioctls")]
 pub fn freeze_and_thaw(dir: &File) -> Result<()> {
     let mut unused = 0;
-    // SAFETY: the descriptor is open, and the kernel ignores the argument.
-    match unsafe { raw::fifreeze(dir.as_raw_fd(), &mut unused) } {
-        Ok(_) => {}
-        Err(Errno::EOPNOTSUPP) => return Ok(()),
-        Err(e) => return Err(e).context("stopping writes to a filesystem"),
+    let mut tries = 100;
+    loop {
+        // SAFETY: the descriptor is open, and the kernel ignores the argument.
+        match unsafe { raw::fifreeze(dir.as_raw_fd(), &mut unused) } {
+            Ok(_) => break,
+            Err(Errno::EOPNOTSUPP) => return Ok(()),
+            // Somebody else stops it at this moment.
+            Err(Errno::EBUSY) if tries > 0 => {
+                tries -= 1;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(e) => return Err(e).context("stopping writes to a filesystem"),
+        }
     }
     // SAFETY: as above.
     unsafe { raw::fithaw(dir.as_raw_fd(), &mut unused) }.context("going on with writes to a filesystem")?;

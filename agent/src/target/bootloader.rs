@@ -23,6 +23,7 @@ use super::{Job, Watch};
 use crate::durable;
 use crate::probe::disk;
 use crate::run::boot_files::INSTALLER;
+use crate::run::second_root::Old;
 use crate::storage::{Layout, MountedDisk};
 
 /// GRUB's menu, on the boot partition.
@@ -101,6 +102,14 @@ impl<'a> Tools<'a> {
             runner: job.runner,
         }
     }
+}
+
+/// Writes the menu that starts the system that was there before, and the installer where somebody chooses it.
+pub(super) fn lead_to_old(boot: &Path, uuid: &str, consoles: &[String], old: &Old) -> Result<()> {
+    let text = menu::returned(uuid, consoles, old);
+    let write = |out: &mut dyn std::io::Write| out.write_all(text.as_bytes()).context("writing");
+    let mode = if old.password.is_some() { 0o600 } else { 0o644 };
+    durable::replace_for_boot_loader(&boot.join(MENU), mode, write)
 }
 
 /// Puts GRUB on the disk, as soon as its packages are there: from now on a power cut leads back into the

@@ -5,10 +5,11 @@
 //!
 //! - `01_akene` decides what starts when nobody chooses ([`guard`]). Until the installation is complete, by the mark on the boot
 //!   partition, that is the installer, whoever has this menu written before. A system that is new has [`STARTS`] to come up
-//!   (`akene_tries` in GRUB's environment, taken away by the resident agent); then the installer gets
-//!   a turn, in which it can be reached from far away. What GRUB cannot load is passed over. Where the profile has a
-//!   password, it also says who may do more than start the system.
-//! - `42_akene` has the entries for the installer ([`entries`]), if its files are there.
+//!   (`akene_tries` in GRUB's environment, taken away by the resident agent); then the system before it has as many (`akene_back`),
+//!   where it was kept ([`second_root`]); then the installer gets a turn, in which it can be reached from far away. What GRUB
+//!   cannot load is passed over. Where the profile has a password, it also says who may do more than start the system.
+//! - `42_akene` has the entries for the installer ([`entries`]), if its files are there, and the one for the system before this
+//!   one, when its turn has come: nobody at the keyboard decides which system is the machine's.
 //!
 //! `next_entry` in GRUB's environment starts the installer once; GRUB's own `00_header` clears it before it loads anything, so
 //! that whatever becomes of that start, the next one is the system's again.
@@ -27,13 +28,20 @@ use super::bootloader::MENU;
 use super::{Job, Watch};
 use crate::durable;
 use crate::run::boot_files::{INSTALLED, INSTALLER};
+use crate::run::second_root::{self, CHOSEN, Old, START};
 use crate::storage::Layout;
+
+#[cfg(test)]
+mod tests;
 
 /// GRUB's environment, below the root.
 const ENVIRONMENT: &str = "boot/grub/grubenv";
 
 /// Starts a new system has until it is up. People switch computers off before they are: two or three would be too few.
-const STARTS: u32 = 5;
+pub(super) const STARTS: u32 = 5;
+
+/// Title of the entry by which the installer is reached where no system comes up.
+const HELP: &str = "Call for help: the installed system does not come up";
 
 /// Who GRUB lets do everything, where there is a password.
 const SUPERUSER: &str = "admin";
@@ -46,7 +54,7 @@ const LOCKUPS: &str = "softlockup_panic=1";
 
 /// The menu of the installed system, until that is whole: GRUB's tools write menus in place, and one that starts half a
 /// system, or is half written itself, must never be found.
-const WAITING: &str = "grub/akene-system.cfg";
+pub(super) const WAITING: &str = "grub/akene-system.cfg";
 
 /// Makes the disk start the installed system, which is whole. A menu that a script of the profile wrote meanwhile, being the
 /// newer one, stays.
@@ -56,6 +64,14 @@ pub(super) fn start_system(boot: &Path) -> Result<()> {
     if !now.contains("/vmlinuz-") {
         replace(boot)?;
     }
+    fs::remove_file(&waiting).with_context(|| format!("removing {}", waiting.display()))?;
+    durable::sync_for_boot_loader(boot)
+}
+
+/// Puts the menu that waits in the place of the other one, and nothing of it stays beside.
+pub(super) fn take_waiting(boot: &Path) -> Result<()> {
+    let waiting = boot.join(WAITING);
+    replace(boot)?;
     fs::remove_file(&waiting).with_context(|| format!("removing {}", waiting.display()))?;
     durable::sync_for_boot_loader(boot)
 }
@@ -78,9 +94,7 @@ pub(super) fn renew(layout: &Layout, root: &Root, runner: &dyn Runner) -> Result
         runner.run(&super::inside(&layout.root, "grub-editenv").args(create))?;
     }
     make(layout, root, runner)?;
-    replace(&boot)?;
-    fs::remove_file(boot.join(WAITING)).context("removing the menu that waited")?;
-    durable::sync_for_boot_loader(&boot)
+    take_waiting(&boot)
 }
 
 /// Has the system's own tool make its menu, which waits beside the one there is.
@@ -133,8 +147,10 @@ fn defaults(job: &Job<'_>, root: &mut Root) -> Result<()> {
     // The script holds the password's hash.
     let uuid = job.boot_uuid()?;
     let mode = if password.is_some() { 0o700 } else { 0o755 };
-    root.write("etc/grub.d/01_akene", script(&guard(uuid, password)), mode)?;
-    let entries = entries(uuid, &console_arguments(job.consoles).join(" "), password.is_some());
+    let old = second_root::read(&job.layout.root.join("boot"));
+    root.write("etc/grub.d/01_akene", script(&guard(uuid, password, old.as_ref())), mode)?;
+    let arguments = console_arguments(job.consoles).join(" ");
+    let entries = entries(uuid, &arguments, password.is_some(), old.as_ref());
     root.write("etc/grub.d/42_akene", script(&entries), 0o755)
 }
 
@@ -145,15 +161,43 @@ fn script(text: &str) -> String {
     )
 }
 
-/// What starts when nobody chooses, and who may choose.
-fn guard(uuid: &str, password: Option<&Secret>) -> String {
+/// Whether what starts this old system is there, as GRUB asks. Another one's would start it with a wrong kernel.
+fn old_is_there(old: &Old) -> String {
+    let [kernel, initrd] = START;
+    let own = second_root::of_root(&old.root);
+    [kernel, initrd, &own].map(|file| format!("-f \"($akene)/{file}\"")).join(" -a ")
+}
+
+/// Whose turn it is once the system before this one has had its first: `akene_back` counts its starts, then the installer
+/// has one. `akene_turn` says that this decided.
+fn turns() -> String {
+    let mut text = "  set akene_turn=\"${akene_back}\"\n".to_owned();
+    let mut turn = |left: u32, entry: &str, next: u32| {
+        text += &format!("  if [ \"${{akene_turn}}\" = {left} ]; then\n");
+        text += &format!("    set default={entry}\n    set akene_back={next}\n  fi\n");
+    };
+    turn(0, "akene-help", STARTS);
+    (1..=STARTS).for_each(|left| turn(left, "akene-old", left - 1));
+    text + "  if [ -n \"${akene_turn}\" ]; then save_env akene_back; fi\n"
+}
+
+/// What starts when nobody chooses, and who may choose. `old`: a system was kept beside this one.
+fn guard(uuid: &str, password: Option<&Secret>, old: Option<&Old>) -> String {
     let mut text = "# What cannot be loaded is passed over.\nset fallback=\"0 akene-reinstall\"\n".to_owned();
     text += &format!("search --no-floppy --fs-uuid --set=akene {uuid}\n");
     text += &format!("if [ ! -f \"($akene)/{INSTALLED}\" ]; then\n");
     text += "  # Half an installation: the installer goes on with it.\n";
     text += "  set default=akene-reinstall\n  set boot_once=true\nfi\n";
+    text += "set akene_turn=\n";
+    if let Some(old) = old {
+        text +=
+            "# A system that has not confirmed itself in so many starts gives way to the one before it.\n";
+        text += &format!("if [ \"${{boot_once}}\" != true -a {} ]; then\n", old_is_there(old));
+        text += "  if [ \"${akene_tries}\" = 0 -a -z \"${akene_back}\" ]; then\n";
+        text += &format!("    set akene_back={STARTS}\n  fi\n{}fi\n", turns());
+    }
     text += "# A system that has not come up so often lets the installer have every other start.\n";
-    text += "if [ -n \"${akene_tries}\" -a \"${boot_once}\" != true ]; then\n";
+    text += "if [ -n \"${akene_tries}\" -a -z \"${akene_turn}\" -a \"${boot_once}\" != true ]; then\n";
     text += "  set akene_left=\"${akene_tries}\"\n";
     text += "  if [ \"${akene_left}\" = 0 ]; then\n    set default=akene-help\n    set akene_tries=1\n  fi\n";
     for left in 1..=STARTS {
@@ -161,20 +205,57 @@ fn guard(uuid: &str, password: Option<&Secret>) -> String {
     }
     text += "  save_env akene_tries\nfi\n";
     if let Some(hash) = password {
-        text += &format!(
-            "set superusers={SUPERUSER}\npassword_pbkdf2 {SUPERUSER} {}\nexport superusers\n",
-            hash.expose()
-        );
+        text += &superuser(hash);
         text += "# The entries of the system have their ids by this variable; with this they start without a password.\n";
         text += "set menuentry_id_option=\"--unrestricted --id\"\nexport menuentry_id_option\n";
     }
     text
 }
 
-/// The entries that start the installer. Without its files there are none: GRUB with a missing initrd waits for a key for ever.
-fn entries(uuid: &str, arguments: &str, guarded: bool) -> String {
+/// Who may do more than start what starts without being asked.
+fn superuser(hash: &Secret) -> String {
+    format!("set superusers={SUPERUSER}\npassword_pbkdf2 {SUPERUSER} {}\nexport superusers\n", hash.expose())
+}
+
+/// The hash of the password that a menu of ours asks for.
+pub(super) fn password_of(menu: &str) -> Option<Secret> {
+    let line = format!("password_pbkdf2 {SUPERUSER} ");
+    let hash = menu.lines().find_map(|l| l.trim().strip_prefix(&line))?.trim();
+    let plain = hash.chars().all(|c| c.is_ascii_alphanumeric() || c == '.');
+    plain.then(|| Secret::new(hash))
+}
+
+/// The entries of ours.
+fn entries(uuid: &str, arguments: &str, guarded: bool, old: Option<&Old>) -> String {
+    let text = old.map(|old| {
+        let its_turn = "if [ \"${default}\" = akene-old ]; then\n";
+        format!("{its_turn}{}fi\n", old_entry(uuid, guarded, old))
+    });
+    text.unwrap_or_default() + &installer_entries(uuid, arguments, guarded)
+}
+
+/// The entry that starts the system before this one. That is no way around a password: it starts unasked, as this one.
+fn old_entry(uuid: &str, guarded: bool, old: &Old) -> String {
+    let access = if guarded { "--unrestricted " } else { "" };
+    let [kernel, initrd] = START;
+    format!(
+        "menuentry \"The system before this one\" --class akene {access}--id akene-old {{\n\
+         \tsearch --no-floppy --fs-uuid --set=root {uuid}\n\
+         \tlinux /{kernel} {} {CHOSEN}\n\
+         \tinitrd /{initrd}\n}}\n",
+        old.arguments
+    )
+}
+
+/// What is only offered where the installer's files are there: GRUB with a missing initrd waits for a key for ever.
+fn where_it_is_there(entries: &str) -> String {
     let [kernel, initrd, stamp] = INSTALLER.map(|file| format!("-f \"($akene)/{file}\""));
-    let mut text = format!("if [ {kernel} -a {initrd} -a {stamp} ]; then\n");
+    format!("if [ {kernel} -a {initrd} -a {stamp} ]; then\n{entries}fi\n")
+}
+
+/// The entries that start the installer.
+fn installer_entries(uuid: &str, arguments: &str, guarded: bool) -> String {
+    let mut text = String::new();
     // What was ordered starts without anybody who could type a password.
     let reinstall = if guarded { "$akene_access --id akene-reinstall" } else { "--id akene-reinstall" };
     if guarded {
@@ -183,9 +264,9 @@ fn entries(uuid: &str, arguments: &str, guarded: bool) -> String {
     }
     text += &entry(uuid, "Reinstall this computer (keeps your files)", reinstall, "install", arguments);
     let help = if guarded { "--unrestricted --id akene-help" } else { "--id akene-help" };
-    text += "if [ \"${akene_left}\" = 0 ]; then\n";
-    text += &entry(uuid, "Call for help: the installed system does not come up", help, "help", arguments);
-    text + "fi\nfi\n"
+    text += "if [ \"${default}\" = akene-help ]; then\n";
+    text += &entry(uuid, HELP, help, "help", arguments);
+    where_it_is_there(&(text + "fi\n"))
 }
 
 /// The menu of a disk on which an installation is under way.
@@ -193,6 +274,22 @@ pub(super) fn unfinished(uuid: &str, consoles: &[String]) -> String {
     let arguments = console_arguments(consoles).join(" ");
     let entry = entry(uuid, "Continue the installation", "--id akene-reinstall", "install", &arguments);
     format!("set timeout=3\nsearch --no-floppy --fs-uuid --set=akene {uuid}\n{entry}")
+}
+
+/// The menu of a disk on which an installation was given up, and that starts the system before it. As long as that does not say
+/// that it runs, its starts are counted, and where it cannot be started the installer calls for help. With a password in its own menu,
+/// nobody does more here without it, either.
+pub(super) fn returned(uuid: &str, consoles: &[String], old: &Old) -> String {
+    let access = if old.password.is_some() { "--unrestricted --id akene-help" } else { "--id akene-help" };
+    let help = entry(uuid, HELP, access, "help", &console_arguments(consoles).join(" "));
+    format!(
+        "set timeout=3\nset fallback=akene-help\nif [ -s $prefix/grubenv ]; then\n  load_env\nfi\n\
+         search --no-floppy --fs-uuid --set=akene {uuid}\n{}{}{}{}",
+        turns(),
+        old.password.as_ref().map(superuser).unwrap_or_default(),
+        old_entry(uuid, old.password.is_some(), old),
+        where_it_is_there(&help)
+    )
 }
 
 /// What starts the installer from the boot partition.
@@ -279,96 +376,10 @@ fn check_menu(layout: &Layout, root: &Root) -> Result<()> {
     if let Some(bad) = kernels.iter().find(|l| !l.contains(&format!("root=UUID={uuid}"))) {
         bail!("checking GRUB's menu: `{bad}` does not name the root filesystem by its UUID {uuid}");
     }
+    // Of others there may be less left.
+    let version = kernels[0].split_whitespace().nth(1).and_then(|file| file.rsplit_once("/vmlinuz-"));
+    if version.is_none_or(|(_, version)| !root.exists(&format!("lib/modules/{version}/modules.dep"))) {
+        bail!("checking GRUB's menu: the root has no modules for the kernel of `{}`", kernels[0]);
+    }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use akene_exec::{Cmd, SystemRunner};
-
-    #[test]
-    fn consoles_are_read() {
-        assert_eq!(serial("ttyS0,115200n8"), Some((0, 115_200)));
-        assert_eq!(serial("ttyS1"), Some((1, 115_200)));
-        assert_eq!(serial("ttyS0,9600"), Some((0, 9600)));
-        assert_eq!(serial("tty0"), None);
-    }
-
-    /// What the script prints when grub-mkconfig runs it.
-    fn printed(text: &str) -> String {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), script(text)).unwrap();
-        SystemRunner.run(&Cmd::new("sh").arg(file.path())).unwrap().text()
-    }
-
-    /// GRUB's own parser.
-    fn is_read_by_grub(text: &str) {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), text).unwrap();
-        match SystemRunner.run(&Cmd::new("grub-script-check").arg(file.path())) {
-            Err(error) if format!("{error:#}").contains("No such file") => {
-                eprintln!("SKIPPED: there is no grub-script-check here");
-            }
-            checked => drop(checked.unwrap_or_else(|e| panic!("{e:#}\n{text}"))),
-        }
-    }
-
-    #[test]
-    fn the_scripts_print_what_grub_reads() {
-        let secret = Secret::new("grub.pbkdf2.sha512.10000.AB.CD");
-        for password in [None, Some(&secret)] {
-            let text = printed(&guard("1234-ABCD", password));
-            is_read_by_grub(&text);
-            assert_eq!(
-                text.contains("password_pbkdf2 admin grub.pbkdf2.sha512.10000.AB.CD\n"),
-                password.is_some()
-            );
-            assert_eq!(text.contains("--unrestricted --id"), password.is_some());
-            let text = printed(&entries("1234-ABCD", "console=tty0", password.is_some()));
-            is_read_by_grub(&text);
-            assert!(
-                text.contains("akene.mode=install panic=30 softlockup_panic=1 akene.disk console=tty0\n"),
-                "{text}"
-            );
-            assert!(text.contains("akene.mode=help panic=30"), "{text}");
-            // Nobody is asked for a password where nobody chose.
-            assert_eq!(text.contains("--unrestricted"), password.is_some());
-        }
-        is_read_by_grub(&unfinished("1234-ABCD", &["ttyS0,115200".into()]));
-    }
-
-    /// What GRUB would do with the environment, by a shell: the language of its scripts is the shell's where it matters here.
-    fn started(tries: Option<&str>, once: bool, installed: bool) -> (String, String) {
-        let text = guard("1234-ABCD", None);
-        let begin = text.find("if [ ! -f").unwrap();
-        let body = text[begin..].replace("set ", "").replace("($akene)/akene/state/installed", "$mark");
-        let program = format!(
-            "default=0; akene_tries={}; boot_once={once}; mark={}\nsave_env() {{ :; }}\n{body}echo $default $akene_tries",
-            tries.unwrap_or_default(),
-            if installed { "/" } else { "/etc/passwd" },
-        );
-        // `-f` of a file is true, of a directory not.
-        let program = program.replace("[ ! -f \"$mark\" ]", "[ -f \"$mark\" ]");
-        let said = SystemRunner.run(&Cmd::new("sh").args(["-c", &program])).unwrap().text();
-        let (default, left) = said.split_once(' ').unwrap_or((&said, ""));
-        (default.trim().into(), left.trim().into())
-    }
-
-    #[test]
-    fn a_system_that_does_not_come_up_lets_the_installer_have_every_other_start() {
-        let says = |default: &str, left: &str| (default.to_owned(), left.to_owned());
-        let mut tries = STARTS.to_string();
-        for left in (0..STARTS).rev() {
-            let (default, next) = started(Some(&tries), false, true);
-            assert_eq!((default.as_str(), next.as_str()), ("0", left.to_string().as_str()));
-            tries = next;
-        }
-        assert_eq!(started(Some("0"), false, true), says("akene-help", "1"));
-        assert_eq!(started(Some("1"), false, true), says("0", "0"));
-        // One that came up, one whose installer was ordered, one that is not complete.
-        assert_eq!(started(None, false, true), says("0", ""));
-        assert_eq!(started(Some("3"), true, true), says("0", "3"));
-        assert_eq!(started(Some("5"), false, false), says("akene-reinstall", "5"));
-    }
 }

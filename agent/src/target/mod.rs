@@ -38,14 +38,15 @@ use std::path::{Path, PathBuf};
 use akene_archive::{AptRoot, Progress, Root};
 use akene_exec::{ChrootMounts, Cmd, Runner};
 use akene_planner::Role;
-use akene_protocol::Issue;
 use akene_protocol::api::Identity;
 use akene_protocol::inventory::FirmwareKind;
 use akene_protocol::lock::Lock;
 use akene_protocol::profile::Distribution;
 use akene_protocol::resolve::Resolved;
+use akene_protocol::{Issue, Secret};
 use anyhow::{Context, Result};
 
+use crate::run::second_root::Old;
 use crate::storage::Layout;
 
 pub use choose::{Choice, choose, request};
@@ -112,6 +113,22 @@ pub fn take_over(layout: &Layout, consoles: &[String]) -> Result<()> {
 /// GRUB's menu, on the boot partition.
 pub const MENU: &str = bootloader::MENU;
 
+/// GRUB's menu while it waits to take the place of the other one, on the boot partition.
+pub const WAITING_MENU: &str = menu::WAITING;
+
+/// Starts that a system has until it is up.
+pub const STARTS: u32 = menu::STARTS;
+
+/// Puts the menu that waits on the boot partition mounted at `boot` in the place of the other one.
+pub fn take_waiting_menu(boot: &Path) -> Result<()> {
+    menu::take_waiting(boot).context("putting GRUB's new menu in its place")
+}
+
+/// The hash of the password that a menu of ours asks for.
+pub fn menu_password(menu: &str) -> Option<Secret> {
+    menu::password_of(menu)
+}
+
 /// Makes the disk start the installed system, whose boot partition is mounted at `boot`, when all of it is written out.
 pub fn start_system(boot: &Path) -> Result<()> {
     menu::start_system(boot).context("making the disk start the new system")
@@ -121,6 +138,11 @@ pub fn start_system(boot: &Path) -> Result<()> {
 /// nothing else. Everything else of the system that is still there stays as it is.
 pub fn lead_to_installer(boot: &Path, uuid: &str, consoles: &[String]) -> Result<()> {
     bootloader::lead_to_installer(boot, uuid, consoles).context("making the disk start the installer")
+}
+
+/// Makes the menu of the boot partition mounted at `boot` start the system that was there before the installation.
+pub fn lead_to_old(boot: &Path, uuid: &str, consoles: &[String], old: &Old) -> Result<()> {
+    bootloader::lead_to_old(boot, uuid, consoles, old).context("making the disk start the old system")
 }
 
 /// Makes the disk start the installer that was just put on its boot partition.

@@ -329,11 +329,20 @@ mod tests {
 
     #[test]
     fn the_picture_speaks_the_language() {
-        let windows = golden!("windows");
-        let pictures = windows.pictures(Language::Fr, 76);
-        let all = pictures.iter().flat_map(|p| &p.bars).cloned().collect::<Vec<_>>().join("\n");
+        let drawn = |outlook: Outlook| {
+            let pictures = outlook.pictures(Language::Fr, 76);
+            let all = pictures.iter().flat_map(|p| &p.bars).cloned().collect::<Vec<_>>().join("\n");
+            assert!(all.lines().all(|line| line.chars().count() <= 76), "{all}");
+            all
+        };
+        let all = drawn(golden!("windows"));
         assert!(all.contains("avant") && all.contains("libre") && all.contains("réservé"), "{all}");
-        assert!(all.lines().all(|line| line.chars().count() <= 76), "{all}");
+        for (all, word) in [
+            (drawn(golden!("akene-two-roots-in-turn")), "ancien /"),
+            (drawn(golden!("ssd-120gb-uefi64")), "réserve"),
+        ] {
+            assert!(all.contains(word), "{all}");
+        }
     }
 
     /// Whatever a plan destroys, a line says so or a count does.

@@ -255,6 +255,10 @@ texts! {
     Installer: "installer", "installateur";
     /// In the picture.
     EmptyShort: "empty", "vide";
+    /// In the picture: room for the next system.
+    SpareShort: "spare", "réserve";
+    /// In the picture: the root of the system so far, which stays for a while.
+    OldShort: "old /", "ancien /";
 }
 
 /// A word of the planner's picture in a language. What it does not know is a name.
@@ -270,6 +274,8 @@ pub fn of_picture(word: &str, language: Language) -> String {
         "encrypted" => Text::EncryptedShort,
         "installer" => Text::Installer,
         "empty" => Text::EmptyShort,
+        "spare" => Text::SpareShort,
+        "old /" => Text::OldShort,
         // The group is drawn once more by itself.
         name => return name.strip_suffix(" (LVM)").unwrap_or(name).to_owned(),
     };

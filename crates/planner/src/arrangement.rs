@@ -1,13 +1,16 @@
 //! One way to treat the disks: what stays, what has its place already, and what is still to be placed where.
 
-use akene_protocol::inventory::{Disk, FirmwareKind};
+use std::collections::BTreeSet;
+
+use akene_protocol::inventory::{Disk, FirmwareKind, TableKind};
 use akene_protocol::profile::{Filesystem, Rung};
 use akene_protocol::resolve::{StorageWishes, VolumeWish};
 
 use crate::fill::Ask;
 use crate::ground::{self, Site};
-use crate::problem::{Item, Kind, Layout, Problem};
-use crate::{Destroyed, GroupPlan, PartitionPlan};
+use crate::homes::is_home;
+use crate::problem::{Item, Kind, Layout, Problem, bits};
+use crate::{Destroyed, GRAIN, GroupPlan, PartitionPlan, Role, risk};
 
 /// One way to treat the disks.
 pub(crate) struct Arrangement<'a> {
@@ -28,6 +31,8 @@ pub(crate) struct Arrangement<'a> {
     pub without: Vec<&'a VolumeWish>,
     /// People's files lie on the root, although the profile wishes them a volume of their own.
     pub home_in_root: bool,
+    /// Name in a GPT of a root that is still to be placed, where another one has the usual name.
+    pub root_name: Option<String>,
     /// Disks people's files and the system need already: a bit for each site.
     pub fixed_files: u16,
     pub fixed_system: u16,
@@ -45,6 +50,16 @@ pub(crate) struct Solved<'a> {
     /// Optional volumes for which there was no room.
     pub left_out: Vec<&'a VolumeWish>,
     pub rung: Rung,
+}
+
+impl Solved<'_> {
+    /// Names of the disks on which something of ours lies.
+    pub fn disks(&self) -> BTreeSet<&str> {
+        let name = |g: usize| self.problem.grounds[g].disk.name.as_str();
+        let fixed = self.arrangement.fixed.iter().filter(|(_, p)| p.purpose != Role::Foreign);
+        let placed = self.layout.places.iter().flat_map(|place| bits(self.problem.disks_of(*place)));
+        fixed.map(|(g, _)| *g).chain(placed).map(name).collect()
+    }
 }
 
 impl<'a> Arrangement<'a> {
@@ -65,6 +80,7 @@ impl<'a> Arrangement<'a> {
             volumes: wishes.volumes.iter().collect(),
             without: Vec::new(),
             home_in_root: false,
+            root_name: None,
             fixed_files: 0,
             fixed_system: 0,
             fixed_root: 0,
@@ -141,8 +157,54 @@ impl<'a> Arrangement<'a> {
             true => Rung::Minimal,
             false => gone.max_by_key(|r| wishes.ladder.iter().position(|l| l == r)).unwrap_or(Rung::Full),
         };
-        let Some((layout, not_spread)) = problem.settle() else { return Err(problem) };
+        let Some((mut layout, not_spread)) = problem.settle() else { return Err(problem) };
+        // With people's files in it a root stays where it is.
+        let files_in_root = self.home_in_root || left_out.iter().any(|v| is_home(v));
+        if let Some(spare) = wishes.spare.as_ref().filter(|_| self.chain && !files_in_root)
+            && let Some(more) = problem.with_spare(spare, &layout)
+        {
+            (problem, layout) = more;
+        }
         Ok(Solved { arrangement: self, problem, layout, not_spread, left_out, rung: lowest })
+    }
+}
+
+impl<'a> Problem<'a> {
+    /// The same with a place for a second root, put to the best layout without one: nothing else lies on other disks because of
+    /// it, everybody still has enough, and people's files plenty.
+    fn with_spare(&self, spare: &'a VolumeWish, without: &Layout) -> Option<(Problem<'a>, Layout)> {
+        // A root that has its place already holds people's files; one on a volume group is made where it is.
+        let root = without.places[self.items.iter().position(Item::is_root)?];
+        // Both are known by their names, which an MBR does not have.
+        let named = |place: u16| {
+            let mut disks = bits(self.disks_of(place));
+            place.count_ones() == 1 && disks.all(|g| self.grounds[g].table == TableKind::Gpt)
+        };
+        let used = without.places.iter().fold(0, |all, place| all | self.disks_of(*place));
+        // The next system will lie there.
+        let slowest =
+            |place: u16| bits(self.disks_of(place)).map(|g| risk::latency(self.grounds[g].disk)).max();
+        let mut problem = self.clone();
+        problem.items.push(Item::volume(spare));
+        let layouts = (0..self.regions.len()).map(|r| 1 << r).filter_map(|place: u16| {
+            let there = self.disks_of(place) & !used == 0 && slowest(place) <= slowest(root);
+            let fits = there && named(place) && self.admits(&Item::volume(spare), place);
+            let places: Vec<u16> = without.places.iter().copied().chain([place]).collect();
+            problem.judge(&places, None).filter(|_| fits)
+        });
+        // People will want that room before anybody wants the other root.
+        let plenty = |layout: &Layout, at: usize, wish: &VolumeWish| {
+            let size = layout.sizes[at] * GRAIN.0;
+            let disks = bits(self.disks_of(layout.places[at])).map(|g| self.grounds[g].disk.size.0);
+            size >= 2 * wish.enough.0 || size * 2 >= disks.sum::<u64>()
+        };
+        let costs_nothing = |layout: &Layout| {
+            let mut files = self.items.iter().enumerate().filter(|(_, item)| item.files());
+            let have_plenty = files.all(|(at, item)| item.wish().is_none_or(|wish| plenty(layout, at, wish)));
+            have_plenty && !layout.objective.short && layout.objective.risk <= without.objective.risk
+        };
+        let best = layouts.filter(costs_nothing).min_by(|a, b| a.objective.cmp(&b.objective))?;
+        named(root).then_some((problem, best))
     }
 }
 

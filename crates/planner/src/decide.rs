@@ -13,7 +13,7 @@ use crate::candidates::{Candidates, Excluded, candidates};
 use crate::lay;
 use crate::problem::{Kind, PRIMARIES, Problem, REGIONS, bits};
 use crate::recognise::never_used;
-use crate::{Destroyed, GRAIN, Issue, Issues, Plan, VERSION, ground, homes, reinstall, risk, words};
+use crate::{Destroyed, GRAIN, Issue, Issues, Plan, Role, VERSION, ground, homes, reinstall, risk, words};
 
 /// A plan with how it came about.
 pub(crate) struct Decided<'a> {
@@ -102,7 +102,12 @@ fn reinstalled<'a>(
     for at in (0..disks.len()).filter(|at| ours(disks[*at])) {
         match reinstall::existing(at, disks, wishes, inventory) {
             Some(Ok(arrangement)) => match arrangement.solve(wishes, inventory.firmware.kind) {
-                Ok(one) => solved.push((at, one)),
+                Ok(one) => {
+                    let beside = reinstall::beside(at, disks, wishes, inventory)
+                        .and_then(|arrangement| arrangement.solve(wishes, inventory.firmware.kind).ok())
+                        .filter(|more| takes_nothing(more, &one));
+                    solved.push((at, beside.unwrap_or(one)));
+                }
                 Err(problem) => {
                     let why = shortages(&problem).join("; ");
                     blocked.extend(reinstall::blocked(at, disks, wishes, inventory, &why));
@@ -133,6 +138,32 @@ fn reinstalled<'a>(
         (gone, disk.health >= Health::Worn, risk::latency(disk), disk.health, Reverse(disk.size), *at)
     });
     Ok(solved.into_iter().next().map(|(_, one)| one))
+}
+
+/// Whether a new root beside the old one takes nothing away from anybody, a blank disk neither, and has a place that is known by
+/// its name.
+fn takes_nothing(beside: &Solved<'_>, instead: &Solved<'_>) -> bool {
+    let names =
+        |solved: &Solved<'_>| -> Vec<String> { solved.left_out.iter().map(|v| v.name.clone()).collect() };
+    let problem = &beside.problem;
+    let layout = &beside.layout;
+    let old = beside.arrangement.fixed.iter().find(|(_, p)| p.purpose == Role::Old);
+    let serves = |at: usize| {
+        let (size, place) = (Bytes(layout.sizes[at] * GRAIN.0), layout.places[at]);
+        let Some((root, (was, old))) = problem.items[at].wish().zip(old) else { return false };
+        let latency = |g: usize| risk::latency(problem.grounds[g].disk);
+        let named = |g: usize| problem.grounds[g].table == TableKind::Gpt;
+        reinstall::second::serves(size, old.size, root)
+            && place.count_ones() == 1
+            && bits(problem.disks_of(place)).all(|g| named(g) && latency(g) <= latency(*was))
+    };
+    let mut placed = (0..problem.items.len()).filter(|at| problem.items[*at].is_root());
+    names(beside) == names(instead)
+        && beside.disks().is_subset(&instead.disks())
+        && beside.layout.objective.risk <= instead.layout.objective.risk
+        && (instead.problem.items.is_empty()
+            || beside.layout.objective.short <= instead.layout.objective.short)
+        && placed.all(serves)
 }
 
 /// New tables, or with [`Foreign::Leave`] the room beside what is there.

@@ -156,6 +156,7 @@ fn found_partitions(disk: &Disk, why: &str) -> Vec<PartitionPlan> {
             start: p.start,
             size: p.size,
             purpose: Role::Foreign,
+            name: None,
             action: Action::Delete,
             filesystem: None,
             label: None,

@@ -14,6 +14,7 @@ use crate::{Action, DiskPlan, DiskRef, GRAIN, GroupPlan, Member, PartitionPlan, 
 pub(crate) fn role(volume: &VolumeWish) -> Role {
     match (volume.filesystem, volume.mount.as_deref()) {
         (Filesystem::Swap, _) => Role::Swap,
+        (_, None) => Role::Spare,
         (_, Some("/")) => Role::Root,
         _ => Role::Volume(volume.name.clone()),
     }
@@ -42,6 +43,8 @@ struct Slot {
     /// By position on the disk.
     rank: (u8, String),
     role: Role,
+    /// Its name in the table, where that is not its role's.
+    name: Option<String>,
     grains: u64,
     filesystem: Option<Filesystem>,
     mount: Option<String>,
@@ -108,6 +111,7 @@ pub(crate) fn foreign(other: &akene_protocol::inventory::Partition) -> Partition
         start: other.start,
         size: other.size,
         purpose: Role::Foreign,
+        name: None,
         action: Action::Keep,
         filesystem: None,
         label: other.content.as_ref().and_then(|c| c.label.clone()),
@@ -126,6 +130,7 @@ fn slots(solved: &Solved<'_>, region: usize, table: TableKind) -> Vec<Slot> {
         let mut slot = |rank: u8, role, grains, filesystem, mount: Option<&str>, why: String| {
             slots.push(Slot {
                 rank: (rank, item.wish().map(|w| w.name.clone()).unwrap_or_default()),
+                name: solved.arrangement.root_name.clone().filter(|_| role == Role::Root),
                 role,
                 grains,
                 filesystem,
@@ -159,10 +164,16 @@ fn slots(solved: &Solved<'_>, region: usize, table: TableKind) -> Vec<Slot> {
         let role = role(wish);
         let rank = match &role {
             Role::Swap => 3,
-            Role::Root => 4,
+            Role::Root | Role::Spare => 4,
             Role::Volume(name) if name == "home" => 6,
             _ => 5,
         };
+        if role == Role::Spare {
+            let why = "room for the next system, so that this one can come back if that does not come up"
+                .to_owned();
+            slot(rank, role, layout.sizes[i], None, None, why);
+            continue;
+        }
         let why = why(solved, i, wish);
         slot(rank, role, layout.sizes[i], Some(wish.filesystem), wish.mount.as_deref(), why);
     }
@@ -199,6 +210,7 @@ fn place(
             filesystem: slot.filesystem,
             label: slot.filesystem.and_then(|fs| slot.role.label(fs)),
             purpose: slot.role,
+            name: slot.name,
             mount: slot.mount,
             why: slot.why,
         });

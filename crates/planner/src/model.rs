@@ -160,6 +160,11 @@ pub enum Role {
     Boot,
     /// `/`.
     Root,
+    /// The root of the system so far, beside the new one: it stays until that has confirmed itself, and comes back if it
+    /// does not. Nobody looks into it.
+    Old,
+    /// A place for another root, of which nobody needs anything.
+    Spare,
     /// Swap.
     Swap,
     /// Another volume of the profile, by its name there: `home`.
@@ -178,11 +183,13 @@ impl Role {
             Role::Esp => ESP_LABEL.into(),
             Role::Boot => BOOT_LABEL.into(),
             Role::Root => "akene-root".into(),
+            Role::Spare => "akene-spare".into(),
             Role::Swap => "akene-swap".into(),
             // 36 UTF-16 units are all a GPT entry holds.
             Role::Volume(name) => format!("akene-{name}").chars().take(36).collect(),
             Role::Physical(group) => format!("{group}-pv").chars().take(36).collect(),
-            Role::Foreign => return None,
+            // It has the name of its place.
+            Role::Old | Role::Foreign => return None,
         })
     }
 
@@ -197,7 +204,7 @@ impl Role {
         let label = match self {
             Role::Boot => BOOT_LABEL.into(),
             Role::Esp => ESP_LABEL.into(),
-            Role::BiosBoot | Role::Foreign | Role::Physical(_) => return None,
+            Role::BiosBoot | Role::Foreign | Role::Physical(_) | Role::Old | Role::Spare => return None,
             _ => self.partition_name()?,
         };
         let label: String = label.chars().take(longest).collect();
@@ -220,6 +227,9 @@ pub struct PartitionPlan {
     pub size: Bytes,
     /// What it is for.
     pub purpose: Role,
+    /// Name in a GPT when it is made, where that is not the one of its purpose: that of the other place for a root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// What happens to it.
     pub action: Action,
     /// Filesystem it has afterwards. `None` for a BIOS boot partition and for what is not ours.
@@ -230,4 +240,11 @@ pub struct PartitionPlan {
     pub mount: Option<String>,
     /// Why it is here and this large, for a person.
     pub why: String,
+}
+
+impl PartitionPlan {
+    /// Name in a GPT when it is made.
+    pub fn table_name(&self) -> Option<String> {
+        self.name.clone().or_else(|| self.purpose.partition_name())
+    }
 }

@@ -142,6 +142,7 @@ impl BootChain {
 }
 
 /// Everything the search knows.
+#[derive(Clone)]
 pub(crate) struct Problem<'a> {
     pub grounds: Vec<Ground<'a>>,
     pub regions: Vec<Region>,

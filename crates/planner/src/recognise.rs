@@ -46,7 +46,7 @@ fn untouched(disk: &Disk, inventory: &Inventory) -> bool {
         content.is_none_or(|c| match c.looks_like {
             Some(LooksLike::Empty | LooksLike::Swap) => true,
             // Made, and the installer is not on it yet.
-            Some(LooksLike::AkeneBoot { unfinished: true }) => {
+            Some(LooksLike::AkeneBoot { unfinished: true, .. }) => {
                 c.used.is_some_and(|used| used < Bytes::mib(16))
             }
             _ => false,
@@ -99,6 +99,26 @@ pub(crate) fn home_inside(partition: &Partition) -> bool {
 /// Whether the table gives it one of our names.
 fn our_name(partition: &Partition) -> bool {
     partition.name.as_deref().is_some_and(|n| n.starts_with("akene-") || n.starts_with("AKENE_"))
+}
+
+/// Whether the table gives it the name of one of the two places for a root.
+pub(crate) fn root_name(partition: &Partition) -> bool {
+    let name = &partition.name;
+    name.is_some() && [Role::Root.partition_name(), Role::Spare.partition_name()].contains(name)
+}
+
+/// UUID of the root of the system that has proven itself, as a boot partition says.
+pub(crate) fn proven(table: &Table) -> Option<&str> {
+    table.partitions.iter().find_map(|p| match p.content.as_ref()?.looks_like.as_ref()? {
+        LooksLike::AkeneBoot { root, .. } => root.as_deref(),
+        _ => None,
+    })
+}
+
+/// Whether an installation was begun that makes its system on that root.
+pub(crate) fn proven_goes(table: &Table) -> bool {
+    let looks = table.partitions.iter().filter_map(|p| p.content.as_ref()?.looks_like.as_ref());
+    looks.into_iter().any(|looks| matches!(looks, LooksLike::AkeneBoot { root_goes: true, .. }))
 }
 
 /// Whether it has the name of a physical volume of ours.
@@ -189,7 +209,7 @@ pub(crate) fn find_alike<'t>(
             let homes = table.partitions.iter().filter(|p| looks(p, &|l| *l == LooksLike::Home));
             Ok(homes.min_by_key(|p| largest(p)))
         }
-        Role::Volume(_) | Role::Physical(_) | Role::Foreign => Ok(None),
+        Role::Volume(_) | Role::Physical(_) | Role::Old | Role::Spare | Role::Foreign => Ok(None),
     }
 }
 

@@ -2,11 +2,11 @@
 
 mod common;
 
-use akene_planner::{Action, DiskPlan, plan, plan_within};
+use akene_planner::{Action, DiskPlan, Plan, Role, plan, plan_within};
 use akene_protocol::Bytes;
 use akene_protocol::api::Consent;
 use akene_protocol::inventory::*;
-use common::{after, disk, machine, usual};
+use common::{after, disk, machine, usual, with_spare};
 
 fn windows(name: &str, size: Bytes) -> Disk {
     let content = Content {
@@ -100,4 +100,135 @@ fn files_that_were_left_alone_are_not_taken_by_the_next_installation() {
     assert_eq!((names(&first.disks), first.rung.as_str()), (vec!["sda".to_owned()], "no-home"));
     let second = plan(&wishes, &after(&first, &before)).unwrap();
     assert_eq!((names(&second.disks), second.rung.as_str()), (vec!["sda".to_owned()], "no-home"));
+}
+
+/// The number of the root of a plan and of what stays beside it.
+fn roots(plan: &Plan) -> (u32, Option<(u32, Role)>) {
+    let all = || plan.disks.iter().flat_map(|d| &d.partitions);
+    let root = all().find(|p| p.purpose == Role::Root).unwrap();
+    let beside = all().find(|p| matches!(p.purpose, Role::Old | Role::Spare));
+    assert!(beside.is_none_or(|p| p.action == Action::Keep || plan.disks[0].new_table));
+    (root.number, beside.map(|p| (p.number, p.purpose.clone())))
+}
+
+#[test]
+fn a_second_root_is_reserved_where_people_have_plenty_with_it() {
+    for (gib, reserved) in [(40, false), (80, false), (90, true), (400, true)] {
+        let before = machine(FirmwareKind::Bios, vec![disk("sda", Bytes::gib(gib))]);
+        let first = plan(&with_spare(usual()), &before).unwrap();
+        assert_eq!(roots(&first).1.is_some(), reserved, "{gib}");
+        assert_eq!(first.rung, "full");
+    }
+}
+
+#[test]
+fn the_system_that_has_proven_itself_stays_and_an_installation_that_broke_off_changes_nothing_in_that() {
+    let wishes = with_spare(usual());
+    let before = machine(FirmwareKind::Bios, vec![disk("sda", Bytes::gib(100))]);
+    let first = plan(&wishes, &before).unwrap();
+    assert_eq!(roots(&first), (5, Some((6, Role::Spare))));
+    let mut now = after(&first, &before);
+    let second = plan(&wishes, &now).unwrap();
+    assert_eq!(roots(&second), (6, Some((5, Role::Old))));
+    assert!(
+        second.destroys.iter().any(|d| d.name == "sda5" && d.what.contains("until then it stays")),
+        "{second:?}"
+    );
+    assert_eq!(second.needs, Consent::Wipe);
+    // The power was cut: half of the new system lies in its place.
+    let parts = |machine: &mut Inventory| machine.disks[0].table.as_mut().unwrap().partitions.clone();
+    let looks = |machine: &mut Inventory, number: u32, looks_like| {
+        let partitions = &mut machine.disks[0].table.as_mut().unwrap().partitions;
+        let partition = partitions.iter_mut().find(|p| p.number == number).unwrap();
+        partition
+            .content
+            .get_or_insert(Content {
+                kind: "ext4".into(),
+                label: None,
+                uuid: None,
+                used: None,
+                looks_like: None,
+            })
+            .looks_like = Some(looks_like);
+    };
+    let whole = parts(&mut now).iter().find(|p| p.number == 5).unwrap().content.clone().unwrap();
+    let boot = |unfinished, root| LooksLike::AkeneBoot { unfinished, root, root_goes: false };
+    looks(&mut now, 6, whole.looks_like.clone().unwrap());
+    looks(&mut now, 3, boot(true, whole.uuid.clone()));
+    assert_eq!(roots(&plan(&wishes, &now).unwrap()), (6, Some((5, Role::Old))));
+    // Nothing says that there is a whole system: the first installation broke off.
+    looks(&mut now, 3, boot(true, None));
+    assert_eq!(roots(&plan(&wishes, &now).unwrap()), (5, Some((6, Role::Spare))));
+    // The new one was handed over and has not confirmed itself: the old one is still the one that stays.
+    looks(&mut now, 3, boot(false, whole.uuid));
+    assert_eq!(roots(&plan(&wishes, &now).unwrap()), (6, Some((5, Role::Old))));
+    // Where nobody wants a second one, the root is made where it is.
+    assert_eq!(roots(&plan(&usual(), &now).unwrap()), (5, Some((6, Role::Spare))));
+    // Half of it lies there then, wherever that is and however whole it looks: what goes on does not change places.
+    for number in [5, 6] {
+        let there = parts(&mut now).iter().find(|p| p.number == number).unwrap().content.clone().unwrap();
+        let root = Some(there.uuid.unwrap_or_else(|| "6".into()));
+        let partitions = &mut now.disks[0].table.as_mut().unwrap().partitions;
+        partitions.iter_mut().find(|p| p.number == number).unwrap().content.as_mut().unwrap().uuid =
+            root.clone();
+        looks(&mut now, 3, LooksLike::AkeneBoot { unfinished: true, root, root_goes: true });
+        for wishes in [&wishes, &usual()] {
+            assert_eq!(roots(&plan(wishes, &now).unwrap()), (number, Some((11 - number, Role::Spare))));
+        }
+    }
+}
+
+#[test]
+fn a_system_that_would_miss_something_is_not_kept() {
+    let mut wishes = with_spare(usual());
+    let var = common::volume("var", Some("/var"), Bytes::gib(1), Bytes::gib(2), Some(Bytes::gib(2)));
+    wishes.volumes.push(var);
+    let before = machine(FirmwareKind::Bios, vec![disk("sda", Bytes::gib(100))]);
+    let second = plan(&wishes, &after(&plan(&wishes, &before).unwrap(), &before)).unwrap();
+    assert_eq!(roots(&second), (5, Some((6, Role::Spare))));
+}
+
+#[test]
+fn half_of_a_disk_is_plenty() {
+    let mut wishes = with_spare(usual());
+    wishes.volumes[1].enough = Bytes::gib(40);
+    for (gib, reserved) in [(80, false), (95, true)] {
+        let before = machine(FirmwareKind::Bios, vec![disk("sda", Bytes::gib(gib))]);
+        assert_eq!(roots(&plan(&wishes, &before).unwrap()).1.is_some(), reserved, "{gib}");
+    }
+}
+
+#[test]
+fn a_blank_disk_is_not_taken_for_a_second_root() {
+    let mut before = machine(FirmwareKind::Bios, vec![disk("sda", Bytes::gib(60))]);
+    let mut now = after(&plan(&usual(), &before).unwrap(), &before);
+    before = machine(FirmwareKind::Bios, vec![disk("sdb", Bytes::gib(200))]);
+    now.disks.append(&mut before.disks);
+    let again = plan(&with_spare(usual()), &now).unwrap();
+    assert_eq!(roots(&again), (5, None));
+    assert_eq!(again.disks.len(), 1, "{again:?}");
+}
+
+#[test]
+fn free_room_holds_a_second_root_that_was_not_reserved() {
+    let before = machine(FirmwareKind::Bios, vec![disk("sda", Bytes::gib(100))]);
+    let mut now = after(&plan(&usual(), &before).unwrap(), &before);
+    let wishes = with_spare(usual());
+    assert_eq!(roots(&plan(&wishes, &now).unwrap()), (5, None), "there is no room");
+    let home = now.disks[0].table.as_mut().unwrap().partitions.iter_mut().find(|p| p.number == 6).unwrap();
+    home.size = home.size - Bytes::gib(12);
+    assert_eq!(
+        roots(&plan(&wishes, &now).unwrap()),
+        (5, None),
+        "it would be smaller than the one that is there"
+    );
+    let home = now.disks[0].table.as_mut().unwrap().partitions.iter_mut().find(|p| p.number == 6).unwrap();
+    home.size = home.size - Bytes::gib(13);
+    let second = plan(&wishes, &now).unwrap();
+    assert_eq!(roots(&second), (7, Some((5, Role::Old))));
+    let made = second.disks[0].partitions.iter().find(|p| p.number == 7).unwrap();
+    assert_eq!((made.action, made.table_name().as_deref()), (Action::Create, Some("akene-spare")));
+    // And then they take turns.
+    let after = after(&second, &now);
+    assert_eq!(roots(&plan(&wishes, &after).unwrap()), (5, Some((7, Role::Old))));
 }

@@ -8,7 +8,7 @@ use akene_protocol::api::Consent;
 use akene_protocol::inventory::*;
 use akene_protocol::profile::{DiskSelector, Filesystem, Foreign, Rung};
 use akene_protocol::resolve::{StorageWishes, VolumeWish};
-use common::{after, disk, machine, volume};
+use common::{after, disk, machine, volume, with_spare};
 use proptest::prelude::*;
 
 fn size(max_gib: u64) -> impl Strategy<Value = Bytes> {
@@ -31,8 +31,8 @@ fn content(strays: Strays) -> impl Strategy<Value = Option<Content>> {
         2 => Just(Some(LooksLike::Windows)),
         2 => Just(Some(LooksLike::LinuxRoot { name: None, home_inside: true, home_used: None })),
         1 + ours => Just(Some(LooksLike::LinuxRoot { name: None, home_inside: false, home_used: None })),
-        ours => Just(Some(LooksLike::AkeneBoot { unfinished: false })),
-        ours => Just(Some(LooksLike::AkeneBoot { unfinished: true })),
+        ours => Just(Some(LooksLike::AkeneBoot { unfinished: false, root: None, root_goes: false })),
+        ours => Just(Some(LooksLike::AkeneBoot { unfinished: true, root: None, root_goes: false })),
     ];
     let label = prop_oneof![
         2 => Just(None),
@@ -146,6 +146,7 @@ fn any_wishes() -> impl Strategy<Value = StorageWishes> {
                 keep_homes: true,
                 ladder: Rung::ALL.to_vec(),
                 volumes: std::iter::once(root).chain(others).collect(),
+                spare: None,
             }
         },
     )
@@ -303,7 +304,9 @@ fn unfinished(disk: &Disk) -> bool {
             || matches!(looks, Some(LooksLike::AkeneBoot { .. }))
     };
     parts.filter(boot).any(|p| {
-        p.content.as_ref().is_none_or(|c| c.looks_like == Some(LooksLike::AkeneBoot { unfinished: true }))
+        p.content
+            .as_ref()
+            .is_none_or(|c| matches!(c.looks_like, Some(LooksLike::AkeneBoot { unfinished: true, .. })))
     })
 }
 
@@ -348,8 +351,11 @@ fn check(wishes: &StorageWishes, inventory: &Inventory) -> Option<Plan> {
             let refreshed =
                 done.partitions.iter().any(|q| q.number == p.number && q.action == Action::Refresh);
             let begun = done.new_table && never_used(disk);
+            // A place for a root in which nothing was made yet.
+            let place = matches!(p.name.as_deref(), Some("akene-root" | "akene-spare"));
+            let room = !done.new_table && place && p.content.is_none();
             assert!(
-                listed || rest || begun || refreshed && before,
+                listed || rest || begun || room || refreshed && before,
                 "partition {} is lost and not named",
                 p.number
             );
@@ -410,6 +416,65 @@ proptest! {
         // And so for ever after.
         let third = plan(&wishes, &after(&second, &installed)).unwrap();
         prop_assert_eq!((&second.disks, &second.groups), (&third.disks, &third.groups));
+    }
+
+    /// Where there are two places for a root, the system so far stays, and the places take turns.
+    #[test]
+    fn two_places_for_a_root_take_turns(wishes in any_wishes(), inventory in any_machine(Strays::None)) {
+        let wishes = with_spare(wishes);
+        let (Some(first), Ok(alone)) =
+            (check(&wishes, &inventory), plan(&StorageWishes { spare: None, ..wishes.clone() }, &inventory))
+        else { return Ok(()) };
+        // A place for a second root takes nothing from anybody.
+        let names = |plan: &Plan| -> Vec<String> { plan.disks.iter().map(|d| d.disk.name.clone()).collect() };
+        prop_assert_eq!((&first.rung, &first.destroys, first.needs), (&alone.rung, &alone.destroys, alone.needs));
+        prop_assert!(names(&first).iter().all(|name| names(&alone).contains(name)));
+        let root = |plan: &Plan, role: Role| {
+            let parts = plan.disks.iter().flat_map(|d| d.partitions.iter().map(|p| (d.disk.name.clone(), p)));
+            parts.filter(|(_, p)| p.purpose == role && p.action != Action::Delete)
+                .map(|(disk, p)| (disk, p.number, p.start, p.size, p.action)).collect::<Vec<_>>()
+        };
+        let mut machine = after(&first, &inventory);
+        let (mut before, mut plans) = (first, Vec::new());
+        for _ in 0..3 {
+            let next = plan(&wishes, &machine).unwrap();
+            check(&wishes, &machine);
+            if next.groups.iter().any(|group| group.purpose == Role::Root) {
+                prop_assert!(root(&next, Role::Old).is_empty());
+                return Ok(());
+            }
+            // An installation that broke off is begun again in the same way: what counts is what has proven itself.
+            let [made] = root(&next, Role::Root)[..].to_vec().try_into().unwrap_or_else(|all| panic!("{all:?}"));
+            let (old, was) = (root(&next, Role::Old), &root(&before, Role::Root)[0]);
+            let spares = [old.clone(), root(&next, Role::Spare)].concat();
+            prop_assert!(spares.len() <= 1 && spares.iter().all(|s| s.4 == Action::Keep));
+            match &old[..] {
+                [] => prop_assert_eq!((&made.0, made.1), (&was.0, was.1), "it is made where it was"),
+                [old, ..] => {
+                    prop_assert_eq!((&old.0, old.1), (&was.0, was.1), "it stays");
+                    prop_assert!(made.4 != Action::Refresh);
+                }
+            }
+            if !old.is_empty() {
+                let named = next.destroys.iter().any(|d| d.name == common::node(&was.0, was.1));
+                prop_assert!(named, "that {was:?} goes in the end is not said");
+            }
+            machine = after(&next, &machine);
+            before = next.clone();
+            plans.push(next);
+        }
+        // From the second reinstallation on they are the same places, and the third is as the first.
+        let places = |plan: &Plan| {
+            let mut all = [Role::Root, Role::Old, Role::Spare].map(|role| root(plan, role)).concat();
+            all.iter_mut().for_each(|p| p.4 = Action::Keep);
+            all.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+            all
+        };
+        prop_assert_eq!(places(&plans[0]), places(&plans[1]));
+        prop_assert_eq!(
+            root(&plans[0], Role::Root).iter().map(|p| (p.0.clone(), p.1)).collect::<Vec<_>>(),
+            root(&plans[2], Role::Root).iter().map(|p| (p.0.clone(), p.1)).collect::<Vec<_>>()
+        );
     }
 
     /// With parts of other machines about, nobody may be able to tell what is whose. Then nothing is touched.

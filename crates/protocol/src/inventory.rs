@@ -334,6 +334,12 @@ pub enum LooksLike {
         /// Whether the last installation was begun and never completed: what it made new holds nothing yet.
         #[serde(default)]
         unfinished: bool,
+        /// UUID of the root of the system that has proven itself, or is to stay for now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        root: Option<String>,
+        /// Whether the installation that was begun makes its system on that root: there is none to go back to.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        root_goes: bool,
     },
     /// Home directories of people.
     Home,

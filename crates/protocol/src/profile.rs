@@ -395,6 +395,11 @@ pub struct Storage {
     /// system. With `false`, a permission to wipe includes them. Default: `true`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_homes: Option<bool>,
+    /// Whether there is a second root, so that the old system is kept until the new one has confirmed itself, and comes
+    /// back by itself if it does not: `if-room`, where that takes nothing away from anybody, or `never`. Needs a GPT.
+    /// Default: `if-room`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<Rollback>,
     /// What may be given up where the disks cannot hold everything, in this order; each rung gives up what the
     /// ones before it do, too. What is not listed is never given up. Default: `full`, `no-extras`, `no-home`,
     /// `no-swap`, `minimal`.
@@ -440,6 +445,17 @@ pub enum Foreign {
     Replace,
     /// They stay; only free room is used.
     Leave,
+}
+
+/// Whether there is a second root.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rollback {
+    /// Where every volume has enough beside it.
+    #[default]
+    IfRoom,
+    /// Never: the new system takes the place of the old one.
+    Never,
 }
 
 /// A rung of the ladder of fall-backs. From [`Rung::NoExtras`] to [`Rung::NoSwap`] only volumes that are

@@ -8,14 +8,15 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use akene_agent::run::second_root::{self, CHOSEN};
 use akene_exec::Cmd;
 use akene_protocol::Stamp;
-use akene_tests::image::Opened;
+use akene_tests::image::{Image, Opened};
 use akene_tests::journey::Built;
 use akene_tests::mirror::Mirror;
 use akene_tests::native::{Orders, install};
 use akene_tests::people::{live_in, sums};
-use akene_tests::site::{SSH_KEY, Site, outward_address, program, small_server, with_password};
+use akene_tests::site::{SSH_KEY, Site, TWO_ROOTS, outward_address, program, small_server, with_password};
 use akene_tests::vm::{Firmware, Machine, Vm};
 
 use crate::{MINUTE, image, run};
@@ -26,6 +27,10 @@ const INSTALLER: &str = "akene.mode=install";
 const HELP: &str = "akene.mode=help";
 const PANIC: &str = "Kernel panic";
 
+/// The first program of a system, and where it is put away.
+const INIT: &str = "usr/lib/systemd/systemd";
+const AWAY: &str = "usr/lib/systemd/away";
+
 const WHAT: &str = "what can happen to boot menus";
 
 /// An installed machine, and the installer as it lies on a boot partition.
@@ -35,18 +40,23 @@ pub(crate) struct Installed {
     pub built: Built,
     pub firmware: Firmware,
     pub mirror: Mirror,
+    size: &'static str,
 }
 
 impl Installed {
     /// None: it is left out of this run.
     pub fn new(firmware: Firmware, more: &str, what: &str) -> Option<Self> {
+        Installed::sized(firmware, "8GiB", more, what)
+    }
+
+    fn sized(firmware: Firmware, size: &'static str, more: &str, what: &str) -> Option<Self> {
         if !crate::full(what) {
             return None;
         }
         let (mirror, built) = image()?;
         let dir = tempfile::tempdir().unwrap();
         let disk = dir.path().join("disk.img");
-        let installed = Installed { dir, disk, built, firmware, mirror };
+        let installed = Installed { dir, disk, built, firmware, mirror, size };
         installed.install(more);
         installed.put_installer();
         Some(installed)
@@ -56,7 +66,7 @@ impl Installed {
     fn install(&self, more: &str) {
         let packages = akene_tests::mirror::cache_dir().unwrap().join("packages");
         let firmware = if self.firmware == Firmware::Bios { "bios" } else { "uefi64" };
-        let options = ["--size", "8GiB", "--consent", "wipe", "--firmware", firmware, "--packages"];
+        let options = ["--size", self.size, "--consent", "wipe", "--firmware", firmware, "--packages"];
         let options = [&options[..], &[packages.to_str().unwrap()]].concat();
         let profile = with_password(&small_server(&self.mirror, "127.0.0.1")) + more;
         let outcome = install(&self.disk, &Orders::Profile(&profile), self.dir.path(), &options).unwrap();
@@ -150,24 +160,64 @@ impl Installed {
         self.put_installer();
     }
 
+    fn place(&self, name: &str) -> Opened {
+        Opened::of(&self.disk, Image::open(&self.disk).unwrap().named(name).unwrap()).unwrap()
+    }
+
+    /// From now on the system in this place ends as soon as it begins.
+    fn break_down(&self, name: &str) {
+        let root = self.place(name);
+        std::fs::rename(root.path(INIT), root.path(AWAY)).unwrap();
+        std::fs::write(root.path(INIT), "#!/bin/sh\nexit 1\n").unwrap();
+        std::fs::set_permissions(root.path(INIT), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// A new system that does not come up gives way to the one before it, which is the machine's from then on.
+    fn one_beside_another(&self) {
+        let first = "This is the first system";
+        std::fs::write(self.place("akene-root").path("etc/issue"), format!("{first}\n")).unwrap();
+        let uuid = Image::open(&self.disk).unwrap().named("akene-root").unwrap().uuid.clone();
+        self.install(TWO_ROOTS);
+        self.break_down("akene-spare");
+        let environment = self.environment(&["akene_tries=1"]);
+        assert!(environment.contains("akene_tries=1"), "{environment}");
+        let taken_back = || {
+            let menu = std::fs::read_to_string(self.boot().path("grub/grub.cfg")).unwrap();
+            !menu.contains(CHOSEN) && !self.boot().path(second_root::DIR).exists()
+        };
+        assert!(!taken_back());
+        // The new one's last start; then GRUB turns back by itself, and nothing on the console says when its agent has come to it.
+        self.shows(&[PANIC, "Booting `The system before this one", first, UP]);
+        for _ in 0..3 {
+            if taken_back() {
+                break;
+            }
+            let mut vm = self.start();
+            for word in [first, UP] {
+                vm.expect(word, 20 * MINUTE).unwrap_or_else(|e| panic!("{e:#}\n{}", vm.console.text()));
+            }
+            std::thread::sleep(MINUTE);
+            vm.switch_off(10 * MINUTE).unwrap();
+        }
+        assert!(taken_back());
+        let left = self.environment(&[]);
+        assert!(!left.contains("akene_tries") && !left.contains("akene_back"), "{left}");
+        assert_eq!(second_root::proven(&self.boot().path("")).as_deref(), Some(uuid.as_str()));
+        let shown = self.shows(&[first, UP]);
+        assert!(!shown.contains("The system before this one"), "{shown}");
+    }
+
     fn one_that_does_not_come_up(&self) {
         let environment = self.environment(&["akene_tries=1"]);
         assert!(environment.contains("akene_tries=1"), "{environment}");
-        let (init, away) = ("usr/lib/systemd/systemd", "usr/lib/systemd/away");
-        let rename = |from: &str, to: &str| {
-            let root = Opened::new(&self.disk, "akene-root").unwrap();
-            std::fs::rename(root.path(from), root.path(to)).unwrap();
-        };
-        rename(init, away);
-        {
-            let root = Opened::new(&self.disk, "akene-root").unwrap();
-            std::fs::write(root.path(init), "#!/bin/sh\nexit 1\n").unwrap();
-            std::fs::set_permissions(root.path(init), std::fs::Permissions::from_mode(0o755)).unwrap();
-        }
+        self.break_down("akene-root");
         // Its last start, and then the installer's turn.
         self.shows(&[PANIC, HELP]);
         assert!(self.environment(&[]).contains("akene_tries=1"));
-        rename(away, init);
+        {
+            let root = self.place("akene-root");
+            std::fs::rename(root.path(AWAY), root.path(INIT)).unwrap();
+        }
         // It gets every other start, and once it is up that is over.
         self.shows(&[UP]);
         assert!(!self.environment(&[]).contains("akene_tries"));
@@ -384,6 +434,12 @@ fn whatever_happens_to_the_system_with_uefi() {
 }
 
 #[test]
+fn a_system_that_does_not_come_up_gives_way_to_the_one_before_it() {
+    let Some(machine) = Installed::sized(Firmware::Bios, "12GiB", TWO_ROOTS, WHAT) else { return };
+    machine.one_beside_another();
+}
+
+#[test]
 fn a_menu_with_a_password() {
     let boot = format!("\n[boot]\npassword = \"{}\"\n", menu_password());
     let Some(mut machine) = Installed::new(Firmware::Bios, &boot, WHAT) else { return };
@@ -407,10 +463,11 @@ fn an_administrator_gets_in_while_a_machine_waits_for_help() {
     site.start().unwrap();
     let disk = dir.path().join("disk.img");
     let packages = akene_tests::mirror::cache_dir().unwrap().join("packages");
-    let options = ["--size", "8GiB", "--packages", packages.to_str().unwrap()];
+    let size = "8GiB";
+    let options = ["--size", size, "--packages", packages.to_str().unwrap()];
     let outcome = install(&disk, &Orders::Stamp(site.stamp()), dir.path(), &options).unwrap();
     assert!(outcome.good, "{}", outcome.story());
-    let machine = Installed { dir, disk, built, firmware: Firmware::Bios, mirror };
+    let machine = Installed { dir, disk, built, firmware: Firmware::Bios, mirror, size };
     machine.put_installer();
     let stamp: Stamp = serde_json::from_slice(&std::fs::read(site.stamp()).unwrap()).unwrap();
     std::fs::write(machine.boot().path("akene/stamp.img"), stamp.to_area().unwrap()).unwrap();

@@ -149,7 +149,7 @@ fn entry(planned: &PartitionPlan, ids: &Ids, first_lba: u64, last_lba: u64) -> P
         first_lba,
         last_lba,
         flags: 0,
-        name: planned.purpose.partition_name().unwrap_or_default(),
+        name: planned.table_name().unwrap_or_default(),
     }
 }
 

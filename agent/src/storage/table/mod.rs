@@ -103,7 +103,7 @@ fn describe(disk: &LockedDisk, work: &Work<'_>) -> Result<()> {
             (Action::Delete, true) => continue,
             (Action::Delete, false) => "is taken out".to_owned(),
             (Action::Create, _) => {
-                let name = p.purpose.partition_name().unwrap_or_default();
+                let name = p.table_name().unwrap_or_default();
                 let kind = match disk.plan.table {
                     TableKind::Gpt => {
                         format!("type {}, GUID {}", gpt::kind(p), disk.ids.partition(&p.purpose, p.number))

@@ -58,6 +58,7 @@ fn part(number: u32, start: u64, size: u64, action: Action) -> PartitionPlan {
         start: Bytes(start),
         size: Bytes(size),
         purpose: Role::Volume(format!("v{number}")),
+        name: None,
         action,
         filesystem: Some(Filesystem::Ext4),
         label: None,

@@ -28,7 +28,7 @@ const MACHINES: usize = 2000;
 const SEED: u64 = 2007;
 
 /// What a desktop wishes; both may span disks as a last resort.
-const PROFILE: &str = "[apt]\ndistribution = \"debian\"\nsuite = \"bookworm\"\n\
+const PROFILE: &str = "[apt]\ndistribution = \"debian\"\nsuite = \"bookworm\"\n[storage]\nrollback = \"never\"\n\
     [storage.volumes.root]\nmin = \"6 GiB\"\nspan = true\n[storage.volumes.home]\nspan = true\n";
 
 fn main() {
@@ -138,7 +138,7 @@ fn ours(pc: &Pc) -> Layout {
         Role::Root => Some(What::Root),
         Role::Swap => Some(What::Swap),
         Role::Volume(_) => Some(What::Home),
-        Role::Physical(_) | Role::Foreign => None,
+        Role::Physical(_) | Role::Old | Role::Spare | Role::Foreign => None,
     };
     let mut volumes = Vec::new();
     for disk in &plan.disks {

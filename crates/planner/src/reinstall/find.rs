@@ -41,6 +41,9 @@ impl<'a> Work<'_, 'a> {
     /// it. A `/home` that is to be made anew each time never is somebody's because of its look.
     pub(super) fn find(&self, volume: &VolumeWish) -> Result<Option<Found<'a>>, String> {
         let role = role(volume);
+        if let Some((g, p)) = self.proven_root().filter(|_| role == Role::Root) {
+            return Ok(Some(Found::Partition(g, p)));
+        }
         let free = |p: &Partition| self.fixed.iter().all(|(g, q)| *g != self.at || q.number != p.number);
         let boot = self.disks[self.at].table.as_ref();
         let here = |p: &'a Partition| Found::Partition(self.at, p);
@@ -95,7 +98,7 @@ impl<'a> Work<'_, 'a> {
     }
 
     /// The partitions on disks that are no Akène machine's boot disk.
-    fn others(&self) -> impl Iterator<Item = (usize, &'a Partition)> {
+    pub(super) fn others(&self) -> impl Iterator<Item = (usize, &'a Partition)> {
         let others = self.disks.iter().enumerate().filter(|(g, d)| *g != self.at && !is_boot_disk(d));
         others.flat_map(|(g, d)| d.table.iter().flat_map(|t| &t.partitions).map(move |p| (g, p)))
     }

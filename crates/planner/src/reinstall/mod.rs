@@ -3,6 +3,7 @@
 //! partition yet is placed in free room beside it or on blank disks.
 
 mod find;
+pub(crate) mod second;
 mod work;
 
 use akene_protocol::Bytes;
@@ -15,7 +16,7 @@ use self::work::{Before, Work};
 use crate::arrangement::Arrangement;
 use crate::ground::{self, Site};
 use crate::homes::is_home;
-use crate::lay::group_name;
+use crate::lay::{group_name, role};
 use crate::recognise::{filesystem_found, holds_files, is_boot, named_for_files};
 use crate::{Action, Destroyed, PartitionPlan, Role, words};
 
@@ -37,10 +38,22 @@ pub(crate) fn existing<'a>(
 ) -> Option<Result<Arrangement<'a>, Issue>> {
     let disk = disks[at];
     let table = disk.table.as_ref().filter(|t| t.partitions.iter().any(is_boot))?;
-    match serve(at, table, disks, wishes, inventory) {
+    match serve(at, table, disks, wishes, inventory, false) {
         Ok(arrangement) => Some(Ok(arrangement)),
         Err(reasons) => blocked(at, disks, wishes, inventory, &reasons.join("; ")).map(Err),
     }
+}
+
+/// The same with the new root beside the one that is there, which stays. `None`: it is not wanted, or there is no system
+/// that could come back, whole as it was.
+pub(crate) fn beside<'a>(
+    at: usize,
+    disks: &[&'a Disk],
+    wishes: &'a StorageWishes,
+    inventory: &'a Inventory,
+) -> Option<Arrangement<'a>> {
+    let table = disks[at].table.as_ref().filter(|_| wishes.spare.is_some())?;
+    serve(at, table, disks, wishes, inventory, true).ok()
 }
 
 /// The refusal to install around people's files that an Akène machine has on its boot disk `at`, or under our names on
@@ -99,6 +112,7 @@ fn serve<'a>(
     disks: &[&'a Disk],
     wishes: &'a StorageWishes,
     inventory: &'a Inventory,
+    beside: bool,
 ) -> Result<Arrangement<'a>, Vec<String>> {
     let mut work = Work {
         disks,
@@ -113,6 +127,7 @@ fn serve<'a>(
         volumes: vec![],
         without: vec![],
         home_in_root: false,
+        root_name: None,
         before: Before::of(table),
         left_alone: find::left_alone(at, disks, wishes, &inventory.volume_groups),
     };
@@ -121,10 +136,26 @@ fn serve<'a>(
     for volume in &wishes.volumes {
         match is_home(volume) && work.home_in_root {
             true => continue,
+            false if beside && role(volume) == Role::Root => work.beside(volume),
             false => work.volume(volume),
         }
     }
-    let Work { fixed, groups, mut destroys, mut notes, reasons, volumes, without, home_in_root, .. } = work;
+    work.spare();
+    if beside {
+        work.ensure_old_is_whole();
+    }
+    let Work {
+        root_name,
+        fixed,
+        groups,
+        mut destroys,
+        mut notes,
+        reasons,
+        volumes,
+        without,
+        home_in_root,
+        ..
+    } = work;
     if !reasons.is_empty() {
         return Err(reasons);
     }
@@ -173,6 +204,7 @@ fn serve<'a>(
         volumes,
         without,
         home_in_root,
+        root_name,
         fixed_files: files,
         fixed_system: system,
         fixed_root: root,
@@ -249,6 +281,7 @@ pub(crate) fn kept(
         start: found.start,
         size: found.size,
         purpose,
+        name: None,
         action: Action::Keep,
         filesystem,
         label: found.content.as_ref().and_then(|c| c.label.clone()),

@@ -27,6 +27,8 @@ pub(super) struct Work<'w, 'a> {
     pub volumes: Vec<&'a VolumeWish>,
     pub without: Vec<&'a VolumeWish>,
     pub home_in_root: bool,
+    /// Name of a root that is still to be placed beside one with the usual name.
+    pub root_name: Option<String>,
     pub before: Before,
     /// Names of other disks, of which nothing was taken when this machine was installed.
     pub left_alone: Vec<&'a str>,
@@ -50,7 +52,7 @@ impl Before {
             found.or_else(|| table.partitions.iter().find(|p| is_boot(p))).and_then(|p| p.content.as_ref());
         match boot.map(|c| &c.looks_like) {
             None => Before::TableOnly,
-            Some(Some(LooksLike::AkeneBoot { unfinished: true })) => Before::Unfinished,
+            Some(Some(LooksLike::AkeneBoot { unfinished: true, .. })) => Before::Unfinished,
             Some(_) => Before::System,
         }
     }
@@ -286,6 +288,7 @@ impl<'a> Work<'_, 'a> {
             size: found.size,
             label: role.label(filesystem),
             purpose: role,
+            name: None,
             action: Action::Format,
             filesystem: Some(filesystem),
             mount: mount.map(str::to_owned),

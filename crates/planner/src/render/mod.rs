@@ -169,6 +169,8 @@ fn name(partition: &PartitionPlan) -> String {
         (None, Role::Esp) => "EFI".into(),
         (None, Role::Boot) => "/boot".into(),
         (None, Role::Root) => "/".into(),
+        (None, Role::Old) => "old /".into(),
+        (None, Role::Spare) => "spare".into(),
         (None, Role::Swap) => "swap".into(),
         (None, Role::Volume(name)) => name.clone(),
         (None, Role::Physical(group)) => group.clone(),

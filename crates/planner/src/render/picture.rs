@@ -290,7 +290,7 @@ fn wished(partition: &PartitionPlan, role: &Role) -> String {
 fn paint_for(role: &Role) -> Paint {
     match role {
         Role::BiosBoot | Role::Esp | Role::Boot => Paint::Boot,
-        Role::Root => Paint::System,
+        Role::Root | Role::Old | Role::Spare => Paint::System,
         Role::Swap => Paint::Swap,
         Role::Volume(_) | Role::Physical(_) => Paint::Files,
         Role::Foreign => Paint::Foreign,

@@ -85,7 +85,21 @@ pub fn usual() -> StorageWishes {
             VolumeWish { user_data: true, optional: true, span: true, ..home },
             VolumeWish { optional: true, medium: Medium::Fast, ..swap },
         ],
+        spare: None,
     }
+}
+
+/// The same with a place for a second root, as large as is enough for one.
+pub fn with_spare(wishes: StorageWishes) -> StorageWishes {
+    let root = &wishes.volumes[0];
+    let (min, max) = (root.enough, Some(root.enough));
+    let spare = VolumeWish { name: "spare".into(), mount: None, min, max, span: false, ..root.clone() };
+    StorageWishes { spare: Some(spare), ..wishes }
+}
+
+/// UUID of the root that a plan makes at this place.
+fn root_uuid(disk: &str, number: u32) -> String {
+    format!("root-{disk}-{number}")
 }
 
 /// The table a plan leaves behind, as a probe would see it.
@@ -110,15 +124,17 @@ pub fn applied(plan: &DiskPlan) -> Table {
             start: p.start,
             size: p.size,
             kind: kind(&p.purpose).into(),
-            name: if plan.table == TableKind::Gpt { p.purpose.partition_name() } else { None },
+            name: if plan.table == TableKind::Gpt { p.table_name() } else { None },
             uuid: None,
             content: matches!(p.purpose, Role::Physical(_)).then(member).or(p.filesystem.map(|f| Content {
                 kind: f.name().into(),
                 label: p.label.clone(),
-                uuid: None,
+                uuid: (p.purpose == Role::Root).then(|| root_uuid(&plan.disk.name, p.number)),
                 used: None,
                 looks_like: match &p.purpose {
-                    Role::Boot => Some(LooksLike::AkeneBoot { unfinished: false }),
+                    Role::Boot => {
+                        Some(LooksLike::AkeneBoot { unfinished: false, root: None, root_goes: false })
+                    }
                     Role::Esp => Some(LooksLike::Esp),
                     Role::Swap => Some(LooksLike::Swap),
                     Role::Root => Some(LooksLike::LinuxRoot {
@@ -148,19 +164,30 @@ pub fn node(disk: &str, number: u32) -> String {
     }
 }
 
-/// The machine after the plan was carried out.
+/// The machine after the plan was carried out, and the new system has confirmed itself.
 pub fn after(plan: &Plan, before: &Inventory) -> Inventory {
     let mut inventory = before.clone();
     for done in &plan.disks {
         for disk in inventory.disks.iter_mut().filter(|d| d.name == done.disk.name) {
             let mut table = applied(done);
-            // What is not ours stays what it is.
+            // What is not ours stays what it is, and so does the system so far. A place keeps its name.
             let before: Vec<Partition> = disk.table.iter().flat_map(|t| t.partitions.clone()).collect();
             let stays = |n: u32| {
-                done.partitions
-                    .iter()
-                    .any(|p| p.number == n && p.purpose == Role::Foreign && p.action == Action::Keep)
+                done.partitions.iter().any(|p| {
+                    p.number == n
+                        && matches!(p.purpose, Role::Foreign | Role::Old | Role::Spare)
+                        && p.action == Action::Keep
+                })
             };
+            for p in table
+                .partitions
+                .iter_mut()
+                .filter(|p| !done.new_table && p.name.as_deref() == Some("akene-root"))
+            {
+                if let Some(old) = before.iter().find(|q| q.number == p.number) {
+                    p.name.clone_from(&old.name);
+                }
+            }
             for p in table.partitions.iter_mut().filter(|p| stays(p.number)) {
                 if let Some(old) = before.iter().find(|q| q.number == p.number) {
                     *p = old.clone();
@@ -168,6 +195,16 @@ pub fn after(plan: &Plan, before: &Inventory) -> Inventory {
             }
             disk.table = Some(table);
             disk.content = None;
+        }
+    }
+    let made = plan.disks.iter().flat_map(|d| d.partitions.iter().map(move |p| (&d.disk.name, p)));
+    let mut made = made.filter(|(_, p)| p.purpose == Role::Root && p.action != Action::Delete);
+    let uuid = made.next().map(|(disk, p)| root_uuid(disk, p.number));
+    let contents =
+        inventory.disks.iter_mut().flat_map(|d| d.table.iter_mut().flat_map(|t| &mut t.partitions));
+    for content in contents.filter_map(|p| p.content.as_mut()) {
+        if let Some(LooksLike::AkeneBoot { root, unfinished: false, .. }) = &mut content.looks_like {
+            root.clone_from(&uuid);
         }
     }
     for group in &plan.groups {

@@ -3,7 +3,7 @@
 use super::text;
 use crate::issue::Issue;
 use crate::profile::{Filesystem, Rung};
-use crate::resolve::VolumeWish;
+use crate::resolve::{SPARE, VolumeWish};
 use crate::size::Bytes;
 
 /// Directories that must be part of the root filesystem, or that the kernel fills.
@@ -41,6 +41,10 @@ pub(crate) fn volumes(volumes: &[VolumeWish], issues: &mut Vec<Issue>) {
         if !text::volume_name(&volume.name) {
             let next = "use at most 24 lower-case letters, digits and hyphens, beginning with a letter";
             issue("volume-name", "", format!("{:?} cannot be the name of a volume", volume.name), next);
+        }
+        if volume.name == SPARE {
+            let message = "`spare` is the place for a second root".into();
+            issue("volume-name", "", message, "choose another name");
         }
         if volume.min > volume.enough || volume.max.is_some_and(|max| volume.enough > max) {
             let max = volume.max.map(|m| m.to_string()).unwrap_or_else(|| "no limit".into());

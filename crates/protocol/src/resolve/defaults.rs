@@ -4,8 +4,11 @@ use super::{Archive, StorageWishes, VolumeWish};
 use crate::inventory::{Inventory, TableKind};
 use crate::issue::{Issue, Issues};
 use crate::openpgp::Keys;
-use crate::profile::{Distribution, Filesystem, Medium, Pocket, Repository, Rung};
+use crate::profile::{Distribution, Filesystem, Medium, Pocket, Repository, Rollback, Rung};
 use crate::size::Bytes;
+
+/// Name of the place for a second root. No volume of a profile has it.
+pub(crate) const SPARE: &str = "spare";
 
 impl Distribution {
     /// The directory its signed boot loader looks into on an EFI system partition, below `EFI`.
@@ -206,13 +209,29 @@ pub(super) fn storage(
         false => wish.ladder,
     };
     crate::check::ladder(&ladder, issues);
+    let table = wish.table.unwrap_or(TableKind::Gpt);
+    // Its place is known by its name, and an MBR has none.
+    let wanted = table == TableKind::Gpt && wish.rollback.unwrap_or_default() == Rollback::IfRoom;
+    let root = volumes.iter().find(|v| wanted && v.mount.as_deref() == Some("/"));
+    let spare = root.map(|root| VolumeWish {
+        name: SPARE.into(),
+        mount: None,
+        filesystem: Filesystem::Ext4,
+        min: root.enough,
+        max: Some(root.enough),
+        user_data: false,
+        optional: false,
+        span: false,
+        ..root.clone()
+    });
     StorageWishes {
-        table: wish.table.unwrap_or(TableKind::Gpt),
+        table,
         disks: wish.disks,
         foreign: wish.foreign.unwrap_or_default(),
         keep_homes: wish.keep_homes.unwrap_or(true),
         ladder,
         volumes,
+        spare,
     }
 }
 

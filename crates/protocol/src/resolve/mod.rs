@@ -22,6 +22,8 @@ use crate::profile::{
 };
 use crate::size::Bytes;
 
+pub(crate) use defaults::SPARE;
+
 /// What one machine shall become. Every default is filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -138,6 +140,9 @@ pub struct StorageWishes {
     pub ladder: Vec<Rung>,
     /// Volumes in the order root, others by name, swap last. The boot chain is the planner's own.
     pub volumes: Vec<VolumeWish>,
+    /// The place for a second root, where that is wanted: as large as is enough for one, and never mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spare: Option<VolumeWish>,
 }
 
 /// One volume.
@@ -307,6 +312,7 @@ impl Merged {
             replace(&mut lower.disks, &upper.disks);
             replace(&mut lower.foreign, &upper.foreign);
             replace(&mut lower.keep_homes, &upper.keep_homes);
+            replace(&mut lower.rollback, &upper.rollback);
             replace_list(&mut lower.ladder, &upper.ladder);
             for (name, upper) in &upper.volumes {
                 let lower = lower.volumes.entry(name.clone()).or_default();
