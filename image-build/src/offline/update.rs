@@ -92,8 +92,11 @@ pub fn update(shop: &Workshop<'_>, wishes: &Wishes, path: &Path, image: Option<&
     let attended = matches!(new_stamp.source, akene_protocol::stamp::Source::Medium { attended: true, .. });
     super::check_profiles(&names, attended)?;
     let content = Content::gather(shop, &config, &names)?;
-    new_stamp.keyboard = content.keyboard();
     let live = image.map(LiveSystem::open).transpose()?;
+    // A live system that is older than this setting refuses a stamp that has it: it comes with a new one.
+    if live.is_some() || stick.stamp.keyboard.is_some() {
+        new_stamp.keyboard = content.keyboard();
+    }
     if let Some(live) = &live {
         let message =
             format!("the live system has {}, this stick has {} for it", live.size, Bytes(stick.span.start));

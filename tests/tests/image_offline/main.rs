@@ -14,7 +14,7 @@ use akene_image::stamp;
 use akene_protocol::api::Consent;
 use akene_protocol::lock::ProfileLock;
 use akene_protocol::stamp::Source;
-use akene_protocol::{Bytes, Sha256};
+use akene_protocol::{Bytes, Sha256, Stamp};
 use akene_server::site::media;
 use akene_tests::deb;
 use rig::*;
@@ -158,7 +158,12 @@ fn a_medium_knows_the_keyboard_that_its_profiles_agree_on() {
     let stick = rig.stick("stick.img");
     names("default", "be");
     rig.update(&stick, None).unwrap_or_else(|e| panic!("{e:#}"));
-    assert_eq!(stamp::read(&stick).unwrap().stamp.unwrap().keyboard.unwrap().layout, "be");
+    let stamped = || stamp::read(&stick).unwrap().stamp.unwrap();
+    assert_eq!(stamped().keyboard.unwrap().layout, "be");
+    // A live system that may be older than this setting refuses a stamp that has it.
+    stamp::write(&stick, &Stamp { keyboard: None, ..stamped() }, None).unwrap();
+    rig.update(&stick, None).unwrap_or_else(|e| panic!("{e:#}"));
+    assert_eq!(stamped().keyboard, None);
 }
 
 #[test]
