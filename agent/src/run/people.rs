@@ -2,6 +2,7 @@
 //!
 //! After a power cut that system may be gone: then what the run before noted counts ([`super::resume`]).
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use akene_planner::{Action, Plan, Role};
@@ -45,14 +46,16 @@ pub fn find(plan: &Plan, inventory: &Inventory, machine: MachineId) -> Result<Pe
     })
 }
 
-/// UUID of the root that the menu on these disks starts: people changed their passwords there, whatever else is noted.
+/// UUID of the root that the menu on these disks starts: people changed their passwords there, whatever else is noted. Where two
+/// computers' disks are in one, nobody knows which menu is meant.
 fn starts(plan: &Plan, inventory: &Inventory) -> Option<String> {
     let of_plan =
         known::boot_partitions(inventory).filter(|(d, _)| plan.disks.iter().any(|p| p.disk.name == d.name));
     // What cannot be looked into says nothing.
-    let mut roots =
-        of_plan.filter_map(|(_, node)| known::look(&node, |boot| Ok(second_root::current(boot))).ok()?);
-    roots.next()
+    let roots: BTreeSet<String> = of_plan
+        .filter_map(|(_, node)| known::look(&node, |boot| Ok(second_root::current(boot))).ok()?)
+        .collect();
+    if roots.len() == 1 { roots.into_iter().next() } else { None }
 }
 
 /// The node and the kind of filesystem of the system so far: the one that `starts`; where nobody knows that, the one that stays beside

@@ -110,6 +110,9 @@ impl WayBack<'_> {
     fn keep_old(&self, boot: &Path, root: &str) -> Result<()> {
         let there = second_root::kept(boot).is_some_and(|old| old.root == root);
         // The new system's kernel comes beside it; in a run that goes on it may be there.
+        if !there && free(boot)? < KERNEL_ROOM {
+            remove_from(&boot.join(ON_BOOT), &|name| !(self.needed)(name))?;
+        }
         let free = free(boot)?;
         let why = match &self.unverified {
             Some(why) => why.clone(),
@@ -398,9 +401,20 @@ mod tests {
             assert!(said.borrow_mut().pop().unwrap().message.contains("knew nothing of it"));
             assert_eq!(kept(), [String::new(), "2 for-now".to_owned()]);
         }
-        // No room for a second kernel.
+        // Packages of no more use give way to a second kernel; for what else is there, there is no room.
         let visit = Visit::new(&node, true).unwrap();
         second_root::set_mark(visit.top(), Some("2")).unwrap();
+        let filler = fs::File::create(visit.top().join(ON_BOOT).join("00.deb")).unwrap();
+        nix::fcntl::fallocate(&filler, nix::fcntl::FallocateFlags::empty(), 0, 100 << 20).unwrap();
+        drop(filler);
+        visit.end().unwrap();
+        let way = WayBack { old_root: Some("2"), warn: &hear, ..way };
+        way.lay(&mut Journal::new(RunId([2; 8])), &|boot| Ok(fs::write(boot.join("grub/grub.cfg"), &small)?))
+            .unwrap();
+        assert!(said.borrow().is_empty(), "{:?}", said.borrow());
+        assert_eq!(kept(), ["old".to_owned(), "2".to_owned()]);
+        let visit = Visit::new(&node, true).unwrap();
+        second_root::forget(visit.top()).unwrap();
         let filler = fs::File::create(visit.top().join("akene/filler")).unwrap();
         nix::fcntl::fallocate(&filler, nix::fcntl::FallocateFlags::empty(), 0, 100 << 20).unwrap();
         drop(filler);
