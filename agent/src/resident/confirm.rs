@@ -11,7 +11,7 @@ use akene_protocol::stamp::Tls;
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 
-use super::{CONFIG, Resident, installer};
+use super::{CONFIG, Config, Resident, installer};
 use crate::fetch::http::{Http, Web};
 use crate::fetch::{Server, is_transient};
 use crate::net::resolver::Resolver;
@@ -51,12 +51,10 @@ impl Resident {
         second_root::release(&self.root)
     }
 
-    /// Whether a server expects to hear from this system. An installation with no network has told it nothing, and nobody
-    /// knows when there will be one.
+    /// Whether a server expects to hear from this system.
     pub(super) fn is_awaited(&self) -> bool {
-        let own =
-            self.root.join("boot").join(boot_files::REPORTS).join(format!("{}.sealed", self.config.run));
-        self.config.server.is_some() && !own.is_file() && self.confirmed_run() != Some(self.config.run)
+        let Config { server, offline, run, .. } = &self.config;
+        server.is_some() && !offline && self.confirmed_run() != Some(*run)
     }
 
     fn tell_all(&self) -> Result<bool> {

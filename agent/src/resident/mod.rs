@@ -96,6 +96,9 @@ pub struct Config {
     pub proxy: Option<String>,
     /// The run that installed this system.
     pub run: RunId,
+    /// Whether the installer's word goes home with a medium: the server has not heard of the run, and nobody knows when it will.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub offline: bool,
 }
 
 /// A server and how its certificate is judged.
@@ -109,7 +112,7 @@ pub struct ServerAddress {
 }
 
 impl Config {
-    /// What a machine installed with this stamp is told. `proxy` is that of the profile.
+    /// What a machine installed online with this stamp is told. `proxy` is that of the profile.
     pub fn from_stamp(stamp: &Stamp, proxy: Option<&str>, run: RunId) -> Config {
         let server = match &stamp.source {
             Source::Server { url, tls, .. } => Some(ServerAddress { url: url.clone(), tls: tls.clone() }),
@@ -119,7 +122,14 @@ impl Config {
             Source::Static { .. } | Source::Medium { home: None, .. } => None,
         };
         let proxy = proxy.or(stamp.proxy.as_deref()).map(str::to_owned);
-        Config { site: stamp.site.clone(), site_key: Some(stamp.site_key), server, proxy, run }
+        Config {
+            site: stamp.site.clone(),
+            site_key: Some(stamp.site_key),
+            server,
+            proxy,
+            run,
+            offline: false,
+        }
     }
 }
 

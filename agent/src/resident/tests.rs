@@ -59,6 +59,7 @@ fn system() -> (tempfile::TempDir, Resident) {
         server: Some(ServerAddress { url: "https://s".into(), tls }),
         proxy: None,
         run: RUN,
+        offline: false,
     };
     let identity = Identity {
         machine: MachineId([1; 16]),
@@ -441,17 +442,15 @@ fn a_system_beside_an_older_one_has_shown_itself_when_its_server_heard_and_other
     count();
     settle(root.path(), &SystemRunner).unwrap();
     assert!(counted(), "its server has not heard from it");
-    // What an earlier installation reported says nothing of this one.
-    fs::write(boot.join("akene/reports/1.sealed"), "sealed").unwrap();
-    settle(root.path(), &SystemRunner).unwrap();
-    assert!(counted() && boot.join("akene/old").exists());
-    // Nobody expects to hear from one that was installed with no network: it is the one that stays.
-    let own = boot.join(format!("akene/reports/{RUN}.sealed"));
-    fs::write(&own, "sealed").unwrap();
+    assert!(boot.join("akene/old").exists());
+    // Nobody expects to hear from one that was installed with no network: it is the one that stays, although it could tell
+    // nobody yet and its report may not have been written.
+    let (told, config) = (root.path().join(CONFIG), resident.config.clone());
+    fs::write(&told, serde_json::to_vec(&Config { offline: true, ..config.clone() }).unwrap()).unwrap();
     settle(root.path(), &SystemRunner).unwrap();
     assert!(!counted() && !boot.join("akene/old").exists());
     assert_eq!(proven().as_deref(), Some("bb-2"));
-    fs::remove_file(&own).unwrap();
+    fs::write(&told, serde_json::to_vec(&config).unwrap()).unwrap();
 
     fs::write(boot.join("grub/grub.cfg"), &menu).unwrap();
     assert!(crate::run::second_root::keep(&boot, "aa-1").unwrap());
@@ -532,6 +531,7 @@ fn a_system_that_was_started_again_takes_its_place_back_and_says_why() {
         // What grub-mkconfig would write.
         ("boot/grub/akene-system.cfg", menu),
         ("proc/cmdline", "BOOT_IMAGE=x root=UUID=aa-1 ro akene.back\n"),
+        ("lib/modules/6.1/modules.dep", ""),
     ] {
         fs::write(root.path().join(file), text).unwrap();
     }

@@ -213,7 +213,7 @@ impl Machine<'_> {
         let proxy = resolved.network.proxy.as_deref();
         let config = match &self.authority {
             Authority::Site { stamp, .. } | Authority::Begun { stamp: Some(stamp), .. } => {
-                Config::from_stamp(stamp, proxy, run)
+                Config { offline: self.sender().is_some(), ..Config::from_stamp(stamp, proxy, run) }
             }
             Authority::Person { .. } | Authority::Begun { stamp: None, .. } => Config {
                 site: String::new(),
@@ -221,6 +221,7 @@ impl Machine<'_> {
                 server: None,
                 proxy: proxy.map(str::to_owned),
                 run,
+                offline: false,
             },
         };
         let text = super::json(&config, "the settings of the resident agent")?;
@@ -606,10 +607,12 @@ impl Effects for Machine<'_> {
 
     fn hand_over(&mut self, mounted: &Mounted) -> Result<()> {
         let boot = self.boot_dir(mounted);
-        second_root::name_first(&boot, root_uuid(mounted)?)?;
         target::start_system(&boot)?;
         boot_files::set_installed(&boot, true)?;
-        durable::sync_for_boot_loader(&boot)
+        durable::sync_for_boot_loader(&boot)?;
+        // Not before: a run that goes on would take this half a system for one that is to stay.
+        second_root::name_first(&boot, root_uuid(mounted)?)?;
+        durable::sync(&boot)
     }
 
     fn deliver_log(&mut self, identity: &Identity, mounted: Option<&Mounted>) {

@@ -93,12 +93,14 @@ pub(super) fn renew(layout: &Layout, root: &Root, runner: &dyn Runner) -> Result
         let create = ["/boot/grub/grubenv", "create"];
         runner.run(&super::inside(&layout.root, "grub-editenv").args(create))?;
     }
+    // An upgrade that broke off may have left a kernel in front that is not whole; it is the system's own, and another one starts.
     make(layout, root, runner)?;
     take_waiting(&boot)
 }
 
-/// Has the system's own tool make its menu, which waits beside the one there is.
-fn make(layout: &Layout, root: &Root, runner: &dyn Runner) -> Result<()> {
+/// Has the system's own tool make its menu, which waits beside the one there is. Gives the version of the kernel that it starts when
+/// nobody chooses.
+fn make(layout: &Layout, root: &Root, runner: &dyn Runner) -> Result<String> {
     let links = Links::make(layout)?;
     let command = super::inside(&layout.root, "grub-mkconfig").args(["-o", &format!("/boot/{WAITING}")]);
     let configured = runner.run(&command);
@@ -114,7 +116,8 @@ pub(super) fn settle(job: &Job<'_>, root: &mut Root, _: &mut dyn Watch) -> Resul
     if !root.exists(ENVIRONMENT) {
         job.run(&job.inside("grub-editenv").args([environment.as_str(), "create"]))?;
     }
-    make(job.layout, root, job.runner)?;
+    let kernel = make(job.layout, root, job.runner)?;
+    check_modules(root, &kernel)?;
     let tries = format!("akene_tries={STARTS}");
     job.run(&job.inside("grub-editenv").args([environment.as_str(), "set", &tries]))
         .context("counting the starts of the new system")?;
@@ -361,8 +364,8 @@ impl Drop for Links {
     }
 }
 
-/// A menu that names a device of this boot, or nothing at all, would not start anything.
-fn check_menu(layout: &Layout, root: &Root) -> Result<()> {
+/// A menu that names a device of this boot, or nothing at all, would not start anything. Gives the version of its first kernel.
+fn check_menu(layout: &Layout, root: &Root) -> Result<String> {
     let menu =
         root.read(&format!("boot/{WAITING}"))?.context("looking for GRUB's menu, which was not written")?;
     let menu = String::from_utf8_lossy(&menu);
@@ -376,10 +379,18 @@ fn check_menu(layout: &Layout, root: &Root) -> Result<()> {
     if let Some(bad) = kernels.iter().find(|l| !l.contains(&format!("root=UUID={uuid}"))) {
         bail!("checking GRUB's menu: `{bad}` does not name the root filesystem by its UUID {uuid}");
     }
-    // Of others there may be less left.
     let version = kernels[0].split_whitespace().nth(1).and_then(|file| file.rsplit_once("/vmlinuz-"));
-    if version.is_none_or(|(_, version)| !root.exists(&format!("lib/modules/{version}/modules.dep"))) {
-        bail!("checking GRUB's menu: the root has no modules for the kernel of `{}`", kernels[0]);
+    let (_, version) =
+        version.with_context(|| format!("reading the kernel's version from `{}`", kernels[0]))?;
+    Ok(version.to_owned())
+}
+
+/// Another system's kernel on this boot partition would find none of its drivers.
+fn check_modules(root: &Root, version: &str) -> Result<()> {
+    if !root.exists(&format!("lib/modules/{version}/modules.dep")) {
+        bail!(
+            "checking GRUB's menu: the root has no modules for the kernel {version}, which it starts first"
+        );
     }
     Ok(())
 }

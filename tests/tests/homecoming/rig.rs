@@ -231,6 +231,7 @@ impl Installed {
             server: Some(server),
             proxy: None,
             run: report.run,
+            offline: true,
         };
         write("etc/akene/agent.json", &serde_json::to_vec(&config).unwrap());
         let identity = serde_json::to_vec(&report.identity).unwrap();

@@ -29,6 +29,10 @@ pub fn take_back(top: &Path, runner: &dyn Runner) -> Result<bool> {
         return Ok(false);
     }
     let old = read(&boot).context("looking for what starts this system")?;
+    // First: whatever fails after it, this system has all its starts again. GRUB makes no such file, and an installation that
+    // ended early has taken it away.
+    count_from_the_beginning(&boot)?;
+    let has_modules = |version: &str| top.join("lib/modules").join(version).join("modules.dep").is_file();
     for kind in KINDS {
         let kept = boot.join(DIR).join(kind);
         if !kept.is_file() {
@@ -44,20 +48,17 @@ pub fn take_back(top: &Path, runner: &dyn Runner) -> Result<bool> {
     }
     for (name, version) in kernels(&boot)? {
         // The new system's kernels have no modules here.
-        if version != old.kernel && !top.join("lib/modules").join(&version).is_dir() {
+        if version != old.kernel && !has_modules(&version) {
             remove_if_there(&boot.join(name))?;
         }
     }
-    // GRUB makes none, and an installation that ended early has taken it away.
-    count_from_the_beginning(&boot)?;
     let waiting = boot.join(target::WAITING_MENU);
     runner
         .run(&Cmd::new("grub-mkconfig").arg("-o").arg(&waiting).timeout(Duration::from_secs(600)))
         .context("writing GRUB's menu anew")?;
     let text = fs::read_to_string(&waiting).with_context(|| format!("reading {}", waiting.display()))?;
-    let modules = |first: &Old| top.join("lib/modules").join(&first.kernel).is_dir();
     ensure!(
-        started_first(&text).is_some_and(|first| first.root == old.root && modules(&first)),
+        started_first(&text).is_some_and(|first| first.root == old.root && has_modules(&first.kernel)),
         "GRUB's menu, written anew, does not start this system"
     );
     // Where an installation was given up, the menu written anew would lead to the installer without the mark.

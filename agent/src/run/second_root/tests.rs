@@ -37,7 +37,7 @@ fn machine(root: &str, version: &str) -> tempfile::TempDir {
     for kind in KINDS {
         write(top.path(), &format!("boot/{kind}-{version}"), &format!("{kind} of {root}"));
     }
-    fs::create_dir_all(top.path().join("lib/modules").join(version)).unwrap();
+    write(top.path(), &format!("lib/modules/{version}/modules.dep"), "");
     runs(top.path(), root);
     top
 }
@@ -185,6 +185,8 @@ fn the_old_system_takes_back_its_kernels_and_its_menu() {
     keep(&boot, A).unwrap();
     install_beside(top.path(), B, "6.1");
     comes_back(top.path(), A);
+    // Headers, or what an upgrade that broke off left.
+    fs::create_dir_all(top.path().join("lib/modules/9/build")).unwrap();
     // Power was cut before the last record.
     let mut journal = Journal::new(RunId([2; 8]));
     journal.open(&boot).unwrap();
