@@ -3,9 +3,9 @@
 //! In this order: in a *shelter*, a filesystem the plan keeps; beside the disks (memory, or another disk), where it fits;
 //! on the new disk. A shelter comes first because a power cut does not empty it: an installation that broke off goes on with
 //! what lies there, and without the network ([`super::resume`]). The new disk is right where nothing is kept that could still
-//! start: blank disks, an installation that was begun and never completed, disks that are wiped whole with permission. Where an
-//! old system would make room for the new one before the new one is there, it needs a permission that says so
-//! ([`Consent::Streamed`]).
+//! start: blank disks, an installation that was begun beside nothing whole and never completed, disks that are wiped whole with
+//! permission. Where an old system would make room for the new one before the new one is there, it needs a permission that
+//! says so ([`Consent::Streamed`]).
 //!
 //! A shelter is the boot partition of an earlier installation, a kept volume such as `/home`, or an old root around whose
 //! `/home` the new system is put. What a run that broke off left there, the next one goes on with. See also [`super::cache`].
@@ -105,7 +105,7 @@ pub enum Place<'a> {
 ///
 /// A plan that keeps nothing was made for disks that are blank or may be wiped whole: what it destroys is permitted with all
 /// that follows. A plan that keeps something replaces a system that could still start, but where that system is
-/// known to be half an installation already.
+/// known to be half an installation already, or stays while another attempt is made beside it.
 pub fn has_old_system(plan: &Plan, inventory: &Inventory) -> bool {
     if plan.destroys.is_empty() {
         return false;
@@ -120,17 +120,35 @@ pub fn has_old_system(plan: &Plan, inventory: &Inventory) -> bool {
     kept && !is_unfinished(plan, inventory)
 }
 
-/// Whether the boot partition of the plan's disks says that its last installation never came to its end.
+/// Whether the boot partitions of the plan's disks say that their last installation never came to its end, and the plan
+/// replaces no whole system beside which that was to be made.
 fn is_unfinished(plan: &Plan, inventory: &Inventory) -> bool {
     let disks = inventory.disks.iter().filter(|disk| plan.disks.iter().any(|d| d.disk.name == disk.name));
-    let contents =
-        disks.flat_map(|d| d.table.iter().flat_map(|t| &t.partitions)).filter_map(|p| p.content.as_ref());
-    let mut boots = contents.filter_map(|c| match c.looks_like {
-        Some(LooksLike::AkeneBoot { unfinished, .. }) => Some(unfinished),
+    let tables: Vec<_> = disks.filter_map(|d| d.table.as_ref()).collect();
+    let looks =
+        tables.iter().flat_map(|t| &t.partitions).filter_map(|p| p.content.as_ref()?.looks_like.as_ref());
+    let mut boots = looks.filter_map(|looks| match looks {
+        LooksLike::AkeneBoot { unfinished, .. } => Some(*unfinished),
         _ => None,
     });
     let first = boots.next();
-    first == Some(true) && boots.all(|unfinished| unfinished)
+    let whole = tables.iter().filter_map(|table| akene_planner::whole_root(table));
+    first == Some(true)
+        && boots.all(|unfinished| unfinished)
+        && !whole.into_iter().any(|root| goes(plan, inventory, root))
+}
+
+/// Whether a plan leaves nothing of the system on the filesystem with this UUID.
+fn goes(plan: &Plan, inventory: &Inventory, uuid: &str) -> bool {
+    let found = |disk: &str, number| {
+        let mut tables = inventory.disks.iter().filter(|d| d.name == disk).filter_map(|d| d.table.as_ref());
+        tables
+            .find_map(|t| t.partitions.iter().find(|p| p.number == number)?.content.as_ref()?.uuid.as_deref())
+    };
+    let partitions = plan.disks.iter().flat_map(|d| d.partitions.iter().map(|p| (&*d.disk.name, p)));
+    let mut changed =
+        partitions.filter(|(_, p)| matches!(p.action, Action::Format | Action::Refresh | Action::Delete));
+    changed.any(|(disk, p)| found(disk, p.number) == Some(uuid))
 }
 
 /// Decides where to stage `size` bytes, with `room` beside the disks.
@@ -396,6 +414,38 @@ mod tests {
         let [one, two] = [one, two].map(|roles| boot_margin(roles.iter()));
         assert_eq!((one, two - one), (BOOT_MARGIN.0, KERNEL_ROOM));
         assert_eq!((margin(ON_BOOT, &room, two), margin(ON_VOLUME, &room, two)), (two, 5 << 30));
+    }
+
+    /// What broke off beside a whole system is made again beside it, or, as another profile says, in its place.
+    #[test]
+    fn a_whole_system_is_at_risk_although_one_beside_it_broke_off() {
+        macro_rules! golden {
+            ($name:literal) => {
+                serde_json::from_str(include_str!(concat!("../../../tests/golden/", $name))).unwrap()
+            };
+        }
+        let inventory: Inventory = golden!("akene-two-roots-power-cut/inventory.json");
+        let beside: Plan = golden!("akene-two-roots-power-cut/plan.json");
+        let instead: Plan = golden!("akene-two-roots-power-cut-never/plan.json");
+        assert_eq!(inventory, golden!("akene-two-roots-power-cut-never/inventory.json"));
+        assert!(!has_old_system(&beside, &inventory));
+        assert!(has_old_system(&instead, &inventory));
+        let around = |action| {
+            let mut plan = instead.clone();
+            let root = plan.disks[0].partitions.iter_mut().find(|p| p.purpose == Role::Root).unwrap();
+            root.action = action;
+            plan
+        };
+        assert!(has_old_system(&around(Action::Refresh), &inventory));
+        // Its place is the one where the new system was begun.
+        let mut begun = inventory;
+        let partitions = &mut begun.disks[0].table.as_mut().unwrap().partitions;
+        for content in partitions.iter_mut().filter_map(|p| p.content.as_mut()) {
+            if let Some(LooksLike::AkeneBoot { root_goes, .. }) = &mut content.looks_like {
+                *root_goes = true;
+            }
+        }
+        assert!(!has_old_system(&instead, &begun));
     }
 
     #[test]

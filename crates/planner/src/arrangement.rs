@@ -8,7 +8,7 @@ use akene_protocol::resolve::{StorageWishes, VolumeWish};
 
 use crate::fill::Ask;
 use crate::ground::{self, Site};
-use crate::homes::is_home;
+use crate::homes::{in_root, is_home};
 use crate::problem::{Item, Kind, Layout, Problem, bits};
 use crate::{Destroyed, GRAIN, GroupPlan, PartitionPlan, Role, risk};
 
@@ -159,7 +159,7 @@ impl<'a> Arrangement<'a> {
         };
         let Some((mut layout, not_spread)) = problem.settle() else { return Err(problem) };
         // With people's files in it a root stays where it is.
-        let files_in_root = self.home_in_root || left_out.iter().any(|v| is_home(v));
+        let files_in_root = self.home_in_root || in_root(wishes) || left_out.iter().any(|v| is_home(v));
         if let Some(spare) = wishes.spare.as_ref().filter(|_| self.chain && !files_in_root)
             && let Some(more) = problem.with_spare(spare, &layout)
         {

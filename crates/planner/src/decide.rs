@@ -1,6 +1,7 @@
 //! Which of the ways to treat the disks is taken, and what is said when none can be.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use akene_protocol::Bytes;
 use akene_protocol::api::Consent;
@@ -100,21 +101,30 @@ fn reinstalled<'a>(
     let mut blocked: Vec<Issue> = Vec::new();
     let ours = |d: &Disk| reinstall::is_boot_disk(d) && !never_used.contains(&d.name.as_str());
     for at in (0..disks.len()).filter(|at| ours(disks[*at])) {
-        match reinstall::existing(at, disks, wishes, inventory) {
-            Some(Ok(arrangement)) => match arrangement.solve(wishes, inventory.firmware.kind) {
-                Ok(one) => {
-                    let beside = reinstall::beside(at, disks, wishes, inventory)
-                        .and_then(|arrangement| arrangement.solve(wishes, inventory.firmware.kind).ok())
-                        .filter(|more| takes_nothing(more, &one));
-                    solved.push((at, beside.unwrap_or(one)));
-                }
-                Err(problem) => {
-                    let why = shortages(&problem).join("; ");
-                    blocked.extend(reinstall::blocked(at, disks, wishes, inventory, &why));
-                }
+        let kind = inventory.firmware.kind;
+        let instead = match reinstall::existing(at, disks, wishes, inventory) {
+            Some(Ok(arrangement)) => arrangement.solve(wishes, kind).map_err(|problem| {
+                let why = shortages(&problem).join("; ");
+                reinstall::blocked(at, disks, wishes, inventory, &why)
+            }),
+            Some(Err(issue)) => Err(Some(issue)),
+            None => Err(None),
+        };
+        let beside = || {
+            let arrangement = reinstall::beside(at, disks, wishes, inventory)?;
+            arrangement.solve(wishes, kind).ok().filter(is_well_placed)
+        };
+        match instead {
+            Ok(one) => {
+                let more = beside().filter(|more| takes_nothing(more, &one));
+                solved.push((at, more.unwrap_or(one)));
+            }
+            // The place of the old root does not serve, and the other one may.
+            Err(Some(issue)) => match beside().filter(uses_no_other_disk) {
+                Some(more) => solved.push((at, more)),
+                None => blocked.push(issue),
             },
-            Some(Err(issue)) => blocked.push(issue),
-            None => {}
+            Err(None) => {}
         }
     }
     if !blocked.is_empty() && solved.is_empty() {
@@ -140,11 +150,26 @@ fn reinstalled<'a>(
     Ok(solved.into_iter().next().map(|(_, one)| one))
 }
 
-/// Whether a new root beside the old one takes nothing away from anybody, a blank disk neither, and has a place that is known by
-/// its name.
+/// Whether a new root beside the old one takes nothing away from anybody, a blank disk neither.
 fn takes_nothing(beside: &Solved<'_>, instead: &Solved<'_>) -> bool {
     let names =
         |solved: &Solved<'_>| -> Vec<String> { solved.left_out.iter().map(|v| v.name.clone()).collect() };
+    names(beside) == names(instead)
+        && beside.disks().is_subset(&instead.disks())
+        && beside.layout.objective.risk <= instead.layout.objective.risk
+        && (instead.problem.items.is_empty()
+            || beside.layout.objective.short <= instead.layout.objective.short)
+}
+
+/// Whether it takes no disk on which nothing has its place already.
+fn uses_no_other_disk(beside: &Solved<'_>) -> bool {
+    let fixed: BTreeSet<&str> =
+        beside.arrangement.fixed.iter().map(|(g, _)| beside.problem.grounds[*g].disk.name.as_str()).collect();
+    beside.disks().is_subset(&fixed)
+}
+
+/// Whether a new root beside the old one has a place that is no step back, and is known by its name.
+fn is_well_placed(beside: &Solved<'_>) -> bool {
     let problem = &beside.problem;
     let layout = &beside.layout;
     let old = beside.arrangement.fixed.iter().find(|(_, p)| p.purpose == Role::Old);
@@ -158,12 +183,7 @@ fn takes_nothing(beside: &Solved<'_>, instead: &Solved<'_>) -> bool {
             && bits(problem.disks_of(place)).all(|g| named(g) && latency(g) <= latency(*was))
     };
     let mut placed = (0..problem.items.len()).filter(|at| problem.items[*at].is_root());
-    names(beside) == names(instead)
-        && beside.disks().is_subset(&instead.disks())
-        && beside.layout.objective.risk <= instead.layout.objective.risk
-        && (instead.problem.items.is_empty()
-            || beside.layout.objective.short <= instead.layout.objective.short)
-        && placed.all(serves)
+    placed.all(serves)
 }
 
 /// New tables, or with [`Foreign::Leave`] the room beside what is there.

@@ -67,6 +67,12 @@ pub(crate) fn is_home(volume: &VolumeWish) -> bool {
     volume.name == "home" && volume.user_data
 }
 
+/// Whether people's files that are kept lie in the root, because no volume is theirs.
+pub(crate) fn in_root(wishes: &StorageWishes) -> bool {
+    let theirs = |v: &VolumeWish| v.user_data && v.mount.as_deref() == Some("/home");
+    wishes.keep_homes && !wishes.volumes.iter().any(theirs)
+}
+
 /// The volume of a group that can be kept as `/home`: only one of this name is found again by it.
 pub(crate) fn home_of(group: &VolumeGroup) -> Option<&akene_protocol::inventory::LogicalVolume> {
     group.logical.iter().find(|l| l.name == "home" && l.content.as_ref().is_some_and(is_kept_home))

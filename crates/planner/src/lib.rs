@@ -41,6 +41,7 @@ pub use akene_protocol::issue::{Issue, Issues};
 pub use explain::{Explanation, Reason, explain, explain_within};
 pub use model::*;
 pub use problem::BootChain;
+pub use recognise::whole_root;
 pub use words::partition as partition_node;
 
 /// Partitions begin and end on multiples of this: right for every sector size and flash block.

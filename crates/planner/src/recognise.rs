@@ -96,6 +96,11 @@ pub(crate) fn home_inside(partition: &Partition) -> bool {
     })
 }
 
+/// Whether its content has this UUID.
+pub(crate) fn has_uuid(partition: &Partition, uuid: &str) -> bool {
+    partition.content.as_ref().is_some_and(|c| c.uuid.as_deref() == Some(uuid))
+}
+
 /// Whether the table gives it one of our names.
 fn our_name(partition: &Partition) -> bool {
     partition.name.as_deref().is_some_and(|n| n.starts_with("akene-") || n.starts_with("AKENE_"))
@@ -115,10 +120,12 @@ pub(crate) fn proven(table: &Table) -> Option<&str> {
     })
 }
 
-/// Whether an installation was begun that makes its system on that root.
-pub(crate) fn proven_goes(table: &Table) -> bool {
-    let looks = table.partitions.iter().filter_map(|p| p.content.as_ref()?.looks_like.as_ref());
-    looks.into_iter().any(|looks| matches!(looks, LooksLike::AkeneBoot { root_goes: true, .. }))
+/// UUID of the root that holds a whole system whatever else broke off on the machine: a boot partition names it, and no
+/// installation was begun that makes its system there.
+pub fn whole_root(table: &Table) -> Option<&str> {
+    let mut looks = table.partitions.iter().filter_map(|p| p.content.as_ref()?.looks_like.as_ref());
+    let goes = looks.any(|looks| matches!(looks, LooksLike::AkeneBoot { root_goes: true, .. }));
+    proven(table).filter(|_| !goes)
 }
 
 /// Whether it has the name of a physical volume of ours.

@@ -6,6 +6,7 @@ use akene_planner::{Action, DiskPlan, Plan, Role, plan, plan_within};
 use akene_protocol::Bytes;
 use akene_protocol::api::Consent;
 use akene_protocol::inventory::*;
+use akene_protocol::resolve::StorageWishes;
 use common::{after, disk, machine, usual, with_spare};
 
 fn windows(name: &str, size: Bytes) -> Disk {
@@ -178,6 +179,98 @@ fn the_system_that_has_proven_itself_stays_and_an_installation_that_broke_off_ch
     }
 }
 
+/// The content of a partition of the first disk.
+fn content(machine: &mut Inventory, number: u32) -> &mut Content {
+    let partitions = &mut machine.disks[0].table.as_mut().unwrap().partitions;
+    let partition = partitions.iter_mut().find(|p| p.number == number).unwrap();
+    partition.content.get_or_insert(Content {
+        kind: "ext4".into(),
+        label: None,
+        uuid: Some("half".into()),
+        used: None,
+        looks_like: None,
+    })
+}
+
+/// An installation beside a whole system on partition 5 broke off.
+fn broken_off(machine: &mut Inventory, other: u32) {
+    let whole = content(machine, 5).clone();
+    content(machine, other).looks_like = whole.looks_like;
+    content(machine, 3).looks_like =
+        Some(LooksLike::AkeneBoot { unfinished: true, root: whole.uuid, root_goes: false });
+}
+
+#[test]
+fn a_whole_system_beside_one_that_broke_off_is_lost_with_permission_only() {
+    let var = common::volume("var", Some("/var"), Bytes::gib(1), Bytes::gib(2), Some(Bytes::gib(2)));
+    let mut wishes = with_spare(usual());
+    wishes.volumes.push(var);
+    let before = machine(FirmwareKind::Bios, vec![disk("sda", Bytes::gib(100))]);
+    let mut now = after(&plan(&wishes, &before).unwrap(), &before);
+    broken_off(&mut now, 6);
+    let (mut never, mut larger) = (wishes.clone(), wishes.clone());
+    never.spare = None;
+    // The other place would be a step back.
+    larger.volumes[0].enough = Bytes::gib(24);
+    for (lost, place) in [("akene-spare", "akene-root"), ("akene-root", "akene-spare")] {
+        for p in &mut now.disks[0].table.as_mut().unwrap().partitions {
+            match p.number {
+                5 => p.name = Some(lost.into()),
+                6 => p.name = Some(place.into()),
+                _ => {}
+            }
+        }
+        for wishes in [&never, &larger] {
+            let plan = plan(wishes, &now).unwrap();
+            assert_eq!(roots(&plan), (5, Some((6, Role::Spare))));
+            let var = plan.disks[0].partitions.iter().find(|p| p.mount.as_deref() == Some("/var")).unwrap();
+            let lost: Vec<&str> = plan.destroys.iter().map(|d| d.name.as_str()).collect();
+            assert!(lost.contains(&"sda5") && lost.contains(&&*format!("sda{}", var.number)), "{lost:?}");
+            assert!(!lost.contains(&"sda6") && plan.needs == Consent::Wipe, "{plan:?}");
+            let refused = plan_within(wishes, &now, Consent::Blank).unwrap_err();
+            assert_eq!(refused.0[0].code, "consent-needed");
+        }
+    }
+    // On a volume group just the same.
+    let mut grouped = now.clone();
+    let var = grouped.disks[0].table.as_mut().unwrap().partitions.iter_mut();
+    let var = var.filter(|p| p.name.as_deref() == Some("akene-var")).map(|p| {
+        p.name = Some("akene-var-pv".into());
+        let member = Content {
+            kind: "LVM2_member".into(),
+            label: None,
+            looks_like: None,
+            ..p.content.clone().unwrap()
+        };
+        let logical =
+            LogicalVolume { name: "var".into(), size: Bytes::gib(2), content: p.content.replace(member) };
+        VolumeGroup {
+            name: "akene-var".into(),
+            uuid: "uuid".into(),
+            members: vec![common::node("sda", p.number)],
+            complete: true,
+            logical: vec![logical],
+        }
+    });
+    grouped.volume_groups = var.collect();
+    let plan_of_group = plan(&never, &grouped).unwrap();
+    assert_eq!(plan_of_group.groups[0].action, Action::Format);
+    assert!(plan_of_group.destroys.iter().any(|d| d.name == "akene-var/var"), "{plan_of_group:?}");
+    // And around people's files in it.
+    let root = content(&mut now, 5);
+    root.looks_like = match root.looks_like.take() {
+        Some(LooksLike::LinuxRoot { name, home_used, .. }) => {
+            Some(LooksLike::LinuxRoot { name, home_inside: true, home_used })
+        }
+        other => panic!("{other:?}"),
+    };
+    never.volumes.retain(|v| v.name != "home");
+    let refreshed = plan(&never, &now).unwrap();
+    let root = refreshed.disks[0].partitions.iter().find(|p| p.number == 5).unwrap();
+    assert_eq!(root.action, Action::Refresh);
+    assert!(refreshed.destroys.iter().any(|d| d.name == "sda5"), "{refreshed:?}");
+}
+
 #[test]
 fn a_system_that_would_miss_something_is_not_kept() {
     let mut wishes = with_spare(usual());
@@ -186,6 +279,47 @@ fn a_system_that_would_miss_something_is_not_kept() {
     let before = machine(FirmwareKind::Bios, vec![disk("sda", Bytes::gib(100))]);
     let second = plan(&wishes, &after(&plan(&wishes, &before).unwrap(), &before)).unwrap();
     assert_eq!(roots(&second), (5, Some((6, Role::Spare))));
+}
+
+#[test]
+fn where_people_s_files_lie_in_the_root_no_second_one_is_reserved() {
+    let before = machine(FirmwareKind::Bios, vec![disk("sda", Bytes::gib(400))]);
+    let mut wishes = with_spare(usual());
+    wishes.volumes.retain(|v| v.name != "home");
+    let first = plan(&wishes, &before).unwrap();
+    assert_eq!(roots(&first).1, None);
+    // Nor is one made in free room.
+    let second = plan(&wishes, &after(&first, &before)).unwrap();
+    assert_eq!(roots(&second), (roots(&first).0, None));
+    // Files that nobody keeps are in nobody's way.
+    wishes.keep_homes = false;
+    assert!(roots(&plan(&wishes, &before).unwrap()).1.is_some());
+}
+
+#[test]
+fn what_does_not_fit_in_the_place_of_the_old_root_is_made_in_the_other() {
+    let before = machine(FirmwareKind::Bios, vec![disk("sda", Bytes::gib(100))]);
+    let mut wishes = with_spare(usual());
+    let mut now = after(&plan(&wishes, &before).unwrap(), &before);
+    now = after(&plan(&wishes, &now).unwrap(), &now);
+    let blank = disk("sdb", Bytes::gib(400));
+    now.disks.push(blank);
+    // The system lies in the second place, which is smaller.
+    let partitions = &mut now.disks[0].table.as_mut().unwrap().partitions;
+    let place = partitions.iter_mut().find(|p| p.number == 6).unwrap();
+    place.size = place.size - Bytes::gib(4);
+    wishes.volumes[0].min = Bytes::gib(18);
+    let next = plan(&wishes, &now).unwrap();
+    assert_eq!((roots(&next), next.disks.len()), ((5, Some((6, Role::Old))), 1));
+    let home = next.disks[0].partitions.iter().find(|p| p.mount.as_deref() == Some("/home")).unwrap();
+    assert_eq!(home.action, Action::Keep);
+    // Where neither serves, nothing is done.
+    wishes.volumes[0].min = Bytes::gib(30);
+    wishes.volumes[0].enough = Bytes::gib(30);
+    assert_eq!(plan(&wishes, &now).unwrap_err().0[0].code, "kept-data-in-the-way");
+    wishes = StorageWishes { spare: None, ..usual() };
+    wishes.volumes[0].min = Bytes::gib(18);
+    assert_eq!(plan(&wishes, &now).unwrap_err().0[0].code, "kept-data-in-the-way");
 }
 
 #[test]

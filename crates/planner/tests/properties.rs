@@ -310,6 +310,18 @@ fn unfinished(disk: &Disk) -> bool {
     })
 }
 
+/// UUIDs of the roots that a disk's boot partitions name, but for those on which an installation was begun.
+fn whole(disk: &Disk) -> Vec<&str> {
+    let parts = disk.table.iter().flat_map(|t| &t.partitions);
+    let looks = parts.filter_map(|p| p.content.as_ref()?.looks_like.as_ref());
+    looks
+        .filter_map(|l| match l {
+            LooksLike::AkeneBoot { root, root_goes: false, .. } => root.as_deref(),
+            _ => None,
+        })
+        .collect()
+}
+
 /// Whether an installation only got as far as the table.
 fn never_used(disk: &Disk) -> bool {
     let mut parts = disk.table.iter().flat_map(|t| &t.partitions);
@@ -329,6 +341,7 @@ fn check(wishes: &StorageWishes, inventory: &Inventory) -> Option<Plan> {
     };
     assert_eq!(plan.destroys.is_empty(), plan.needs == Consent::Blank);
     check_wishes(&plan, wishes, inventory);
+    let boot = found(inventory, &plan.disks[0]);
     for done in &plan.disks {
         let disk = found(inventory, done);
         assert!(!disk.live_medium && !disk.read_only && disk.health != Health::Failing);
@@ -354,8 +367,10 @@ fn check(wishes: &StorageWishes, inventory: &Inventory) -> Option<Plan> {
             // A place for a root in which nothing was made yet.
             let place = matches!(p.name.as_deref(), Some("akene-root" | "akene-spare"));
             let room = !done.new_table && place && p.content.is_none();
+            let uuid = p.content.as_ref().and_then(|c| c.uuid.as_deref());
+            let system = uuid.is_some_and(|uuid| whole(boot).contains(&uuid));
             assert!(
-                listed || rest || begun || room || refreshed && before,
+                listed || !system && (rest || begun || room || refreshed && before),
                 "partition {} is lost and not named",
                 p.number
             );
@@ -475,6 +490,29 @@ proptest! {
             root(&plans[0], Role::Root).iter().map(|p| (p.0.clone(), p.1)).collect::<Vec<_>>(),
             root(&plans[2], Role::Root).iter().map(|p| (p.0.clone(), p.1)).collect::<Vec<_>>()
         );
+    }
+
+    /// Where an installation beside a system broke off, and the next one has another profile, that system is lost only with
+    /// permission.
+    #[test]
+    fn a_system_beside_half_of_another_is_never_lost_unsaid(
+        wishes in any_wishes(), others in any_wishes(), inventory in any_machine(Strays::None), spare in any::<bool>()
+    ) {
+        let wishes = with_spare(wishes);
+        let Ok(first) = plan(&wishes, &inventory) else { return Ok(()) };
+        let installed = after(&first, &inventory);
+        let mut broken = after(&plan(&wishes, &installed).unwrap(), &installed);
+        let named = whole(found(&installed, &first.disks[0])).first().map(|uuid| (*uuid).to_owned());
+        let parts = broken.disks.iter_mut().flat_map(|d| d.table.iter_mut().flat_map(|t| &mut t.partitions));
+        for content in parts.filter_map(|p| p.content.as_mut()) {
+            if let Some(LooksLike::AkeneBoot { unfinished, root, .. }) = &mut content.looks_like {
+                (*unfinished, *root) = (true, named.clone());
+            }
+        }
+        check(&if spare { with_spare(others) } else { others }, &broken);
+        if let Ok(careful) = plan_within(&wishes, &broken, Consent::Blank) {
+            prop_assert!(careful.destroys.is_empty());
+        }
     }
 
     /// With parts of other machines about, nobody may be able to tell what is whose. Then nothing is touched.

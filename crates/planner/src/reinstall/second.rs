@@ -12,7 +12,8 @@ use akene_protocol::resolve::VolumeWish;
 use super::find::Found;
 use super::work::{Before, Work};
 use super::{fitting, kept};
-use crate::recognise::{filesystem_found, home_inside, proven, proven_goes, root_name};
+use crate::homes::in_root;
+use crate::recognise::{filesystem_found, has_uuid, home_inside, proven, root_name, whole_root};
 use crate::{Action, Destroyed, PartitionPlan, Role, words};
 
 /// Whether a root of this size is no step back: it is enough, or as much as the old one has.
@@ -36,7 +37,25 @@ impl<'a> Work<'_, 'a> {
     /// The root that has proven itself.
     pub fn proven_root(&self) -> Option<(usize, &'a Partition)> {
         let uuid = self.proven()?;
-        self.roots().find(|(_, p)| p.content.as_ref().is_some_and(|c| c.uuid.as_deref() == Some(uuid)))
+        self.roots().find(|(_, p)| has_uuid(p, uuid))
+    }
+
+    /// UUID of the root of a whole system that is there, whatever broke off beside it.
+    fn whole(&self) -> Option<&'a str> {
+        let table = self.disks[self.at].table.as_ref()?;
+        let uuid = whole_root(table)?;
+        let here = table.partitions.iter();
+        here.chain(self.others().map(|(_, p)| p)).any(|p| has_uuid(p, uuid)).then_some(uuid)
+    }
+
+    /// What an earlier run left on a partition; of no partition, what it left elsewhere. An installation beside a whole system
+    /// leaves half of one in the other place alone: everything else is that system's.
+    pub fn before_on(&self, found: Option<&Partition>) -> Before {
+        let half = |uuid| found.is_some_and(|p| root_name(p) && !has_uuid(p, uuid));
+        match (self.before, self.whole()) {
+            (Before::Unfinished, Some(uuid)) if !half(uuid) => Before::System,
+            (before, _) => before,
+        }
     }
 
     /// Keeps the root that is there, and makes the new one in the other place, or where there is room.
@@ -54,17 +73,8 @@ impl<'a> Work<'_, 'a> {
             content.and_then(|c| c.looks_like.as_ref()),
             Some(LooksLike::LinuxRoot { name: Some(_), .. })
         );
-        let whole = match self.before {
-            Before::System => true,
-            // Half of a system lies in the other place, or here.
-            Before::Unfinished => {
-                self.proven().is_some()
-                    && content.and_then(|c| c.uuid.as_deref()) == self.proven()
-                    && !self.disks[self.at].table.as_ref().is_some_and(proven_goes)
-            }
-            Before::TableOnly => false,
-        };
-        if !system || !whole || self.home_in_root {
+        let whole = self.before_on(Some(old.1)) == Before::System;
+        if !system || !whole || self.home_in_root || in_root(self.wishes) {
             return self.reasons.push("there is no system that could come back".into());
         }
         let others: Vec<_> = self.roots().filter(|(g, p)| (*g, p.number) != (old.0, old.1.number)).collect();

@@ -177,7 +177,7 @@ impl<'a> Work<'_, 'a> {
                     let look = found.content.as_ref().and_then(|c| c.looks_like.as_ref());
                     let whole = matches!(look, Some(LooksLike::LinuxRoot { name: Some(_), .. }));
                     let another = whole && !named(found, &Role::Root, volume.filesystem);
-                    if another || !matches!(self.before, Before::Unfinished) {
+                    if another || self.before_on(Some(found)) != Before::Unfinished {
                         self.destroys.push(old_system(self.disks[g], found));
                     }
                     self.fixed.push((g, partition));
@@ -241,7 +241,7 @@ impl<'a> Work<'_, 'a> {
             _ => {
                 plan.action = Action::Format;
                 plan.why = fitting(plan.size, volume.enough);
-                if self.before == Before::System {
+                if self.before_on(None) == Before::System {
                     let what = words::content(content, plan.size);
                     self.destroys.push(Destroyed { name: format!("{}/{wanted}", group.name), what });
                 }
@@ -276,7 +276,7 @@ impl<'a> Work<'_, 'a> {
             let place = mount.unwrap_or("swap");
             return self.reasons.push(format!("{place} would be made on {node}, which holds {what}"));
         }
-        if !self.before.loses_nothing(found, &role) {
+        if !self.before_on(Some(found)).loses_nothing(found, &role) {
             self.destroys.push(Destroyed {
                 name: words::partition(&self.disks[g].name, found.number),
                 what: words::partition_content(found),
