@@ -1,7 +1,10 @@
 //! The harness itself, where a mistake would look like a fault of what it tests.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
+use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_tests::vm::{Firmware, Machine, blank_disk};
 
 /// A disk whose boot sector writes a line on the serial port and stops.
@@ -40,4 +43,51 @@ fn every_firmware_starts() {
         // With nothing to start from, firmware asks the network.
         vm.expect("PXE", Duration::from_secs(120)).unwrap_or_else(|e| panic!("{firmware:?}: {e:#}"));
     }
+}
+
+/// `scripts/test` with a cargo that builds nothing: its virtual machines fail, or everything else does, or neither.
+#[test]
+fn the_whole_run_ends_as_its_two_sides_do_and_says_last_what_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/test");
+    let test = script("scripts/test", &std::fs::read_to_string(ours).unwrap());
+    script("scripts/deps", "#!/bin/sh\n");
+    script("scripts/lint", "#!/bin/sh\n");
+    script(
+        ".cargo/bin/cargo",
+        r#"#!/bin/sh
+case "$*" in
+  *--no-run*) exit 0 ;;
+  *--test\ vm*) side=machines ;;
+  test*) side=rest ;;
+  *) exit 0 ;;
+esac
+[ "$FAILS" = $side ] || exit 0
+printf 'failures:\n    a_test_of_%s\ntest result: FAILED\nerror: 1 target failed\n' $side
+exit 101
+"#,
+    );
+    let run = |fails: &str| {
+        let cmd = Cmd::new(&test).env("HOME", dir.path()).env("TMPDIR", dir.path()).env("FAILS", fails);
+        SystemRunner.run(&cmd).map(|output| output.text()).map_err(|error| format!("{error:#}"))
+    };
+    run("nothing").unwrap();
+    for side in ["machines", "rest"] {
+        let said = run(side).unwrap_err();
+        assert!(said.contains("status: 1"), "{said}");
+        let (_, last) = said.rsplit_once("What failed:").unwrap();
+        assert!(
+            last.contains(&format!("a_test_of_{side}")) && last.contains("error: 1 target failed"),
+            "{said}"
+        );
+    }
+    let left: Vec<_> = dir.path().read_dir().unwrap().flatten().map(|e| e.file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
 }
