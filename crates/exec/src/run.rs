@@ -280,9 +280,7 @@ impl Runner for SystemRunner {
             tail: tail(output),
             output: output.clone(),
         };
-        let mut child = cmd
-            .command()?
-            .spawn()
+        let mut child = spawn(&mut cmd.command()?)
             .map_err(|e| fail(format!("cannot be started ({e})"), None, &Output::default()))?;
         if let (Some(mut pipe), Some(input)) = (child.stdin.take(), cmd.stdin.clone()) {
             // A command that does not read all its input is not an error here: its status tells.
@@ -320,6 +318,23 @@ impl Runner for SystemRunner {
         }
         Ok(output)
     }
+}
+
+/// How often a program that is still open for writing is tried again, 10 ms later each time.
+const BUSY: u32 = 200;
+
+/// Starts a command. A program that we have just written cannot be started as long as another of our threads is between
+/// `fork` and `exec`: until then its child holds what was open here, for writing too (`ETXTBSY`). That passes.
+fn spawn(command: &mut Command) -> std::io::Result<Child> {
+    for _ in 0..BUSY {
+        match command.spawn() {
+            Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            went => return went,
+        }
+    }
+    command.spawn()
 }
 
 /// How long a command is waited for.
@@ -522,6 +537,22 @@ mod tests {
             error.to_string(),
             "`sh -c 'echo '\\''no space'\\'' >&2; exit 3'` failed: exit status: 3; it said:\nno space"
         );
+    }
+
+    #[test]
+    fn a_program_that_is_open_for_writing_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("script");
+        let mut file = std::fs::File::create(&path).unwrap();
+        file.write_all(b"#!/bin/sh\necho done\n").unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        // As a child of another thread has it, until it becomes something else.
+        let closing = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            drop(file);
+        });
+        assert_eq!(SystemRunner.run(&Cmd::new(&path)).unwrap().text(), "done");
+        closing.join().unwrap();
     }
 
     #[test]
