@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Cursor, Read};
+use std::io::{self, BufWriter, Cursor, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
@@ -34,6 +34,10 @@ const WAITING: &str = ".akene-unpacking";
 const DECODER_MEMORY: u64 = 16 << 20;
 /// What a decoder gets that needs more, one at a time.
 const LARGE_DECODER: u64 = 128 << 20;
+/// Scripts wait for nobody but themselves, and these threads go on where processors are left.
+const NICE: i32 = 10;
+/// What is written at a time: as many bytes as a file has, if that is less.
+const PIECE: u64 = 128 << 10;
 /// More workers than this only wait for the disk.
 const MOST_WORKERS: usize = 8;
 
@@ -123,6 +127,8 @@ impl Stage {
         let work = |_| {
             let (sender, shared) = (sender.clone(), shared.clone());
             thread::spawn(move || {
+                // Of this thread alone. One that may not be nicer than it is goes on as it is.
+                rustix::process::nice(NICE).ok();
                 while let Some(job) = shared.jobs.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
                     if sender.send((job.place, shared.package(job))).is_err() {
                         break;
@@ -276,9 +282,9 @@ fn item<R: Read>(
         }
         EntryType::Link => What::Link(link_target(entry)?),
         EntryType::Regular | EntryType::Continuous => {
-            let name = number.to_string();
+            let (name, size) = (number.to_string(), entry.size());
             let mut file = create(dir, name.as_ref())?;
-            let sum = write(entry, &mut file, sums)?;
+            let sum = write(entry, size, &mut file, sums)?;
             finish_file(&file, dir, name.as_ref(), Mode::from_bits_truncate(mode), seconds)?;
             What::File { sum }
         }
@@ -287,10 +293,11 @@ fn item<R: Read>(
     Ok(Item { path, what, uid, gid, user, group, mode, seconds })
 }
 
-/// Writes a file's content, and gives its sum where that is wanted.
-fn write(from: &mut impl Read, to: &mut File, sum: bool) -> Result<Option<String>> {
+/// Writes a file's content of so many bytes, and gives its sum where that is wanted.
+fn write(from: &mut impl Read, size: u64, to: &mut File, sum: bool) -> Result<Option<String>> {
     let mut from = Summing { from, sum: sum.then(Md5::new) };
-    io::copy(&mut from, to).context("writing its content")?;
+    let mut to = BufWriter::with_capacity(size.min(PIECE) as usize, to);
+    io::copy(&mut from, &mut to).and_then(|_| to.flush()).context("writing its content")?;
     Ok(from.sum.map(|sum| hex::encode(sum.finalize())))
 }
 
