@@ -160,8 +160,9 @@ fn one_processor_makes_what_several_make() {
     let Some(mirror) = mirror() else { return };
     let dir = tempfile::tempdir_in(cache_dir().unwrap()).unwrap();
     let archive = Archive::debian(&mirror, "trixie");
-    let requested = if full() { sets::SERVER } else { crafted::NEEDS };
-    let mut set = reference::choose(dir.path(), &archive, requested, false).unwrap();
+    let more: &[&str] = if full() { sets::SERVER } else { &[] };
+    let requested = [crafted::NEEDS, more].concat();
+    let mut set = reference::choose(dir.path(), &archive, &requested, false).unwrap();
     let made = dir.path().join("crafted");
     std::fs::create_dir(&made).unwrap();
     set.add(crafted::build(&made).unwrap());
