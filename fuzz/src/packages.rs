@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use akene_archive::{AptRoot, AptSettings, Deb, Engine};
+use akene_archive::{AptRoot, AptSettings, Deb, Engine, Later};
 use akene_exec::Cmd;
 use akene_protocol::profile::{Apt, Distribution};
 use akene_protocol::resolve::Archive;
@@ -156,7 +156,10 @@ fn laid(package: &[u8], prepare: impl FnOnce(&Path)) {
         fs::write(&file, package).unwrap();
         prepare(&root);
         let runner = Said { text: Vec::new(), code: 0 };
-        let result = Engine::new(&root, &runner, |program| Cmd::new(program), &[], &[file])
+        let later = Later::new(place.join("tools"), &root);
+        let result = later
+            .prepare("/tools")
+            .and_then(|()| Engine::new(&root, &runner, |program| Cmd::new(program), &later, &[], &[file]))
             .and_then(|mut engine| engine.unpack(&mut |_| {}));
         let status = fs::read_to_string(root.join("var/lib/dpkg/status")).unwrap_or_default();
         one_package(&status, result.is_ok());

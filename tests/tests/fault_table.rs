@@ -464,8 +464,11 @@ fn a_disk_that_is_full_while_packages_are_unpacked_is_named() {
     let control = "Package: large\nVersion: 1\nArchitecture: all\n";
     let deb = akene_tests::deb::make(dir.path(), control, &[("usr/share/large", vec![0; 40 << 20])]).unwrap();
     let nothing = akene_exec::RecordingRunner::default();
-    let unpacked = akene_archive::Engine::new(&root, &nothing, |program| Cmd::new(program), &[], &[deb])
-        .and_then(|mut engine| engine.unpack(&mut |_| {}));
+    let later = akene_archive::Later::new(dir.path().join("tools"), &root);
+    later.prepare("/tools").unwrap();
+    let unpacked =
+        akene_archive::Engine::new(&root, &nothing, |program| Cmd::new(program), &later, &[], &[deb])
+            .and_then(|mut engine| engine.unpack(&mut |_| {}));
     run("umount", &["--lazy", root.to_str().unwrap()]);
     let issues = akene_agent::run::issues_of(&unpacked.unwrap_err());
     assert_eq!((issues.len(), issues[0].code.as_str()), (1, "no-space"), "{issues:?}");

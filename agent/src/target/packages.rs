@@ -49,8 +49,8 @@ pub(super) fn install(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
     prepare_root(job, &mut root)?;
     let files =
         |of: &[&LockedPackage]| -> Vec<PathBuf> { of.iter().map(|p| job.debs.join(&p.file)).collect() };
-    let inside = |program: &str| tools.inside(job, program);
-    let mut engine = Engine::new(&job.layout.root, job.runner, inside, &files(&base), &files(&rest))?;
+    let (inside, later) = (|program: &str| tools.inside(job, program), put_off(job));
+    let mut engine = Engine::new(&job.layout.root, job.runner, inside, &later, &files(&base), &files(&rest))?;
 
     let mut meter = Meter { seen: 0, total: base.len() as u64 * 2, from: 0, to: BASE_DONE };
     let laid = engine.base(&mut |said| meter.hear(said, watch));
@@ -59,20 +59,21 @@ pub(super) fn install(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
     system::write_fstab(job, &mut root)?;
     write_resume(job, &mut root)?;
     preseed(job, &tools)?;
-    meter = Meter { seen: 0, total: rest.len() as u64, from: BASE_DONE, to: UNPACKED };
-    let laid = engine.unpack(&mut |said| meter.hear(said, watch));
-    laid.context("unpacking the packages")?;
-    // What the boot loader is made from is there: from now on the disk finds the installer by itself.
-    bootloader::put_on_disk(&bootloader::Tools::of(job), &mut root, watch)
-        .context("making the disk startable")?;
-    meter = Meter { seen: 0, total: rest.len() as u64, from: UNPACKED, to: WHOLE };
     let bare = |program: &str| job.inside(program).without_syncs().timeout(LIMIT);
-    let set_up = || {
-        engine.configure_for_start(&mut |said| meter.hear(said, watch))?;
-        put_off(job).start_early(job.runner, &bare)?;
-        engine.configure(&mut |said| meter.hear(said, watch))
+    let rest_of_it = || {
+        meter = Meter { seen: 0, total: rest.len() as u64, from: BASE_DONE, to: UNPACKED };
+        let laid = engine.unpack(&mut |said| meter.hear(said, watch));
+        laid.context("unpacking the packages")?;
+        // What the boot loader is made from is there: from now on the disk finds the installer by itself.
+        bootloader::put_on_disk(&bootloader::Tools::of(job), &mut root, watch)
+            .context("making the disk startable")?;
+        meter = Meter { seen: 0, total: rest.len() as u64, from: UNPACKED, to: WHOLE };
+        let set_up = engine.configure_for_start(&mut |said| meter.hear(said, watch));
+        set_up.context("setting up what starts the kernel")?;
+        later.start_early(job.runner, &bare)?;
+        engine.configure(&mut |said| meter.hear(said, watch)).context("setting the packages up")
     };
-    put_off(job).beside(job.runner, &bare, set_up).context("setting the packages up")?;
+    later.beside(job.runner, &bare, rest_of_it)?;
     mark_automatic(job, &mut root)?;
     watch.progress(Progress { done: WHOLE, total: WHOLE, what: "packages".into() });
     Ok(())

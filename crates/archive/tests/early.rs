@@ -1,5 +1,5 @@
-//! Whether the initramfs that is made beside the rest counts: with lists that could not be made, and, with dpkg itself,
-//! with what packages leave for `initramfs-tools` to do.
+//! What is made beside dpkg, with dpkg itself: whether the initramfs counts, with lists that could not be made and with what
+//! packages leave for `initramfs-tools` to do; and certificates of authorities, with packages that rely on them or not.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use akene_archive::{Engine, Later, Said};
 use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_protocol::issue::Issues;
 
 fn put(path: &Path, text: &str, mode: u32) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -49,39 +50,44 @@ fn package(dir: &Path, name: &str, fields: &str, postinst: &str, triggers: &str)
     deb
 }
 
-/// Installs with a package without a say in the initramfs that is set up by this script. Gives whether the initramfs that
-/// was made beside it counts, and all calls for one.
-fn early(late: &str) -> (bool, Vec<String>) {
-    let dir = tempfile::tempdir().unwrap();
-    let (root, tools) = (dir.path().join("root"), dir.path().join("tools"));
-    let package = |name: &str, fields: &str, postinst: &str, triggers: &str| {
-        package(dir.path(), name, fields, postinst, triggers)
-    };
-    let base = [package("dpkg", "", "", "")];
-    let rest = [
-        package(
-            "initramfs-tools",
-            "",
-            "if [ $1 = triggered ]; then update-initramfs -u; fi",
-            "interest update-initramfs",
-        ),
-        // Set up after it, as many are that are no part of it.
-        package("volumes", "Depends: initramfs-tools\n", "", "activate-noawait update-initramfs"),
-        package("other", "Depends: volumes\n", late, ""),
-    ];
-    with_kernel(&root);
-    for link in ["bin", "sbin", "lib"] {
-        fs::create_dir_all(root.join("usr").join(link)).unwrap();
-        std::os::unix::fs::symlink(format!("usr/{link}"), root.join(link)).unwrap();
+/// A root, and what packages put off.
+struct Rig {
+    dir: tempfile::TempDir,
+    root: PathBuf,
+    tools: PathBuf,
+    later: Later,
+}
+
+impl Rig {
+    /// `None` where there is no dpkg, which is said.
+    fn new() -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() || !Path::new("/usr/bin/dpkg-deb").exists() {
+            eprintln!("SKIPPED: needs to be root, and dpkg");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (root, tools) = (dir.path().join("root"), dir.path().join("tools"));
+        for link in ["bin", "sbin", "lib"] {
+            fs::create_dir_all(root.join("usr").join(link)).unwrap();
+            std::os::unix::fs::symlink(format!("usr/{link}"), root.join(link)).unwrap();
+        }
+        let later = Later::new(&tools, &root);
+        later.prepare(tools.to_str().unwrap()).unwrap();
+        Some(Rig { dir, root, tools, later })
     }
-    let later = Later::new(&tools, &root);
-    later.prepare(tools.to_str().unwrap()).unwrap();
-    let path = format!("{}/bin:{}", tools.display(), std::env::var("PATH").unwrap());
-    let inside = |program: &str| {
+
+    fn package(&self, name: &str, fields: &str, postinst: &str, triggers: &str) -> PathBuf {
+        package(self.dir.path(), name, fields, postinst, triggers)
+    }
+
+    /// A command that finds the stand-ins, and then what lies in `own`.
+    fn inside(&self, program: &str) -> Cmd {
+        let (tools, own) = (self.tools.display(), self.dir.path().join("own"));
+        let path = format!("{tools}/bin:{}:{}", own.display(), std::env::var("PATH").unwrap());
         let cmd = Cmd::new(program).env("PATH", &path);
-        let database = format!("--admindir={}", root.join("var/lib/dpkg").display());
+        let database = format!("--admindir={}", self.root.join("var/lib/dpkg").display());
         match program {
-            "dpkg" => cmd.arg(database).arg(format!("--instdir={}", root.display())).args([
+            "dpkg" => cmd.arg(database).arg(format!("--instdir={}", self.root.display())).args([
                 "--force-script-chrootless",
                 "--force-not-root",
                 "--log=/dev/null",
@@ -89,40 +95,179 @@ fn early(late: &str) -> (bool, Vec<String>) {
             "dpkg-query" => cmd.arg(database),
             _ => cmd,
         }
-    };
+    }
+
+    fn engine(&self, rest: &[PathBuf]) -> Engine<'_> {
+        let base = [self.package("dpkg", "", "", "")];
+        Engine::new(&self.root, &SystemRunner, |program| self.inside(program), &self.later, &base, rest)
+            .unwrap()
+    }
+
+    /// Installs packages, with `bare` for what is done beside dpkg. Gives whether the initramfs that was made beside it
+    /// counts, and all that was left to do at the end.
+    fn install(&self, rest: &[PathBuf], bare: &dyn Fn(&str) -> Cmd) -> anyhow::Result<(bool, Vec<String>)> {
+        let mut said = |_: Said<'_>| {};
+        let mut engine = self.engine(rest);
+        engine.base(&mut said)?;
+        let rest = || {
+            engine.unpack(&mut said)?;
+            engine.configure_for_start(&mut said)?;
+            self.later.start_early(&SystemRunner, bare)?;
+            if self.root.join("usr/sbin/update-initramfs").exists() {
+                wait_for(&self.root.join(".akene-start/initrd.img-6.12"));
+            }
+            engine.configure(&mut said)
+        };
+        self.later.beside(&SystemRunner, bare, rest)?;
+        let notes = fs::read_to_string(self.tools.join("later"))?;
+        let early = self.later.run(&SystemRunner, bare, &mut |_| {})?;
+        let status = fs::read_to_string(self.root.join("var/lib/dpkg/status"))?;
+        assert!(!status.contains("Triggers-Pending") && !status.contains("Triggers-Awaited"), "{status}");
+        Ok((early, notes.lines().map(str::to_owned).collect()))
+    }
+}
+
+/// Installs with a package without a say in the initramfs that is set up by this script. Gives whether the initramfs that
+/// was made beside it counts, and all calls for one.
+fn early(rig: &Rig, late: &str) -> (bool, Vec<String>) {
+    let rest = [
+        rig.package(
+            "initramfs-tools",
+            "",
+            "if [ $1 = triggered ]; then update-initramfs -u; fi",
+            "interest update-initramfs",
+        ),
+        // Set up after it, as many are that are no part of it.
+        rig.package("volumes", "Depends: initramfs-tools\n", "", "activate-noawait update-initramfs"),
+        rig.package("other", "Depends: volumes\n", late, ""),
+    ];
+    with_kernel(&rig.root);
     let bare = |program: &str| match program {
-        "update-initramfs" => Cmd::new(root.join("usr/sbin/update-initramfs")),
+        "update-initramfs" => Cmd::new(rig.root.join("usr/sbin/update-initramfs")),
         _ => Cmd::new("true"),
     };
-    let mut said = |_: Said<'_>| {};
-    let mut engine = Engine::new(&root, &SystemRunner, inside, &base, &rest).unwrap();
-    engine.base(&mut said).unwrap();
-    engine.unpack(&mut said).unwrap();
-    let set_up = || {
-        engine.configure_for_start(&mut said)?;
-        later.start_early(&SystemRunner, &bare)?;
-        wait_for(&root.join(".akene-start/initrd.img-6.12"));
-        engine.configure(&mut said)
-    };
-    later.beside(&SystemRunner, &bare, set_up).unwrap();
-    let notes = fs::read_to_string(tools.join("later")).unwrap();
-    let early = later.run(&SystemRunner, &bare, &mut |_| {}).unwrap();
-    let status = fs::read_to_string(root.join("var/lib/dpkg/status")).unwrap();
-    assert!(!status.contains("Triggers-Pending") && !status.contains("Triggers-Awaited"), "{status}");
-    (early, notes.lines().map(str::to_owned).collect())
+    rig.install(&rest, &bare).unwrap()
 }
 
 #[test]
 fn what_was_left_before_the_initramfs_is_made_is_done_before() {
-    if !nix::unistd::geteuid().is_root() || !Path::new("/usr/bin/dpkg-deb").exists() {
-        eprintln!("SKIPPED: needs to be root, and dpkg");
-        return;
-    }
+    let Some(rig) = Rig::new() else { return };
     let asked = "update-initramfs\t-u".to_owned();
-    assert_eq!(early(":"), (true, vec![asked.clone(), "early".into()]));
+    assert_eq!(early(&rig, ":"), (true, vec![asked.clone(), "early".into()]));
     // One whose script does not say what it is about.
     let late = "what=initramfs; dpkg-trigger update-$what";
-    assert_eq!(early(late), (false, vec![asked.clone(), "early".into(), asked]));
+    let rig = Rig::new().unwrap();
+    assert_eq!(early(&rig, late), (false, vec![asked.clone(), "early".into(), asked]));
+}
+
+/// As Debian's and Ubuntu's: it collects certificates, and leaves it to the end to tell others.
+const AUTHORITIES: [&str; 3] = [
+    "ca-certificates",
+    "if [ $1 = triggered ]; then update-ca-certificates; else\n\
+     update-ca-certificates --hooksdir ''; dpkg-trigger --no-await update-ca-certificates; fi",
+    "interest update-ca-certificates",
+];
+
+fn authorities(rig: &Rig) -> PathBuf {
+    let [name, postinst, triggers] = AUTHORITIES;
+    rig.package(name, "Provides: authorities\n", postinst, triggers)
+}
+
+/// Installs them and another package, with a collector that ends so; gives who ran it, and how.
+fn collected(rig: &Rig, other: PathBuf, ends: &str) -> anyhow::Result<Vec<String>> {
+    let ran = rig.dir.path().join("ran");
+    let collector = |who: &str| {
+        format!(
+            "echo {who} \"$@\" >> {}; cat {}/usr/share/ca-certificates/*; {ends}",
+            ran.display(),
+            rig.root.display()
+        )
+    };
+    put(&rig.root.join("usr/share/ca-certificates/a.crt"), "a\n", 0o644);
+    put(
+        &rig.dir.path().join("own/update-ca-certificates"),
+        &format!("#!/bin/sh\n{}\n", collector("script")),
+        0o755,
+    );
+    let bare = |program: &str| match program {
+        "update-ca-certificates" => Cmd::new("sh").args(["-c", &collector("beside"), "sh"]),
+        _ => Cmd::new("true"),
+    };
+    rig.install(&[authorities(rig), other], &bare)?;
+    Ok(fs::read_to_string(&ran)?.lines().map(|line| line.trim_end().to_owned()).collect())
+}
+
+#[test]
+fn certificates_are_collected_once_and_beside_where_no_package_relies_on_them() {
+    let Some(rig) = Rig::new() else { return };
+    let plain = rig.package("plain", "", ":", "");
+    // The second call would make the same of the same.
+    assert_eq!(collected(&rig, plain, "").unwrap(), ["beside --hooksdir"]);
+    // Who wants to be told is told.
+    let rig = Rig::new().unwrap();
+    put(&rig.root.join("etc/ca-certificates/update.d/java"), "", 0o755);
+    let plain = rig.package("plain", "", ":", "");
+    assert_eq!(collected(&rig, plain, "").unwrap(), ["beside --hooksdir", "beside"]);
+    // There is more to collect by then.
+    let rig = Rig::new().unwrap();
+    let (ran, root) = (rig.dir.path().join("ran"), rig.root.display());
+    let script = format!(
+        // Its script does not say what it is about.
+        "for n in $(seq 500); do [ -e {} ] || sleep 0.02; done; for dir in {root}/usr/local/share/ca*; do echo b > $dir/b.crt; done",
+        ran.display()
+    );
+    fs::create_dir_all(rig.root.join("usr/local/share/ca-certificates")).unwrap();
+    let adds = rig.package("adds", "", &script, "");
+    assert_eq!(collected(&rig, adds, "").unwrap(), ["beside --hooksdir", "beside"]);
+    // A script would have failed, and the package with it.
+    let rig = Rig::new().unwrap();
+    let plain = rig.package("plain", "", ":", "");
+    let refused = |error: anyhow::Error| {
+        let issue = &error.downcast_ref::<Issues>().unwrap_or_else(|| panic!("{error:#}")).0[0];
+        (issue.code.clone(), issue.path.clone())
+    };
+    let expected = ("package-failed".to_owned(), "ca-certificates".to_owned());
+    assert_eq!(refused(collected(&rig, plain, "exit 3").unwrap_err()), expected);
+    // Another attempt would go well, because all links are there, and do nothing of what was left.
+    let rig = Rig::new().unwrap();
+    let plain = rig.package("plain", "", ":", "");
+    let once = format!("[ -e {0} ] || {{ touch {0}; exit 3; }}", rig.dir.path().join("tried").display());
+    assert_eq!(refused(collected(&rig, plain, &once).unwrap_err()), expected);
+    // Somebody relies on them.
+    let rig = Rig::new().unwrap();
+    let java = rig.package("java", "Depends: ca-certificates\n", ":", "");
+    assert_eq!(collected(&rig, java, "").unwrap(), ["script --hooksdir", "script"]);
+}
+
+#[test]
+fn who_relies_on_certificates_is_known_before_the_first_script() {
+    let Some(rig) = Rig::new() else { return };
+    let put_off = |fields: &str, postinst: &str, triggers: &str| {
+        rig.later.prepare(rig.tools.to_str().unwrap()).unwrap();
+        let other = rig.package("other", fields, postinst, triggers);
+        drop(rig.engine(&[authorities(&rig), other]));
+        rig.tools.join("bin/update-ca-certificates").exists()
+    };
+    assert!(put_off("Recommends: ca-certificates\n", "echo https://example.org", "interest x"));
+    for (fields, postinst, triggers) in [
+        ("Depends: ca-certificates\n", "", ""),
+        ("Pre-Depends: libc6, ca-certificates (>= 1)\n", "", ""),
+        ("Depends: none | authorities\n", "", ""),
+        ("", "wget https://example.org", ""),
+        ("", "ls /etc/ssl/certs", ""),
+        ("", "make-ssl-cert generate-default-snakeoil", ""),
+        ("Depends: git:any\n", "", ""),
+        ("", "", "interest update-ca-certificates"),
+        ("", "", "activate update-ca-certificates-fresh"),
+        ("", "", "activate update-ca-certificates"),
+    ] {
+        assert!(!put_off(fields, postinst, triggers), "{fields}{postinst}{triggers}");
+    }
+    // One that only dpkg can read.
+    rig.later.prepare(rig.tools.to_str().unwrap()).unwrap();
+    put(&rig.dir.path().join("odd_1_all.deb"), "!<arch>\n", 0o644);
+    drop(rig.engine(&[authorities(&rig), rig.dir.path().join("odd_1_all.deb")]));
+    assert!(!rig.tools.join("bin/update-ca-certificates").exists());
 }
 
 /// Killed where memory was short, say. It goes well when packages are set up; what was made before lacks it, and no

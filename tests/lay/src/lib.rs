@@ -67,7 +67,8 @@ fn lay(debs: &Debs<'_>, root: &Path, tools: &Path, log: &mut dyn FnMut(&str)) ->
             .timeout(Duration::from_secs(3600))
     };
     let (mut laps, mut since) = (Vec::new(), Instant::now());
-    let mut engine = Engine::new(root, &SystemRunner, inside, debs.base, debs.rest)?;
+    let later = Later::new(tools, root);
+    let mut engine = Engine::new(root, &SystemRunner, inside, &later, debs.base, debs.rest)?;
     let mut lap = |what: &'static str| {
         laps.push((what, since.elapsed()));
         since = Instant::now();
@@ -79,14 +80,13 @@ fn lay(debs: &Debs<'_>, root: &Path, tools: &Path, log: &mut dyn FnMut(&str)) ->
     };
     engine.base(&mut said).context("laying the base")?;
     lap("base");
-    engine.unpack(&mut said).context("laying the rest")?;
-    lap("unpack");
     let bare = |program: &str| {
         let cmd = Cmd::new(program).chroot(ChrootMounts::new(root)).env("LC_ALL", "C.UTF-8");
         cmd.without_syncs().timeout(Duration::from_secs(1800))
     };
-    let later = Later::new(tools, root);
     let set_up = || {
+        engine.unpack(&mut said).context("laying the rest")?;
+        lap("unpack");
         engine.configure_for_start(&mut said).context("setting up what starts the kernel")?;
         later.start_early(&SystemRunner, &bare)?;
         engine.configure(&mut said)

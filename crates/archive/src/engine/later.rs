@@ -8,11 +8,11 @@
 //! files of packages is done there ([`Later::beside`]). The rest is done once ([`Later::run`]). The initramfs is made there
 //! too, as soon as what it is made from is settled ([`start`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -20,6 +20,8 @@ use std::time::Duration;
 use akene_exec::{Cmd, Runner};
 use anyhow::{Context, Result};
 
+use super::known::{self, Known};
+use super::package::Package;
 use super::start;
 
 /// When a program's turn comes.
@@ -35,25 +37,34 @@ enum When {
     Start,
     /// Not a program: from here on the initramfs can be made.
     Early,
+    /// Not a program: the rest of the line is going to be asked for, and its files are there.
+    Ahead,
 }
 
 /// What stands for [`When::Early`] among the notes, and the file with what the initramfs is made from.
 const EARLY: &str = "early";
+/// What stands for [`When::Ahead`].
+const AHEAD: &str = "ahead";
 
 /// fontconfig's postinst and its trigger scan all fonts (4 s each); every postinst of a Python package starts the
 /// compiler for its own files; that of a kernel lists its modules, that of udev translates its hardware database,
-/// and both are first read by the initramfs. Not `update-ca-certificates`: Java's packages read what it makes in
-/// their scripts.
-const PUT_OFF: [(&str, When); 5] = [
+/// and both are first read by the initramfs. What `update-ca-certificates` makes is read by scripts of Java's packages,
+/// for one: it is only put off where no package relies on it ([`Later::leave`]).
+const PUT_OFF: [(&str, When); 6] = [
     (DEPMOD, When::Soon),
-    ("systemd-hwdb", When::Soon),
+    (HWDB, When::Soon),
+    (CERTIFICATES, When::Soon),
     ("py3compile", When::SoonOrLast),
     ("fc-cache", When::Last),
     (start::MAKER, When::Start),
 ];
 
 /// Lists the modules of a kernel.
-const DEPMOD: &str = "depmod";
+pub(super) const DEPMOD: &str = "depmod";
+/// Translates the hardware database.
+pub(super) const HWDB: &str = "systemd-hwdb";
+/// Collects the certificates of authorities: some processes for each of them.
+pub(super) const CERTIFICATES: &str = "update-ca-certificates";
 
 /// How often it is looked whether something was asked for.
 const LOOK: Duration = Duration::from_millis(25);
@@ -96,6 +107,29 @@ impl Later {
         Ok(())
     }
 
+    /// Has scripts call a program themselves, because some rely on what it makes.
+    ///
+    /// # Errors
+    /// Its stand-in cannot be removed.
+    pub(super) fn leave(&self, program: &str) -> Result<()> {
+        let path = self.dir.join("bin").join(program);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("removing {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Says that more packages are there, whole: what scripts are going to ask for of them can be made.
+    ///
+    /// # Errors
+    /// Kernels cannot be looked for; the notes cannot be written.
+    pub(super) fn files_are_there(&self) -> Result<()> {
+        let ahead = known::ahead(&self.root)?;
+        ahead.iter().try_for_each(|call| self.note(&Call::new(AHEAD, &call.words())))
+    }
+
     /// To be called while packages are set up ([`Self::beside`]), after those that have a say in the initramfs
     /// ([`Engine::configure_for_start`](super::Engine::configure_for_start)): from now on it is made behind the rest.
     ///
@@ -107,20 +141,24 @@ impl Later {
         runner.run(&inside("ldconfig")).context("making the cache of libraries")?;
         let path = self.dir.join(EARLY);
         fs::write(&path, fingerprint).with_context(|| format!("writing {}", path.display()))?;
+        self.note(&Call::new(EARLY, &[]))
+    }
+
+    fn note(&self, call: &Call) -> Result<()> {
         let path = self.dir.join(NOTES);
         let notes = fs::File::options().append(true).create(true).open(&path);
-        let line = Call { program: EARLY.into(), args: vec![] }.line();
         notes
-            .and_then(|mut notes| notes.write_all(line.as_bytes()))
+            .and_then(|mut notes| notes.write_all(call.line().as_bytes()))
             .with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Sets packages up by `beside`, and meanwhile does what it puts off and what needs not wait. `inside` makes a
+    /// Lays packages and sets them up by `beside`, and meanwhile does what it puts off and what needs not wait. `inside` makes a
     /// command in the new root that finds the programs themselves. A call that fails is made once more when the
     /// packages are set up; where the initramfs would lack what it makes, that is made only then, too.
     ///
     /// # Errors
-    /// Those of `beside`; a call that fails twice and that others count on; the notes cannot be used.
+    /// Those of `beside`; a call that fails twice and that others count on; [`Issues`](akene_protocol::issue::Issues)
+    /// `package-failed` for one that its package cannot be without and that cannot be repeated; the notes cannot be used.
     pub fn beside<T>(
         &self,
         runner: &dyn Runner,
@@ -133,51 +171,55 @@ impl Later {
         let maker = inside(start::MAKER);
         let make =
             |call: &Call| programs.get(&*call.program).map(|cmd| runner.run(&cmd.clone().args(&call.args)));
-        let (result, done) = thread::scope(|scope| {
+        let (result, followed) = thread::scope(|scope| {
             let (goes_on, ended) = mpsc::channel::<()>();
             let (make, maker, root) = (&make, &maker, &self.root);
-            let follower = scope.spawn(move || -> Result<Vec<(Call, bool)>> {
-                // What takes longest, and what the initramfs waits for: not only when a script asks.
-                let lists = list_modules(root, make)?;
-                let (mut done, mut pause) = (Vec::new(), LOOK);
+            let follower = scope.spawn(move || -> Result<(Known<'_>, Vec<(Call, bool)>)> {
+                let (mut known, mut done, mut pause) = (Known::new(root), Vec::new(), LOOK);
                 while ended.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Timeout) {
                     let calls = self.calls()?;
                     pause = LOOK;
                     if let Some(call) = calls.get(done.len()) {
                         let lacking = |(call, went): &(Call, bool)| !went && call.is_for_start();
-                        if call.when() == Some(When::Early) && !done.iter().any(lacking) {
-                            // One that fails leaves none, and fails again where it is told.
-                            scope.spawn(move || start::make(root, runner, maker).is_ok());
-                        }
-                        let went = match lists.get(call) {
-                            Some(inputs)
-                                if start::depmod_inputs(root, &call.args[0])?.as_ref() == Some(inputs) =>
-                            {
+                        let went = match call.when() {
+                            Some(When::Ahead) => {
+                                known.make_ahead(&call.inner(), make);
                                 true
                             }
-                            _ => make(call).is_some_and(|went| went.is_ok()),
+                            Some(When::Early) if !done.iter().any(lacking) => {
+                                // One that fails leaves none, and fails again where it is told.
+                                scope.spawn(move || start::make(root, runner, maker).is_ok());
+                                // The note stays, for the end.
+                                false
+                            }
+                            _ => match known.make(call, make) {
+                                Some(Err(error)) if !call.can_be_repeated() => return Err(of_package(error)),
+                                went => went.is_some_and(|went| went.is_ok()),
+                            },
                         };
                         done.push((call.clone(), went));
                         pause = Duration::ZERO;
                     }
                 }
-                Ok(done)
+                Ok((known, done))
             });
             let result = beside();
             drop(goes_on);
             (result, follower.join())
         });
         let result = result?;
-        let done = done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let (mut known, done) = followed.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         // What is left: what came at the last moment, what failed, what is done at the end.
         let calls = self.calls()?;
-        let fresh = calls.iter().skip(done.len());
+        let fresh = calls.iter().skip(done.len()).filter(|call| call.when() != Some(When::Ahead));
         let left = done.iter().filter(|(_, went)| !went).map(|(call, _)| call).chain(fresh);
         let (soon, last): (Vec<&Call>, Vec<&Call>) = left.partition(|call| call.when() == Some(When::Soon));
         for call in soon {
-            let made = make(call).transpose();
-            // One for a kernel that is named is needed for its start.
-            if call.names_kernel() {
+            let made = known.make(call, make).transpose();
+            if !call.can_be_repeated() {
+                made.map_err(of_package)?;
+            } else if call.names_kernel() {
+                // It is needed for its start.
                 made.with_context(|| format!("running {} for a package", call.program))?;
             }
         }
@@ -205,7 +247,9 @@ impl Later {
         let early = self.early_counts(&calls, log)?;
         // Where a call is repeated only the last counts.
         let mut programs: BTreeMap<String, Vec<Call>> = BTreeMap::new();
-        for call in calls.into_iter().filter(|c| !matches!(c.when(), Some(When::Start | When::Early))) {
+        for call in
+            calls.into_iter().filter(|c| !matches!(c.when(), Some(When::Start | When::Early | When::Ahead)))
+        {
             let calls = programs.entry(call.program.clone()).or_default();
             calls.retain(|earlier| *earlier != call);
             calls.push(call);
@@ -276,31 +320,56 @@ impl Later {
     }
 }
 
-/// Lists the modules of each kernel, as the kernel's own script will ask for. Gives those calls, and what each list was
-/// made from.
-fn list_modules<R>(
-    root: &Path,
-    make: impl Fn(&Call) -> Option<Result<R>>,
-) -> Result<BTreeMap<Call, Vec<u8>>> {
-    let mut lists = BTreeMap::new();
-    for kernel in start::kernels(root)? {
-        let Some(inputs) = start::depmod_inputs(root, &kernel)? else { continue };
-        let call = Call { program: DEPMOD.into(), args: vec![kernel] };
-        if make(&call).is_some_and(|went| went.is_ok()) {
-            lists.insert(call, inputs);
-        }
-    }
-    Ok(lists)
+/// The package of [`CERTIFICATES`] failed, as it would have done if its script had waited.
+fn of_package(error: anyhow::Error) -> anyhow::Error {
+    super::failed(COLLECTOR, &format!("{error:#}"))
+}
+
+/// The package that brings [`CERTIFICATES`].
+const COLLECTOR: &str = "ca-certificates";
+
+/// Whether nobody but that package could miss what it makes before all packages are set up: none depends on it, is told of
+/// it, or may use the network.
+pub(super) fn can_collect_later(packages: &[Package]) -> bool {
+    let others = || packages.iter().filter(|package| package.name != COLLECTOR);
+    let brings = packages.iter().filter(|package| package.name == COLLECTOR);
+    let mut names: BTreeSet<&str> = brings.flat_map(|p| &p.provides).map(String::as_str).collect();
+    names.extend(["aria2", "curl", "git", "wget"]);
+    let words: [&[u8]; 5] = [b"ca-certificates", b"curl", b"make-ssl-cert", b"ssl/certs", b"wget"];
+    let relies = |package: &Package| {
+        // Of one that only dpkg can read nothing is known.
+        package.foreign.is_some()
+            || package.depends.union(&package.pre_depends).any(|name| names.contains(&**name))
+            || package.triggers.iter().any(|trigger| trigger.name().starts_with(CERTIFICATES))
+            || package.scripts_name(&words)
+    };
+    !others().any(relies)
 }
 
 /// A call of a program that was put off.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Call {
-    program: String,
-    args: Vec<String>,
+pub(super) struct Call {
+    pub program: String,
+    pub args: Vec<String>,
 }
 
 impl Call {
+    pub fn new(program: &str, args: &[String]) -> Self {
+        Call { program: program.to_owned(), args: args.to_vec() }
+    }
+
+    fn words(&self) -> Vec<String> {
+        std::iter::once(&self.program).chain(&self.args).cloned().collect()
+    }
+
+    /// The call that is to be made [ahead](When::Ahead).
+    fn inner(&self) -> Call {
+        match self.args.split_first() {
+            Some((program, args)) => Call::new(program, args),
+            None => self.clone(),
+        }
+    }
+
     fn read(line: &str) -> Option<Self> {
         let mut words = line.split('\t').map(str::to_owned);
         let call = Call { program: words.next()?, args: words.collect() };
@@ -308,28 +377,35 @@ impl Call {
     }
 
     fn line(&self) -> String {
-        let words = std::iter::once(&self.program).chain(&self.args);
-        words.map(String::as_str).collect::<Vec<_>>().join("\t") + "\n"
+        self.words().join("\t") + "\n"
     }
 
     fn names_kernel(&self) -> bool {
         self.args.iter().any(|arg| arg.starts_with(|c: char| c.is_ascii_digit()))
     }
 
+    /// Whether another attempt makes what the first has not. Where certificates were linked and the rest was not done, the
+    /// collector finds nothing new and is content; its package is not, if it fails.
+    fn can_be_repeated(&self) -> bool {
+        self.program != CERTIFICATES
+    }
+
     /// Whether the initramfs lacks something where this has failed. A script may let it fail, as `depmod -a` does where
     /// another kernel runs than is installed.
     fn is_for_start(&self) -> bool {
-        self.when() == Some(When::Soon) && (self.program != DEPMOD || self.names_kernel())
+        self.program == HWDB || self.program == DEPMOD && self.names_kernel()
     }
 
     fn when(&self) -> Option<When> {
-        let known = PUT_OFF.iter().chain(&[(EARLY, When::Early)]);
+        let known = PUT_OFF.iter().chain(&[(EARLY, When::Early), (AHEAD, When::Ahead)]);
         known.into_iter().find(|(program, _)| *program == self.program).map(|(_, when)| *when)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use akene_exec::{RecordingRunner, SystemRunner};
 
     use super::*;
@@ -399,40 +475,58 @@ mod tests {
     }
 
     #[test]
-    fn modules_are_listed_before_the_kernel_asks_and_again_if_that_was_too_early() {
+    fn what_scripts_will_ask_for_is_made_when_its_files_are_there_and_again_if_that_was_too_early() {
         let dir = tempfile::tempdir().unwrap();
         let root = with_kernel(dir.path());
-        fs::create_dir_all(root.join("usr/lib/modules/6.12/kernel")).unwrap();
+        let put = |path: &str| {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        };
         let later = Later::new(dir.path(), &root);
         later.prepare(dir.path().to_str().unwrap()).unwrap();
         let runner = RecordingRunner::default();
         let inside = |program: &str| Cmd::new(program);
-        let listed = |times: usize| {
+        let depmod = vec!["depmod".to_owned(), "6.12".into()];
+        let hwdb: Vec<String> = ["systemd-hwdb", "--usr", "update"].map(String::from).to_vec();
+        let wait = |expected: &[&Vec<String>]| {
             for _ in 0..400 {
-                if runner.calls().len() >= times {
+                if runner.calls().len() >= expected.len() {
                     break;
                 }
                 thread::sleep(LOOK);
             }
-            runner.calls()
+            assert_eq!(runner.calls().iter().collect::<Vec<_>>(), expected);
         };
-        let ask = || SystemRunner.run(&Cmd::new(dir.path().join("bin/depmod")).arg("6.12")).map(drop);
-        let set_up = || {
-            assert_eq!(listed(1), [["depmod", "6.12"]]);
-            ask()
+        let ask = |call: &[String]| {
+            SystemRunner.run(&Cmd::new(dir.path().join("bin").join(&call[0])).args(&call[1..])).unwrap();
         };
-        later.beside(&runner, &inside, set_up).unwrap();
-        // At the latest when all is set up, whether or not it was seen that the kernel has asked.
-        assert!(runner.calls().len() <= 2, "{:?}", runner.calls());
-        fs::remove_file(dir.path().join(NOTES)).unwrap();
-        let before = runner.calls().len();
-        let changed = || {
-            listed(before + 1);
-            fs::create_dir_all(root.join("usr/lib/modules/6.12/updates"))?;
-            ask()
+        let lay = || {
+            // The kernel is there, its modules are not.
+            later.files_are_there()?;
+            put("usr/lib/udev/hwdb.d/a.hwdb");
+            put("usr/bin/systemd-hwdb");
+            later.files_are_there()?;
+            wait(&[&hwdb]);
+            put("usr/lib/modules/6.12/kernel/a.ko");
+            later.files_are_there()?;
+            wait(&[&hwdb, &depmod]);
+            // More modules come, as with a kernel of several packages: a list without them is none.
+            put("usr/lib/modules/6.12/kernel/b.ko");
+            ask(&depmod);
+            wait(&[&hwdb, &depmod, &depmod]);
+            // Made already, whoever asks for it.
+            ask(&depmod);
+            later.files_are_there()?;
+            ask(&hwdb);
+            // At the last moment, and asked of it in another way.
+            put("etc/udev/hwdb.d/b.hwdb");
+            ask(&hwdb);
+            Ok(())
         };
-        later.beside(&runner, &inside, changed).unwrap();
-        assert_eq!(runner.calls().len(), before + 2);
+        later.beside(&runner, &inside, lay).unwrap();
+        assert_eq!(runner.calls().iter().collect::<Vec<_>>(), [&hwdb, &depmod, &depmod, &hwdb]);
+        assert!(later.calls().unwrap().is_empty());
     }
 
     #[test]

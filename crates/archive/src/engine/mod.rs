@@ -17,6 +17,7 @@
 //! `dpkg --unpack` after the others. Nothing is synced; whoever has the disk does that once, at the end.
 
 mod database;
+mod known;
 mod later;
 mod order;
 mod package;
@@ -63,6 +64,7 @@ pub struct Engine<'a> {
     root: PathBuf,
     runner: &'a dyn Runner,
     inside: Box<dyn Fn(&str) -> Cmd + 'a>,
+    later: &'a Later,
     database: Database,
     claims: Claims,
     packages: Vec<Package>,
@@ -98,27 +100,33 @@ impl Drop for Writing {
 
 impl<'a> Engine<'a> {
     /// For the root at `root`, whose `/usr` is merged. `inside` makes a command that runs in it with everything
-    /// around it that scripts need; the `.deb`s must be seen there as `/var/cache/apt/archives`.
+    /// around it that scripts need; the `.deb`s must be seen there as `/var/cache/apt/archives`, and programs that
+    /// `later` has prepared come before others.
     ///
     /// `base` are the packages without which nothing runs, `rest` all others. They have been verified; they come in
     /// the solver's order. Their files are being written from now on.
     ///
     /// # Errors
-    /// The database cannot be made, a package cannot be read.
+    /// The database cannot be made, a package cannot be read, a program of `later` not be left to scripts.
     pub fn new(
         root: &Path,
         runner: &'a dyn Runner,
         inside: impl Fn(&str) -> Cmd + 'a,
+        later: &'a Later,
         base: &[PathBuf],
         rest: &[PathBuf],
     ) -> Result<Self> {
         let database = Database::open(root)?;
         let packages = read(&[base, rest].concat())?;
+        if !later::can_collect_later(&packages) {
+            later.leave(later::CERTIFICATES)?;
+        }
         let stage = Stage::start(root, jobs(&packages, base.len()))?;
         Ok(Engine {
             root: root.to_owned(),
             runner,
             inside: Box::new(inside),
+            later,
             database,
             claims: Claims::default(),
             states: vec![State::Waiting; packages.len()],
@@ -190,6 +198,7 @@ impl<'a> Engine<'a> {
                     self.register(&places, &laid)?;
                     let left: Vec<usize> = places.into_iter().filter(|p| !laid.contains_key(p)).collect();
                     self.hand_over(&left, said)?;
+                    self.later.files_are_there()?;
                 }
                 Step::Configure(places) => {
                     self.dpkg_configure(&places, &["--no-triggers", "--force-depends"], said)?;

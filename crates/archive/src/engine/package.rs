@@ -72,7 +72,25 @@ pub(super) enum Trigger {
     Activate { name: String, wait: bool },
 }
 
+impl Trigger {
+    /// What is activated.
+    pub fn name(&self) -> &str {
+        match self {
+            Trigger::Interest { name, .. } | Trigger::Activate { name, .. } => name,
+        }
+    }
+}
+
 impl Package {
+    /// Whether the scripts that are run when it is installed hold one of these words.
+    pub fn scripts_name(&self, words: &[&[u8]]) -> bool {
+        let names = |content: &[u8]| words.iter().any(|word| content.windows(word.len()).any(|w| w == *word));
+        ["preinst", "config", "postinst"]
+            .iter()
+            .filter_map(|script| self.member(script))
+            .any(|s| names(&s.content))
+    }
+
     /// Reads the control part. One that we do not understand dpkg may: it has come unharmed from where it is from.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use akene_exec::{Cmd, Runner};
 use akene_protocol::Sha256;
 use anyhow::{Context, Result};
 
-use super::package::{Package, Trigger};
+use super::package::Package;
 
 /// What makes them.
 pub(super) const MAKER: &str = "update-initramfs";
@@ -81,12 +81,8 @@ pub(super) fn has_say(package: &Package) -> bool {
     let settings = INPUTS.iter().filter(|input| input.starts_with("etc/"));
     let words: Vec<&[u8]> =
         [MAKER, "linux-run-hooks"].iter().chain(settings).map(|word| word.as_bytes()).collect();
-    let names = |content: &[u8]| words.iter().any(|word| content.windows(word.len()).any(|w| w == *word));
-    let scripts = ["preinst", "postinst"].iter().filter_map(|script| package.member(script));
-    let triggers = package.triggers.iter().any(|trigger| match trigger {
-        Trigger::Interest { name, .. } | Trigger::Activate { name, .. } => name == MAKER,
-    });
-    triggers || scripts.into_iter().any(|script| names(&script.content))
+    let triggers = package.triggers.iter().any(|trigger| trigger.name() == MAKER);
+    triggers || package.scripts_name(&words)
 }
 
 /// Versions of the kernels in a root.
@@ -100,7 +96,7 @@ pub(super) fn kernels(root: &Path) -> Result<Vec<String>> {
 }
 
 /// Names in a directory; none if it is not there.
-fn names(dir: &Path) -> Result<Vec<std::ffi::OsString>> {
+pub(super) fn names(dir: &Path) -> Result<Vec<std::ffi::OsString>> {
     let reading = || format!("reading {}", dir.display());
     match fs::read_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -143,24 +139,8 @@ pub(super) fn difference(first: &[u8], second: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(about).into_owned())
 }
 
-/// What `depmod` makes its lists of the modules of a kernel from, besides the modules, which packages bring; `None` where
-/// settings are still on their way.
-pub(super) fn depmod_inputs(root: &Path, kernel: &str) -> Result<Option<Vec<u8>>> {
-    let mut text = Vec::new();
-    for input in ["etc/depmod.d", "usr/lib/depmod.d"] {
-        describe(&root.join(input), Path::new(input), &mut text)?;
-    }
-    let modules = root.join("usr/lib/modules").join(kernel);
-    for name in names(&modules)? {
-        if modules.join(&name).symlink_metadata().is_ok_and(|m| m.is_dir()) {
-            text.extend_from_slice(name.as_bytes());
-        }
-    }
-    Ok((!text.windows(9).any(|w| w == b".dpkg-new")).then_some(text))
-}
-
 /// Says what is at a path: content of settings; of everything else, which no script writes into, size and time.
-fn describe(at: &Path, path: &Path, text: &mut Vec<u8>) -> Result<()> {
+pub(super) fn describe(at: &Path, path: &Path, text: &mut Vec<u8>) -> Result<()> {
     // udev wants to know names of network cards, not what is done with them.
     if path.extension().is_some_and(|kind| kind == "network" || kind == "netdev") {
         return Ok(());
@@ -253,18 +233,18 @@ fn remove(dir: &Path) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
 
-    fn put(root: &Path, path: &str, text: &str) {
+    pub fn put(root: &Path, path: &str, text: &str) {
         let path = root.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
 
-    fn root() -> tempfile::TempDir {
+    pub fn root() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         put(dir.path(), "boot/vmlinuz-6.12", "");
         put(dir.path(), "usr/sbin/update-initramfs", "");
@@ -306,19 +286,6 @@ mod tests {
         put(root.path(), "usr/lib/modules/6.13/modules.dep", "");
         assert_eq!(seen.last(), Some(&now()));
         assert_eq!(difference(&now(), &now()), None);
-    }
-
-    #[test]
-    fn lists_of_modules_wait_for_their_settings() {
-        let root = root();
-        let inputs = || depmod_inputs(root.path(), "6.12").unwrap();
-        let before = inputs().unwrap();
-        put(root.path(), "usr/lib/modules/6.12/modules.dep", "");
-        assert_eq!(inputs().unwrap(), before);
-        put(root.path(), "usr/lib/modules/6.12/updates/x.ko", "");
-        assert_ne!(inputs().unwrap(), before);
-        put(root.path(), "etc/depmod.d/a.conf.dpkg-new", "search updates\n");
-        assert_eq!(inputs(), None);
     }
 
     #[test]
