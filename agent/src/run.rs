@@ -21,6 +21,7 @@ pub mod door;
 pub mod doubt;
 mod help;
 mod homeward;
+pub mod kernels;
 pub mod left;
 pub mod letter;
 pub mod live;

@@ -36,6 +36,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::boot_files::{remove_if_there, replace_private};
+use super::kernels::{self, KINDS};
 use crate::{durable, target};
 
 mod back;
@@ -69,9 +70,6 @@ pub const CHOSEN: &str = "akene.back";
 
 /// How it is started.
 const SYSTEM: &str = "system.json";
-
-/// What of a kernel lies on a boot partition, in front of its version. The first two start it.
-const KINDS: [&str; 4] = ["vmlinuz", "initrd.img", "System.map", "config"];
 
 /// How the old system is started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -205,7 +203,7 @@ pub fn keep(boot: &Path, root: &str) -> Result<bool> {
     if !KINDS[..2].iter().all(|kind| boot.join(format!("{kind}-{}", old.kernel)).is_file()) {
         return Ok(false);
     }
-    old.kernels = kernels(boot)?.into_iter().map(|(_, version)| version).collect();
+    old.kernels = kernels::list(boot)?.into_iter().map(|(_, version)| version).collect();
     old.kernels.sort();
     old.kernels.dedup();
     let (dir, new) = (boot.join(DIR), boot.join(NEW));
@@ -226,19 +224,6 @@ pub fn keep(boot: &Path, root: &str) -> Result<bool> {
     Ok(true)
 }
 
-/// What of kernels lies on a boot partition: names and versions.
-fn kernels(boot: &Path) -> Result<Vec<(String, String)>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(boot).with_context(|| format!("listing {}", boot.display()))? {
-        let name = entry.with_context(|| format!("listing {}", boot.display()))?.file_name();
-        let Some(name) = name.to_str() else { continue };
-        if let Some(version) = KINDS.iter().find_map(|kind| name.strip_prefix(kind)?.strip_prefix('-')) {
-            found.push((name.to_owned(), version.to_owned()));
-        }
-    }
-    Ok(found)
-}
-
 fn link(from: &Path, to: &Path) -> Result<()> {
     fs::hard_link(from, to).with_context(|| format!("linking {} to {}", to.display(), from.display()))
 }
@@ -247,9 +232,8 @@ fn link(from: &Path, to: &Path) -> Result<()> {
 /// says so in another way.
 pub fn current(boot: &Path) -> Option<String> {
     let menu = fs::read_to_string(boot.join(target::MENU)).ok()?;
-    let mut kernels = menu.lines().map(str::trim).filter(|line| line.starts_with("linux"));
-    let root = kernels.next()?.split_whitespace().find_map(|word| word.strip_prefix("root=UUID="))?;
-    is_uuid(root).then(|| root.to_owned())
+    let first = kernels::started(&menu).next()?;
+    first.root().filter(|root| is_uuid(root)).map(str::to_owned)
 }
 
 /// Why nobody may count on an old system's kernel being started while Secure Boot is on: GRUB starts only what its shim
@@ -279,24 +263,18 @@ pub fn unverified(
     Some(format!("Secure Boot is on, and the boot loader of {} does not start {old}", other.directory()))
 }
 
-/// How a menu starts the system of its first entry.
+/// How a menu starts the first system in it whose kernel is that system's own.
 fn started_first(menu: &str) -> Option<Old> {
-    let mut lines = menu.lines().map(str::trim).map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let kernel = lines.find(|words| {
-        words.first().is_some_and(|w| w.starts_with("linux"))
-            && words.get(1).is_some_and(|w| w.starts_with("/vmlinuz-"))
-    })?;
-    let version = kernel[1].strip_prefix("/vmlinuz-")?.to_owned();
-    // Ubuntu's menu has a variable that says whether the screen is handed over.
-    let arguments: Vec<&str> = kernel[2..].iter().copied().filter(|word| !word.starts_with('$')).collect();
-    let root = arguments.iter().find_map(|word| word.strip_prefix("root=UUID="))?.to_owned();
-    let initrd = lines.find(|words| words.first().is_some_and(|w| w.starts_with("initrd") || *w == "}"))?;
+    let first = kernels::started(menu).find(|started| started.kernel.starts_with("/vmlinuz-"))?;
+    let (root, version) = (first.root()?, first.version()?);
     // With others in front of it, it would not be the whole of it.
-    let whole = initrd[1..] == [format!("/initrd.img-{version}")];
+    let whole = first.initrd == [format!("/initrd.img-{version}")];
+    // Ubuntu's menu has a variable that says whether the screen is handed over.
+    let arguments: Vec<&str> = first.arguments.into_iter().filter(|word| !word.starts_with('$')).collect();
     let arguments = arguments.join(" ");
-    (whole && is_uuid(&root) && is_version(&version) && is_plain(&arguments)).then_some(Old {
-        root,
-        kernel: version,
+    (whole && is_uuid(root) && is_version(version) && is_plain(&arguments)).then(|| Old {
+        root: root.to_owned(),
+        kernel: version.to_owned(),
         arguments,
         kernels: Vec::new(),
         password: target::menu_password(menu),
@@ -329,7 +307,7 @@ fn remove_dir(dir: &Path) -> Result<()> {
 /// UUID of the root of the system that runs below `top`, as its kernel was told, and whether GRUB turned to it by itself.
 fn own_root(top: &Path) -> Option<(String, bool)> {
     let text = fs::read_to_string(top.join("proc/cmdline")).ok()?;
-    let own = text.split_whitespace().find_map(|word| word.strip_prefix("root=UUID="))?;
+    let own = kernels::root_in(text.split_whitespace())?;
     let chosen = text.split_whitespace().any(|word| word == CHOSEN);
     is_uuid(own).then(|| (own.to_owned(), chosen))
 }

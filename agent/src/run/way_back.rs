@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 use nix::sys::statvfs::statvfs;
 
 use super::stage::{KERNEL_ROOM, ON_BOOT, Visit};
-use super::{boot_files, resume, second_root};
+use super::{boot_files, kernels, resume, second_root};
 use crate::durable;
 use crate::journal::{self, Journal, What};
 use crate::target;
@@ -154,22 +154,14 @@ impl WayBack<'_> {
         }
         if !fits()? {
             let menu = fs::read_to_string(boot.join(target::MENU)).unwrap_or_default();
-            let first = version_started_first(&menu).map(str::to_owned);
-            let old = ["vmlinuz-", "initrd.img-", "System.map-", "config-"];
+            let first = kernels::started(&menu).find_map(|started| started.version());
             // Without a menu to say so, none of them is known to be of no use.
             remove_from(boot, &|name| {
-                let version = old.iter().find_map(|kind| name.strip_prefix(kind));
-                first.as_deref().is_some_and(|first| version.is_some_and(|v| v != first))
+                first.is_some_and(|first| kernels::version_of(name).is_some_and(|version| version != first))
             })?;
         }
         fits()
     }
-}
-
-/// The version of the kernel in the first entry of a menu.
-fn version_started_first(menu: &str) -> Option<&str> {
-    let line = menu.lines().map(str::trim).find(|l| l.starts_with("linux") && l.contains("/vmlinuz-"))?;
-    line.split_whitespace().nth(1)?.split_once("vmlinuz-").map(|(_, version)| version)
 }
 
 fn remove_from(dir: &Path, gone: &dyn Fn(&str) -> bool) -> Result<()> {
@@ -440,12 +432,5 @@ mod tests {
         assert_eq!((state(), noted()), ((true, false, false), "earlier".to_owned()));
         // The old system's own files wait until it is gone.
         assert_eq!(debugfs(&image, "cat /vmlinuz-6.1"), "old");
-    }
-
-    #[test]
-    fn the_kernel_that_is_started_is_known() {
-        assert_eq!(version_started_first(OLD_MENU), Some("6.1"));
-        assert_eq!(version_started_first("linux16 /boot/vmlinuz-6.12-amd64 x\n"), Some("6.12-amd64"));
-        assert_eq!(version_started_first("linux /akene/vmlinuz akene.mode=install"), None);
     }
 }

@@ -23,6 +23,7 @@ use super::{Job, Watch};
 use crate::durable;
 use crate::probe::disk;
 use crate::run::boot_files::INSTALLER;
+use crate::run::kernels;
 use crate::run::second_root::Old;
 use crate::storage::{Layout, MountedDisk};
 
@@ -61,7 +62,9 @@ pub(super) fn take_over(layout: &Layout, consoles: &[String]) -> Result<()> {
     for entry in fs::read_dir(&boot).with_context(|| format!("reading {}", boot.display()))? {
         let name = entry.with_context(|| format!("reading {}", boot.display()))?.file_name();
         let Some(name) = name.to_str() else { continue };
-        if ["vmlinuz", "initrd.img", "System.map-", "config-"].iter().any(|old| name.starts_with(old)) {
+        // Links to them have no version.
+        let is_link = kernels::KINDS[..2].iter().any(|kind| name.starts_with(kind));
+        if is_link || kernels::version_of(name).is_some() {
             root.remove(&format!("boot/{name}"))?;
         }
     }

@@ -28,6 +28,7 @@ use super::bootloader::MENU;
 use super::{Job, Watch};
 use crate::durable;
 use crate::run::boot_files::{INSTALLED, INSTALLER};
+use crate::run::kernels;
 use crate::run::second_root::{self, CHOSEN, Old, START};
 use crate::storage::Layout;
 
@@ -371,18 +372,19 @@ fn check_menu(layout: &Layout, root: &Root) -> Result<String> {
     let menu = String::from_utf8_lossy(&menu);
     let partition = layout.partition(&Role::Root).context("looking for the root partition")?;
     let uuid = partition.uuid.as_deref().context("looking for the UUID of the root partition")?;
-    let kernels: Vec<&str> =
-        menu.lines().map(str::trim).filter(|l| l.starts_with("linux") && l.contains("/vmlinuz-")).collect();
-    if kernels.is_empty() {
-        bail!("checking GRUB's menu: it starts no kernel");
+    let mut first = None;
+    for started in kernels::started(&menu) {
+        let Some(version) = started.version() else { continue };
+        if started.root() != Some(uuid) {
+            bail!(
+                "checking GRUB's menu: `{} {}` does not name the root filesystem by its UUID {uuid}",
+                started.kernel,
+                started.arguments.join(" ")
+            );
+        }
+        first.get_or_insert(version);
     }
-    if let Some(bad) = kernels.iter().find(|l| !l.contains(&format!("root=UUID={uuid}"))) {
-        bail!("checking GRUB's menu: `{bad}` does not name the root filesystem by its UUID {uuid}");
-    }
-    let version = kernels[0].split_whitespace().nth(1).and_then(|file| file.rsplit_once("/vmlinuz-"));
-    let (_, version) =
-        version.with_context(|| format!("reading the kernel's version from `{}`", kernels[0]))?;
-    Ok(version.to_owned())
+    first.map(str::to_owned).context("checking GRUB's menu: it starts no kernel")
 }
 
 /// Another system's kernel on this boot partition would find none of its drivers.

@@ -9,13 +9,14 @@ use akene_protocol::Inventory;
 use akene_protocol::inventory::LooksLike;
 use anyhow::{Context, Result, ensure};
 
-use super::{DIR, KINDS, Old, Standing, forget, kernels, link, read, standing, started_first};
+use super::{DIR, Old, Standing, forget, link, read, standing, started_first};
 use crate::durable;
 use crate::fetch::known;
 use crate::journal::{self, Journal, What};
 use crate::probe::content;
 use crate::report::Reporter;
 use crate::run::boot_files::{self, remove_if_there};
+use crate::run::kernels::{self, KINDS};
 use crate::run::stage::Visit;
 use crate::run::{left, resume};
 use crate::target;
@@ -46,7 +47,7 @@ pub fn take_back(top: &Path, runner: &dyn Runner) -> Result<bool> {
         remove_if_there(&name)?;
         fs::rename(&beside, &name).with_context(|| format!("naming {}", name.display()))?;
     }
-    for (name, version) in kernels(&boot)? {
+    for (name, version) in kernels::list(&boot)? {
         // The new system's kernels have no modules here.
         if version != old.kernel && !has_modules(&version) {
             remove_if_there(&boot.join(name))?;
@@ -144,7 +145,7 @@ pub(super) fn give_back_on(
 
 /// Removes the kernels that were not there when the old system was kept, or took the names of its own: these have others.
 fn remove_new_kernels(boot: &Path, old: &Old) -> Result<()> {
-    for (name, version) in kernels(boot)? {
+    for (name, version) in kernels::list(boot)? {
         if version == old.kernel || !old.kernels.contains(&version) {
             remove_if_there(&boot.join(name))?;
         }
