@@ -81,39 +81,23 @@ pub fn sync_for_boot_loader(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use akene_exec::{Cmd, Runner, SystemRunner};
-    use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
     use super::*;
-    use crate::sys::loopdev;
+    use crate::sys::test_disk::TestDisk;
 
     /// GRUB's own driver reads the bytes a power cut would leave, while the filesystem is in use.
     #[test]
     fn a_boot_loader_finds_what_was_written_just_now() {
-        if !nix::unistd::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
-            eprintln!("SKIPPED: needs to be root and loop devices");
-            return;
-        }
-        akene_exec::own_mounts().unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let (image, place) = (dir.path().join("boot.img"), dir.path().join("boot"));
-        File::create(&image).unwrap().set_len(64 << 20).unwrap();
-        SystemRunner.run(&Cmd::new("mkfs.ext4").arg("-q").arg(&image)).unwrap();
-        fs::create_dir(&place).unwrap();
-        let (node, device) = loopdev::attach_disk(&image, 512).unwrap();
-        mount(Some(&node), &place, Some("ext4"), MsFlags::empty(), None::<&str>).unwrap();
-        drop(device);
+        let Some(mut disk) = TestDisk::new(64, &[]) else { return };
+        let place = disk.mount();
         fs::create_dir(place.join("grub")).unwrap();
         replace(&place.join("grub/grub.cfg"), 0o644, |out| out.write_all(b"menu").context("writing"))
             .unwrap();
         sync_for_boot_loader(&place).unwrap();
 
-        let after_a_power_cut = dir.path().join("copy.img");
-        fs::copy(&image, &after_a_power_cut).unwrap();
-        let menu = Cmd::new("grub-fstest").arg(&after_a_power_cut).args(["cat", "/grub/grub.cfg"]);
-        let found = SystemRunner.run(&menu).map(|out| out.text());
+        let menu = Cmd::new("grub-fstest").arg(disk.after_a_power_cut()).args(["cat", "/grub/grub.cfg"]);
+        assert_eq!(SystemRunner.run(&menu).unwrap().text(), "menu");
         // It goes on afterwards.
         fs::write(place.join("more"), "more").unwrap();
-        umount2(&place, MntFlags::empty()).unwrap();
-        assert_eq!(found.unwrap(), "menu");
     }
 }

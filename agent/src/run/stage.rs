@@ -405,7 +405,7 @@ mod tests {
     use akene_exec::SystemRunner;
 
     use super::*;
-    use crate::sys::loopdev;
+    use crate::sys::test_disk::TestDisk;
 
     #[test]
     fn a_system_that_stays_leaves_packages_less_room_beside_its_kernel() {
@@ -450,22 +450,10 @@ mod tests {
 
     #[test]
     fn a_shelter_that_is_another_filesystem_now_is_not_written_to() {
-        if !nix::unistd::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
-            eprintln!("SKIPPED: needs to be root and loop devices");
-            return;
-        }
-        akene_exec::own_mounts().unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let image = dir.path().join("volume.img");
-        std::fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
-        let make = |uuid: &str| {
-            SystemRunner.run(&Cmd::new("mkfs.ext4").args(["-q", "-F", "-U", uuid]).arg(&image)).unwrap();
-        };
         let (first, other) = ("11112222-3333-4444-5555-666677778888", "aaaabbbb-cccc-dddd-eeee-ffff00001111");
-        make(first);
-        let (device, open) = loopdev::attach_disk(&image, 512).unwrap();
+        let Some(disk) = TestDisk::new(16, &["-U", first]) else { return };
         let shelter = Shelter {
-            device,
+            device: disk.node.clone(),
             uuid: first.into(),
             dir: ON_VOLUME,
             later: "home".into(),
@@ -473,11 +461,9 @@ mod tests {
             there: Bytes(0),
         };
         shelter.visit(true).unwrap().end().unwrap();
-        loopdev::detach(&open).unwrap();
-        drop(open);
-        make(other);
-        let (device, _open) = loopdev::attach_disk(&image, 512).unwrap();
-        let error = Shelter { device, ..shelter }.visit(true).unwrap_err().to_string();
+        let again = Cmd::new("mkfs.ext4").args(["-q", "-F", "-U", other]).arg(&disk.node);
+        SystemRunner.run(&again).unwrap();
+        let error = shelter.visit(true).unwrap_err().to_string();
         assert!(error.contains(first) && error.contains(other), "{error}");
     }
 }

@@ -264,35 +264,22 @@ impl Before {
 
 #[cfg(test)]
 mod tests {
-    use akene_exec::{Cmd, Runner, SystemRunner};
     use akene_protocol::RunId;
     use akene_protocol::event::Phase;
 
     use super::*;
-    use crate::sys::loopdev;
+    use crate::sys::test_disk::TestDisk;
 
     const OLD_MENU: &str =
         "menuentry old {\n\tlinux\t/vmlinuz-6.1 root=UUID=1 ro\n\tinitrd\t/initrd.img-6.1\n}\n";
 
-    fn debugfs(image: &Path, command: &str) -> String {
-        SystemRunner.run(&Cmd::new("debugfs").args(["-R", command]).arg(image)).unwrap().text()
-    }
-
     /// What lies on the disk is read the way a boot loader reads it: no journal is played back.
     #[test]
     fn the_menu_changes_last_and_everything_comes_back_when_it_cannot() {
-        if !nix::unistd::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
-            eprintln!("SKIPPED: needs to be root and loop devices");
-            return;
-        }
-        akene_exec::own_mounts().unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let image = dir.path().join("boot.img");
-        fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
-        SystemRunner.run(&Cmd::new("mkfs.ext4").arg("-q").arg(&image)).unwrap();
-        let (node, _device) = loopdev::attach_disk(&image, 512).unwrap();
+        let Some(disk) = TestDisk::new(256, &[]) else { return };
+        let node = &disk.node;
         let begun = What::Begun { phase: Phase::Commit };
-        let visit = Visit::new(&node, true).unwrap();
+        let visit = Visit::new(node, true).unwrap();
         for name in ["grub/grub.cfg", "vmlinuz-6.1", "initrd.img-6.1", "vmlinuz-6.0", "akene/packages/a.deb"]
         {
             let path = visit.top().join(name);
@@ -313,7 +300,7 @@ mod tests {
         let installer = boot_files::tests::installer();
         let (root, stamp, manifest) = (installer.0.path(), &installer.1, &installer.2);
         let way = WayBack {
-            device: &node,
+            device: node,
             uuid: "1234",
             old_root: Some("1"),
             unverified: None,
@@ -324,9 +311,9 @@ mod tests {
             staged_there: false,
         };
         let state = || {
-            let menu = debugfs(&image, "cat /grub/grub.cfg");
-            let mark = debugfs(&image, "stat /akene/state/installed").contains("Inode:");
-            let journal = debugfs(&image, "cat /akene/journal.jsonl");
+            let menu = disk.debugfs("cat /grub/grub.cfg");
+            let mark = disk.debugfs("stat /akene/state/installed").contains("Inode:");
+            let journal = disk.debugfs("cat /akene/journal.jsonl");
             let whole = journal::is_whole(&journal::parse(format!("{journal}\n").as_bytes()).0).unwrap();
             (menu.contains("/akene/vmlinuz"), mark, whole)
         };
@@ -340,7 +327,7 @@ mod tests {
         assert_eq!(format!("{error:#}"), "no more room");
         assert_eq!(state(), (false, true, true));
         // What was written to go on with does not stay beside a system that stays.
-        let noted = || debugfs(&image, "cat /akene/resume.json");
+        let noted = || disk.debugfs("cat /akene/resume.json");
         let note = |boot: &Path| {
             boot_files::replace_private(&boot.join(resume::PATH), |out| Ok(out.write_all(b"hash")?))
         };
@@ -352,13 +339,12 @@ mod tests {
         assert!(attempt(&cannot).is_err());
         let (menu, _, _) = state();
         assert!(!menu, "the menu starts an installer although the installation was given up");
-        let kept = || {
-            ["/akene/old/vmlinuz", "/akene/state/root"].map(|file| debugfs(&image, &format!("cat {file}")))
-        };
+        let kept =
+            || ["/akene/old/vmlinuz", "/akene/state/root"].map(|file| disk.debugfs(&format!("cat {file}")));
         assert_eq!(kept(), [String::new(), "1".to_owned()], "there is nothing to come back to from");
         attempt(&|boot| Ok(fs::remove_dir_all(boot.join("grub/grub.new"))?)).unwrap();
         assert_eq!(state(), (true, false, false));
-        assert_eq!(debugfs(&image, "cat /akene/vmlinuz"), "the kernel");
+        assert_eq!(disk.debugfs("cat /akene/vmlinuz"), "the kernel");
         assert_eq!(kept(), ["old".to_owned(), "1".to_owned()]);
         // Where it could not come back, that is said, and nothing seems to be kept. Its place is not taken all the same.
         let said = std::cell::RefCell::new(Vec::new());
@@ -380,7 +366,7 @@ mod tests {
             assert_eq!(kept(), [String::new(), old_root.to_owned()]);
         }
         // A system of a release that knew nothing of two places is not counted on, neither now nor when a run goes on.
-        let visit = Visit::new(&node, true).unwrap();
+        let visit = Visit::new(node, true).unwrap();
         fs::write(visit.top().join("grub/grub.cfg"), &small).unwrap();
         second_root::set_mark(visit.top(), None).unwrap();
         visit.end().unwrap();
@@ -394,7 +380,7 @@ mod tests {
             assert_eq!(kept(), [String::new(), "2 for-now".to_owned()]);
         }
         // Packages of no more use give way to a second kernel; for what else is there, there is no room.
-        let visit = Visit::new(&node, true).unwrap();
+        let visit = Visit::new(node, true).unwrap();
         second_root::set_mark(visit.top(), Some("2")).unwrap();
         let filler = fs::File::create(visit.top().join(ON_BOOT).join("00.deb")).unwrap();
         nix::fcntl::fallocate(&filler, nix::fcntl::FallocateFlags::empty(), 0, 100 << 20).unwrap();
@@ -405,7 +391,7 @@ mod tests {
             .unwrap();
         assert!(said.borrow().is_empty(), "{:?}", said.borrow());
         assert_eq!(kept(), ["old".to_owned(), "2".to_owned()]);
-        let visit = Visit::new(&node, true).unwrap();
+        let visit = Visit::new(node, true).unwrap();
         second_root::forget(visit.top()).unwrap();
         let filler = fs::File::create(visit.top().join("akene/filler")).unwrap();
         nix::fcntl::fallocate(&filler, nix::fcntl::FallocateFlags::empty(), 0, 100 << 20).unwrap();
@@ -431,6 +417,6 @@ mod tests {
         assert!(attempt(&late).is_err());
         assert_eq!((state(), noted()), ((true, false, false), "earlier".to_owned()));
         // The old system's own files wait until it is gone.
-        assert_eq!(debugfs(&image, "cat /vmlinuz-6.1"), "old");
+        assert_eq!(disk.debugfs("cat /vmlinuz-6.1"), "old");
     }
 }

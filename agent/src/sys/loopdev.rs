@@ -168,6 +168,7 @@ fn configure(
 
 #[cfg(test)]
 mod tests {
+    use super::super::test_disk::has_loop_devices;
     use super::*;
 
     #[test]
@@ -178,8 +179,7 @@ mod tests {
 
     #[test]
     fn a_file_becomes_a_device_and_lets_go_of_it() {
-        if !nix::unistd::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
-            eprintln!("SKIPPED: attaching a loop device needs root and /dev/loop-control");
+        if !has_loop_devices() {
             return;
         }
         let dir = tempfile::tempdir().unwrap();

@@ -9,3 +9,5 @@ pub mod clock;
 pub mod kernel;
 pub mod loopdev;
 pub mod terminal;
+#[cfg(test)]
+pub mod test_disk;

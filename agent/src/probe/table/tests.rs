@@ -11,17 +11,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::storage::image::Image;
 use crate::sys::block;
+use crate::sys::test_disk::has_loop_devices;
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 64 * MIB;
-
-fn can_run() -> bool {
-    let can = nix::unistd::geteuid().is_root() && Path::new("/dev/loop-control").exists();
-    if !can {
-        eprintln!("SKIPPED: needs to be root and loop devices");
-    }
-    can
-}
 
 fn sfdisk(path: &Path, script: &str) {
     let args = ["-q", "--no-reread", "--no-tell-kernel", "--wipe", "always"];
@@ -54,7 +47,7 @@ fn ours(table: &RawTable) -> Vec<(u32, u64, u64, String, Option<String>)> {
 
 #[test]
 fn reads_what_sfdisk_wrote() {
-    if !can_run() {
+    if !has_loop_devices() {
         return;
     }
     let scripts = [

@@ -1,14 +1,15 @@
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
-use akene_exec::{Cmd, RecordingRunner, Runner, SystemRunner};
+use akene_exec::RecordingRunner;
 use akene_protocol::RunId;
 
 use super::back::give_back_on;
 use super::*;
 use crate::journal::{self, Journal, What};
 use crate::run::boot_files;
-use crate::run::stage::Visit;
+use crate::sys::test_disk::TestDisk;
 
 const A: &str = "aaaa-1";
 const B: &str = "bbbb-2";
@@ -60,6 +61,17 @@ fn install_beside(top: &Path, root: &str, version: &str) {
     }
     write(top, "boot/vmlinuz-9", "another kernel of the new system");
     write(top, "boot/grub/grub.cfg", &menu(root, version));
+}
+
+/// A machine on which GRUB turned to the system that was kept, because the one beside it did not confirm itself. And its boot
+/// partition.
+fn turned_back() -> (tempfile::TempDir, PathBuf) {
+    let top = machine(A, "6.1");
+    let boot = top.path().join("boot");
+    keep(&boot, A).unwrap();
+    install_beside(top.path(), B, "6.1");
+    comes_back(top.path(), A);
+    (top, boot)
 }
 
 #[test]
@@ -180,11 +192,7 @@ fn under_secure_boot_only_the_same_distribution_can_come_back() {
 
 #[test]
 fn the_old_system_takes_back_its_kernels_and_its_menu() {
-    let top = machine(A, "6.1");
-    let boot = top.path().join("boot");
-    keep(&boot, A).unwrap();
-    install_beside(top.path(), B, "6.1");
-    comes_back(top.path(), A);
+    let (top, boot) = turned_back();
     // Headers, or what an upgrade that broke off left.
     fs::create_dir_all(top.path().join("lib/modules/9/build")).unwrap();
     // Power was cut before the last record.
@@ -227,11 +235,7 @@ fn the_old_system_takes_back_its_kernels_and_its_menu() {
 /// Whatever of the two menus is found after it.
 #[test]
 fn a_power_cut_while_the_old_system_takes_its_place_back_leads_to_that_system() {
-    let top = machine(A, "6.1");
-    let boot = top.path().join("boot");
-    keep(&boot, A).unwrap();
-    install_beside(top.path(), B, "6.1");
-    comes_back(top.path(), A);
+    let (top, boot) = turned_back();
     fs::write(boot.join("grub/akene-system.cfg"), menu(A, "6.1")).unwrap();
     // As far as to its own menu: what follows cannot be done.
     fs::create_dir_all(boot.join("grub/grub.new/x")).unwrap();
@@ -316,18 +320,8 @@ fn the_password_of_its_menu_is_kept_with_it() {
 
 #[test]
 fn an_installation_that_is_given_up_leaves_a_disk_that_starts_the_old_system() {
-    if !nix::unistd::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
-        eprintln!("SKIPPED: needs to be root and loop devices");
-        return;
-    }
-    akene_exec::own_mounts().unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let image = dir.path().join("boot.img");
-    fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
-    SystemRunner.run(&Cmd::new("mkfs.ext4").arg("-q").arg(&image)).unwrap();
-    let (node, _device) = crate::sys::loopdev::attach_disk(&image, 512).unwrap();
-    let visit = Visit::new(&node, true).unwrap();
-    let boot = visit.top();
+    let Some(mut disk) = TestDisk::new(64, &[]) else { return };
+    let boot = &disk.mount();
     for kind in KINDS {
         write(boot, &format!("{kind}-6.1"), &format!("{kind} of {A}"));
     }
@@ -360,10 +354,7 @@ fn an_installation_that_is_given_up_leaves_a_disk_that_starts_the_old_system() {
     assert!(boot.join(boot_files::INSTALLED).exists());
     assert_eq!(journal::is_whole(&journal::read(boot).unwrap()), Some(true));
     // As GRUB finds it, without playing back a journal.
-    let seen = |file: &str| {
-        let cat = Cmd::new("debugfs").args(["-R", &format!("cat {file}")]).arg(&image);
-        SystemRunner.run(&cat).unwrap().text()
-    };
+    let seen = |file: &str| disk.debugfs(&format!("cat {file}"));
     let first = seen("/grub/grub.cfg");
     let entry = &first[..first.find("\n}").unwrap()];
     assert!(
@@ -374,7 +365,6 @@ fn an_installation_that_is_given_up_leaves_a_disk_that_starts_the_old_system() {
     assert!(boot_files::is_environment(environment.as_bytes()), "{environment}");
     assert!(environment.contains("\nakene_back=5\n"), "{environment}");
     assert_eq!(seen("/akene/old/vmlinuz"), "vmlinuz of aaaa-1");
-    visit.end().unwrap();
 }
 
 #[test]

@@ -13,18 +13,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::storage::image::Image;
 use crate::sys::block;
+use crate::sys::test_disk::has_loop_devices;
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 512 * MIB;
-
-/// Whether loop devices can be used. Says so where not. Sector sizes other than 512 exist only there.
-fn can_run() -> bool {
-    let can = nix::unistd::geteuid().is_root() && Path::new("/dev/loop-control").exists();
-    if !can {
-        eprintln!("SKIPPED: needs to be root and loop devices");
-    }
-    can
-}
 
 fn run(program: &str, args: &[&str]) -> String {
     match SystemRunner.run(&Cmd::new(program).args(args)) {
@@ -148,7 +140,7 @@ proptest! {
         // What happens to each partition in a second plan.
         fates in prop::collection::vec(0u8..3, 9),
     ) {
-        if !can_run() {
+        if !has_loop_devices() {
             return Ok(());
         }
         let (kind, sector) = (
