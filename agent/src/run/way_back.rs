@@ -10,6 +10,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use akene_protocol::image::ImageManifest;
@@ -202,7 +203,8 @@ fn no_room(boot: &Path) -> Issue {
 
 /// What a boot partition said before.
 struct Before {
-    menu: Option<Vec<u8>>,
+    /// With its mode: it may hold the hash of a password.
+    menu: Option<(Vec<u8>, u32)>,
     mark: Option<String>,
     old: bool,
     installed: bool,
@@ -224,16 +226,21 @@ impl Before {
         let resume = if whole { None } else { read(resume::PATH)? };
         let installed = boot.join(boot_files::INSTALLED).exists();
         let (mark, old) = (second_root::mark(boot), second_root::read(boot).is_some());
-        Ok(Before { menu: read(target::MENU)?, mark, old, installed, whole, resume })
+        let menu = read(target::MENU)?.map(|text| -> Result<_> {
+            let path = boot.join(target::MENU);
+            let meta = path.metadata().with_context(|| format!("looking at {}", path.display()))?;
+            Ok((text, meta.permissions().mode() & 0o777))
+        });
+        Ok(Before { menu: menu.transpose()?, mark, old, installed, whole, resume })
     }
 
     /// Puts everything back that decides what is started.
     fn restore(&self, boot: &Path, journal: &mut Journal) -> Result<()> {
         // Whatever becomes of it, the rest is put back.
         let second = self.restore_second_root(boot);
-        if let Some(menu) = &self.menu {
+        if let Some((menu, mode)) = &self.menu {
             let write = |out: &mut dyn std::io::Write| out.write_all(menu).context("writing");
-            durable::replace_for_boot_loader(&boot.join(target::MENU), 0o644, write)?;
+            durable::replace_for_boot_loader(&boot.join(target::MENU), *mode, write)?;
         }
         if self.installed {
             boot_files::set_installed(boot, true)?;
@@ -284,7 +291,9 @@ mod tests {
         {
             let path = visit.top().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, if name.ends_with("cfg") { OLD_MENU } else { "old" }).unwrap();
+            fs::write(&path, if name.ends_with("cfg") { OLD_MENU } else { "old" }).unwrap();
+            // The menu may hold the hash of a password.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         }
         let mut journal = Journal::new(RunId([1; 8]));
         journal.open(visit.top()).unwrap();
@@ -326,6 +335,8 @@ mod tests {
         let error = attempt(&|_| anyhow::bail!("no more room")).unwrap_err();
         assert_eq!(format!("{error:#}"), "no more room");
         assert_eq!(state(), (false, true, true));
+        let menu = disk.debugfs("stat /grub/grub.cfg");
+        assert!(menu.contains("Mode:  0600"), "{menu}");
         // What was written to go on with does not stay beside a system that stays.
         let noted = || disk.debugfs("cat /akene/resume.json");
         let note = |boot: &Path| {
