@@ -12,23 +12,22 @@ use std::sync::Mutex;
 
 use akene_archive::{Fetcher, Progress, Source as Packages};
 use akene_exec::Runner;
-use akene_planner::Plan;
 use akene_protocol::api::Identity;
 use akene_protocol::event::Unit;
 use akene_protocol::issue::Issues;
 use akene_protocol::lock::{Lock, LockedPackage};
 use akene_protocol::stamp::{Home, Source, Stamp};
-use akene_protocol::{Bundle, EventKind, Inventory, Issue, MachineId, PublicKey, Resolved, RunId, Sha256};
+use akene_protocol::{Bundle, EventKind, Inventory, Issue, MachineId, PublicKey, RunId, Sha256};
 use anyhow::{Context, Result};
 
 use super::boot_files;
 use super::letter::{Desk, Sender, end_of_log};
-use super::machine::{Authority, Machine};
+use super::machine::Machine;
 use super::resume::Resume;
 use super::stage;
 use super::technician::{Choice, Offer, Offered, Technician};
 use crate::fetch::medium::stick::{self, Stick, Where};
-use crate::fetch::{Permission, mint};
+use crate::fetch::mint;
 use crate::report::Reporter;
 use crate::report::words::Text;
 use crate::storage::Mounted;
@@ -86,7 +85,7 @@ impl<'a> Offline<'a> {
     }
 
     /// Who this machine is: who its disks say, with the number the technician types; a new one otherwise.
-    fn identify(
+    pub(super) fn identify(
         &mut self,
         known: Option<Identity>,
         inventory: &Inventory,
@@ -248,18 +247,6 @@ fn why_not(
 }
 
 impl Machine<'_> {
-    /// Who the machine is where the medium brings everything; `None` where it does not.
-    pub(super) fn identify_offline(
-        &mut self,
-        known: Option<Identity>,
-        inventory: &Inventory,
-        stamp: &Stamp,
-    ) -> Result<Option<Identity>> {
-        let reporter = self.reporter;
-        let Some(offline) = &mut self.offline else { return Ok(None) };
-        offline.identify(known, inventory, stamp, reporter).map(Some)
-    }
-
     /// The profile on the medium with its place; `None` where the run is not from one with a manifest.
     pub(super) fn profile_offline(&self, wanted: Option<&str>) -> Result<Option<(Vec<u8>, String)>> {
         let Some(offline) = &self.offline else { return Ok(None) };
@@ -285,23 +272,6 @@ impl Machine<'_> {
     /// Whose reports these are, for the record of an unfinished installation.
     pub(super) fn sender(&self) -> Option<&Sender> {
         Some(&self.offline.as_ref()?.desk.as_ref()?.sender)
-    }
-
-    /// The permission, from the technician where there is one: at most what the medium allows. An installation that is
-    /// gone on with was confirmed when it began.
-    pub(super) fn permitted(
-        &mut self,
-        plan: &Plan,
-        inventory: &Inventory,
-        resolved: &Resolved,
-        given: Result<Permission, Issue>,
-    ) -> Result<Permission, Issue> {
-        let begun = matches!(self.authority, Authority::Begun { .. });
-        let technician = self.offline.as_mut().and_then(|offline| offline.technician.as_deref_mut());
-        let Some(technician) = technician.filter(|_| !begun) else { return given };
-        let most = given?.consent();
-        let permission = technician.confirm(plan, inventory, resolved, most)?;
-        Ok(Permission::given(permission.consent().min(most), permission.by))
     }
 
     /// Whether the installer that runs, and will lie on the disk, is whole. Over a network that is seen when it is written; here
