@@ -20,6 +20,7 @@ pub mod roots;
 pub mod secrets;
 pub mod sets;
 pub mod site;
+pub mod small_image;
 pub mod standin;
 pub mod start;
 pub mod stick;

@@ -6,13 +6,10 @@ use std::time::{Duration, Instant};
 
 use akene_agent::resident::{Config, ServerAddress};
 use akene_exec::{Cmd, Runner, Running, Streams, SystemRunner};
-use akene_image::medium::Made;
-use akene_image::{iso, stamp};
+use akene_image::stamp;
 use akene_protocol::api::{Consent, Identity};
 use akene_protocol::event::{EventKind, Phase};
-use akene_protocol::image::{self, ImageManifest};
 use akene_protocol::medium::{LABEL, MediumId};
-use akene_protocol::profile::Distribution;
 use akene_protocol::report::{Letter, Report};
 use akene_protocol::stamp::{Home, Source};
 use akene_protocol::{
@@ -23,6 +20,7 @@ use akene_server::site::init::{Options, init};
 use akene_server::site::media::{self, Registered};
 use akene_server::{Config as ServerConfig, Server};
 use akene_tests::site::program;
+use akene_tests::small_image::SmallImage;
 use ed25519_dalek::SigningKey;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -120,37 +118,7 @@ impl Rig {
 
     /// A whole stick: an ISO with the stamp, and the data partition after it.
     pub fn stick(&self, reports: &[&Report]) -> PathBuf {
-        let dir = self.dir.path().join("making");
-        let tree = dir.join("tree");
-        let manifest = ImageManifest {
-            version: image::VERSION,
-            akene: "0.1.0".into(),
-            distribution: Distribution::Debian,
-            suite: "bookworm".into(),
-            architecture: "amd64".into(),
-            kernel: "6.1".into(),
-            built: Timestamp::UNIX_EPOCH,
-            wireless: false,
-            packages: vec![],
-            files: vec![],
-        };
-        for (path, bytes) in [
-            (stamp::MANIFEST, serde_json::to_vec(&manifest).unwrap()),
-            (stamp::AREA, akene_protocol::stamp::empty_area()),
-            (stamp::ENVIRONMENT, stamp::environment(None).into_bytes()),
-            (stamp::PROFILE, stamp::empty_profile()),
-            ("boot/grub/bios.img", vec![0; 40_000]),
-        ] {
-            let path = tree.join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, bytes).unwrap();
-        }
-        let made = Made { mbr: dir.join("mbr"), esp: dir.join("esp") };
-        fs::write(&made.mbr, [0; 512]).unwrap();
-        fs::write(&made.esp, vec![0; 1 << 20]).unwrap();
-        let stick = self.dir.path().join("stick.img");
-        let built = Timestamp::from_second(1_760_000_000).unwrap();
-        iso::write(&SystemRunner, &tree, &made, built, &stick).unwrap();
+        let stick = SmallImage::default().write(self.dir.path(), "stick.img");
         stamp::write(&stick, &self.stamp(), None).unwrap();
         File::options().write(true).open(&stick).unwrap().set_len(64 << 20).unwrap();
         let table = |args: &[&str]| SystemRunner.run(&Cmd::new("sgdisk").args(args).arg(&stick)).unwrap();

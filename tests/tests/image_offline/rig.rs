@@ -5,16 +5,13 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use akene_exec::{Cmd, Runner, SystemRunner};
-use akene_image::medium::Made;
 use akene_image::offline::look::Offline;
 use akene_image::offline::store::Store;
 use akene_image::offline::update::{Updated, update};
 use akene_image::offline::{Goal, Wishes, Workshop, make};
-use akene_image::{iso, stamp};
-use akene_protocol::image::{self, ImageManifest};
+use akene_image::stamp;
 use akene_protocol::lock::ProfileLock;
 use akene_protocol::medium::Medium;
-use akene_protocol::profile::Distribution;
 use akene_protocol::{Envelope, PublicKey};
 use akene_server::site::init::{Options, init};
 use akene_server::site::{Site, media};
@@ -22,7 +19,7 @@ use akene_tests::deb;
 use akene_tests::disks::has;
 use akene_tests::faults::Tiny;
 use akene_tests::repository::Says;
-use jiff::Timestamp;
+use akene_tests::small_image::SmallImage;
 
 /// What is always there besides the archive: a site with the profile `default`, and a live system in small.
 pub struct Rig {
@@ -36,43 +33,15 @@ pub fn run(cmd: Cmd) -> String {
     SystemRunner.run(&cmd).unwrap_or_else(|e| panic!("{e:#}")).text()
 }
 
-/// An ISO with everything a stamp touches, and boot records whose code is noise.
+/// An ISO whose boot records hold noise as code.
 pub fn live_system(dir: &Path, name: &str, initrd: &[u8]) -> PathBuf {
-    let tree = dir.join(format!("tree-{name}"));
-    let built = Timestamp::from_second(1_760_000_000).unwrap();
-    let manifest = ImageManifest {
-        version: image::VERSION,
-        akene: "0.1.0".into(),
-        distribution: Distribution::Debian,
-        suite: "bookworm".into(),
-        architecture: "amd64".into(),
-        kernel: "6.1.0-1-amd64".into(),
-        built,
-        wireless: false,
-        packages: vec![],
-        files: vec![],
-    };
-    for (path, bytes) in [
+    let files = vec![
         ("akene/vmlinuz", vec![7; 300_000]),
         ("akene/initrd.img", initrd.to_vec()),
-        (stamp::MANIFEST, serde_json::to_vec(&manifest).unwrap()),
-        (stamp::AREA, akene_protocol::stamp::empty_area()),
-        (stamp::ENVIRONMENT, stamp::environment(None).into_bytes()),
-        (stamp::PROFILE, stamp::empty_profile()),
         (stamp::SUMS, vec![]),
         ("boot/grub/bios.img", noise(40_000)),
-    ] {
-        let path = tree.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
-    let boot = Made { mbr: dir.join("mbr"), esp: dir.join("esp") };
-    let code = [noise(432), vec![0; 80]].concat();
-    fs::write(&boot.mbr, code).unwrap();
-    fs::write(&boot.esp, vec![0; 1 << 20]).unwrap();
-    let output = dir.join(name);
-    iso::write(&SystemRunner, &tree, &boot, built, &output).unwrap();
-    output
+    ];
+    SmallImage { code: noise(432), files, ..SmallImage::default() }.write(dir, name)
 }
 
 pub fn noise(bytes: usize) -> Vec<u8> {

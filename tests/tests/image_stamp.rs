@@ -6,17 +6,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use akene_exec::{Cmd, Runner, SystemRunner};
-use akene_image::medium::Made;
-use akene_image::{inspect, iso, stamp};
+use akene_image::{inspect, stamp};
 use akene_protocol::api::Consent;
-use akene_protocol::image::{self, ImageManifest};
-use akene_protocol::profile::Distribution;
 use akene_protocol::stamp::{Source, StampError, Tls};
 use akene_protocol::{Bundle, Envelope, PublicKey, Secret, Sha256, Stamp};
+use akene_tests::site::program;
+use akene_tests::small_image::SmallImage;
 use ed25519_dalek::SigningKey;
-use jiff::Timestamp;
-
-const BUILT: i64 = 1_760_000_000;
 
 /// What can change, and nothing else may.
 const STAMPED: [&str; 3] = [stamp::AREA, stamp::ENVIRONMENT, stamp::PROFILE];
@@ -25,48 +21,16 @@ fn run(cmd: Cmd) -> String {
     SystemRunner.run(&cmd).unwrap().text()
 }
 
-/// The tree of a medium in small: everything a stamp touches is real.
-fn tree(dir: &Path, label: &str) -> PathBuf {
-    let tree = dir.join(label);
-    let manifest = ImageManifest {
-        version: image::VERSION,
-        akene: "0.1.0".into(),
-        distribution: Distribution::Debian,
-        suite: "bookworm".into(),
-        architecture: "amd64".into(),
-        kernel: "6.1.0-1-amd64".into(),
-        built: Timestamp::from_second(BUILT).unwrap(),
-        wireless: label.contains("wireless"),
-        packages: vec![],
-        files: vec![],
-    };
-    let kernel = vec![7; 300_000];
-    for (path, bytes) in [
-        ("akene/vmlinuz", kernel.clone()),
-        ("akene/initrd.img", vec![9; 5_000_000]),
-        (stamp::MANIFEST, serde_json::to_vec(&manifest).unwrap()),
-        (stamp::AREA, akene_protocol::stamp::empty_area()),
-        (stamp::ENVIRONMENT, stamp::environment(None).into_bytes()),
-        (stamp::PROFILE, stamp::empty_profile()),
-        (stamp::SUMS, format!("{}  akene/vmlinuz\n", Sha256::of(&kernel)).into_bytes()),
-        ("boot/grub/grub.cfg", b"# menu".to_vec()),
-        ("boot/grub/bios.img", vec![0; 40_000]),
-    ] {
-        let path = tree.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
-    tree
-}
-
 fn iso(dir: &Path, name: &str) -> PathBuf {
-    let tree = tree(dir, &format!("tree-{name}"));
-    let made = Made { mbr: dir.join("mbr"), esp: dir.join("esp") };
-    fs::write(&made.mbr, [0; 512]).unwrap();
-    fs::write(&made.esp, vec![0; 1 << 20]).unwrap();
-    let output = dir.join(name);
-    iso::write(&SystemRunner, &tree, &made, Timestamp::from_second(BUILT).unwrap(), &output).unwrap();
-    output
+    let kernel = vec![7; 300_000];
+    let sums = format!("{}  akene/vmlinuz\n", Sha256::of(&kernel));
+    let files = vec![
+        ("akene/vmlinuz", kernel),
+        ("akene/initrd.img", vec![9; 5_000_000]),
+        (stamp::SUMS, sums.into_bytes()),
+        ("boot/grub/grub.cfg", b"# menu".to_vec()),
+    ];
+    SmallImage { wireless: name.contains("wireless"), files, ..SmallImage::default() }.write(dir, name)
 }
 
 fn key() -> SigningKey {
@@ -258,7 +222,7 @@ fn the_keyboard_is_the_one_of_the_bundle_unless_one_is_named() {
     fs::write(&profile, serde_json::to_vec(&Envelope::sign(&bundle, &key())).unwrap()).unwrap();
     let stamped = |more: &[&str]| {
         let cmd =
-            Cmd::new(env!("CARGO_BIN_EXE_akene-image")).arg("stamp").arg(&path).arg("--bundle").arg(&profile);
+            Cmd::new(program("akene-image").unwrap()).arg("stamp").arg(&path).arg("--bundle").arg(&profile);
         run(cmd.arg("--site-key").arg(PublicKey(key().verifying_key()).to_string()).args(more));
         let contents = stamp::read(&path).unwrap();
         let shown = inspect::describe(&contents, false);
