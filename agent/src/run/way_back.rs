@@ -430,4 +430,39 @@ mod tests {
         // The old system's own files wait until it is gone.
         assert_eq!(disk.debugfs("cat /vmlinuz-6.1"), "old");
     }
+
+    #[test]
+    fn kernels_that_the_menu_does_not_start_make_room_for_the_installer() {
+        let Some(mut disk) = TestDisk::new(64, &[]) else { return };
+        let boot = disk.mount();
+        let installer = boot_files::tests::installer();
+        let way = WayBack {
+            device: &disk.node,
+            uuid: "1234",
+            old_root: None,
+            unverified: None,
+            warn: &|issue| panic!("{issue}"),
+            installer: None,
+            consoles: &[],
+            needed: &|_| true,
+            staged_there: true,
+        };
+        let fill = |name: &str, size: u64| {
+            let file = fs::File::create(boot.join(name)).unwrap();
+            nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, size as i64).unwrap();
+        };
+        let all = ["vmlinuz-6.1", "initrd.img-6.1", "vmlinuz-6.0", "config-6.0", "notes-6.0"];
+        all.iter().for_each(|name| fill(name, 1 << 20));
+        fill("initrd.img-6.0", ROOM);
+        fill("filler", free(&boot).unwrap() - ROOM / 2);
+        let there = |name: &&&str| boot.join(name).exists();
+        // Without a menu nobody knows which of them is needed.
+        assert!(!way.make_room(&boot, installer.0.path()).unwrap());
+        assert_eq!(all.iter().filter(there).count(), all.len());
+        fs::create_dir(boot.join("grub")).unwrap();
+        fs::write(boot.join(target::MENU), OLD_MENU).unwrap();
+        assert!(way.make_room(&boot, installer.0.path()).unwrap());
+        let left: Vec<&&str> = all.iter().filter(there).collect();
+        assert_eq!(left, [&"vmlinuz-6.1", &"initrd.img-6.1", &"notes-6.0"]);
+    }
 }
