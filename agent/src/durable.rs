@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -52,6 +52,8 @@ pub fn beside(path: &Path) -> PathBuf {
 fn write_beside(path: &Path, mode: u32, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<PathBuf> {
     let new = beside(path);
     let file = File::options().write(true).create(true).truncate(true).mode(mode).open(&new)?;
+    // One that a power cut left keeps its own mode otherwise, and a menu may hold the hash of a password.
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
     fill(&mut out)?;
     out.flush()?;
@@ -84,6 +86,19 @@ mod tests {
 
     use super::*;
     use crate::sys::test_disk::TestDisk;
+
+    #[test]
+    fn a_file_that_a_power_cut_left_does_not_say_who_may_read_its_successor() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grub.cfg");
+        for left in [0o644, 0o400] {
+            fs::write(beside(&path), "half, and longer").unwrap();
+            fs::set_permissions(beside(&path), fs::Permissions::from_mode(left)).unwrap();
+            replace(&path, 0o600, |out| out.write_all(b"menu").context("writing")).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "menu");
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        }
+    }
 
     /// GRUB's own driver reads the bytes a power cut would leave, while the filesystem is in use.
     #[test]
