@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -320,20 +320,16 @@ impl Runner for SystemRunner {
     }
 }
 
-/// How often a program that is still open for writing is tried again, 10 ms later each time.
-const BUSY: u32 = 200;
+/// One command is started at a time.
+///
+/// The child of a command holds what is open here, for writing too, until it has become that command, mounts and all.
+/// That long a program that was just written cannot be started by anybody ("Text file busy"). Whoever is started
+/// afterwards, and starts it in turn, meets no such child any more.
+static STARTING: Mutex<()> = Mutex::new(());
 
-/// Starts a command. A program that we have just written cannot be started as long as another of our threads is between
-/// `fork` and `exec`: until then its child holds what was open here, for writing too (`ETXTBSY`). That passes.
-fn spawn(command: &mut Command) -> std::io::Result<Child> {
-    for _ in 0..BUSY {
-        match command.spawn() {
-            Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => {
-                thread::sleep(Duration::from_millis(10));
-            }
-            went => return went,
-        }
-    }
+/// Starts a command; it has become that when this returns.
+pub(crate) fn spawn(command: &mut Command) -> std::io::Result<Child> {
+    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
     command.spawn()
 }
 
@@ -512,6 +508,8 @@ impl Runner for RecordingRunner {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     fn sh(script: &str) -> Cmd {
@@ -540,19 +538,42 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_open_for_writing_is_waited_for() {
+    fn a_program_that_was_just_written_can_be_started_whatever_else_is() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("script");
-        let mut file = std::fs::File::create(&path).unwrap();
-        file.write_all(b"#!/bin/sh\necho done\n").unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        // As a child of another thread has it, until it becomes something else.
-        let closing = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(100));
-            drop(file);
+        let ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    // Slow to become something else, as one with mounts of its own.
+                    let mut slow = Command::new("true");
+                    slow_to_start(&mut slow);
+                    spawn(&mut slow).unwrap().wait().unwrap();
+                }
+            });
+            for number in 0..30 {
+                let path = dir.path().join(format!("script-{number}"));
+                let mut file = std::fs::File::create(&path).unwrap();
+                file.write_all(b"#!/bin/sh\necho done\n").unwrap();
+                file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+                thread::sleep(Duration::from_millis(5));
+                drop(file);
+                let went = SystemRunner.run(&Cmd::new(&path));
+                if number == 29 || went.is_err() {
+                    ended.store(true, Ordering::Relaxed);
+                }
+                assert_eq!(went.unwrap().text(), "done");
+            }
         });
-        assert_eq!(SystemRunner.run(&Cmd::new(&path)).unwrap().text(), "done");
-        closing.join().unwrap();
+    }
+
+    #[expect(unsafe_code, reason = "pre_exec has no safe form")]
+    fn slow_to_start(command: &mut Command) {
+        let wait = || {
+            thread::sleep(Duration::from_millis(5));
+            Ok(())
+        };
+        // SAFETY: the closure only sleeps.
+        unsafe { command.pre_exec(wait) };
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Cmd {
             }
         }
         die_with_us(&mut command);
-        let child = command.spawn().with_context(|| format!("starting `{self}`"))?;
+        let child = crate::run::spawn(&mut command).with_context(|| format!("starting `{self}`"))?;
         Ok(Running { command: self.to_string(), child })
     }
 }
