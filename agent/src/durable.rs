@@ -1,8 +1,8 @@
 //! What a power cut leaves: whole files, the old one or the new one.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -51,9 +51,12 @@ pub fn beside(path: &Path) -> PathBuf {
 /// Writes the file that is to replace another.
 fn write_beside(path: &Path, mode: u32, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<PathBuf> {
     let new = beside(path);
-    let file = File::options().write(true).create(true).truncate(true).mode(mode).open(&new)?;
-    // One that a power cut left keeps its own mode otherwise, and a menu may hold the hash of a password.
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    // One that a power cut left would keep its own mode, and a menu may hold the hash of a password.
+    match fs::remove_file(&new) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
+        _ => {}
+    }
+    let file = File::options().write(true).create_new(true).mode(mode).open(&new)?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
     fill(&mut out)?;
     out.flush()?;
@@ -82,6 +85,8 @@ pub fn sync_for_boot_loader(dir: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use akene_exec::{Cmd, Runner, SystemRunner};
 
     use super::*;
