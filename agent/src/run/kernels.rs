@@ -29,6 +29,11 @@ pub fn list(boot: &Path) -> Result<Vec<(String, String)>> {
     Ok(found)
 }
 
+/// Whether what starts a kernel of this version lies on a boot partition.
+pub fn can_start(boot: &Path, version: &str) -> bool {
+    KINDS[..2].iter().all(|kind| boot.join(format!("{kind}-{version}")).is_file())
+}
+
 /// How a menu starts a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Started<'a> {

@@ -200,7 +200,7 @@ pub fn keep(boot: &Path, root: &str) -> Result<bool> {
     forget(boot)?;
     let menu = fs::read_to_string(boot.join(target::MENU)).unwrap_or_default();
     let Some(mut old) = started_first(&menu).filter(|old| old.root == root) else { return Ok(false) };
-    if !KINDS[..2].iter().all(|kind| boot.join(format!("{kind}-{}", old.kernel)).is_file()) {
+    if !kernels::can_start(boot, &old.kernel) {
         return Ok(false);
     }
     old.kernels = kernels::list(boot)?.into_iter().map(|(_, version)| version).collect();

@@ -155,8 +155,9 @@ impl WayBack<'_> {
         }
         if !fits()? {
             let menu = fs::read_to_string(boot.join(target::MENU)).unwrap_or_default();
+            // Without a menu that names one that is there, none of them is known to be of no use.
             let first = kernels::started(&menu).find_map(|started| started.version());
-            // Without a menu to say so, none of them is known to be of no use.
+            let first = first.filter(|first| kernels::can_start(boot, first));
             remove_from(boot, &|name| {
                 first.is_some_and(|first| kernels::version_of(name).is_some_and(|version| version != first))
             })?;
@@ -460,6 +461,10 @@ mod tests {
         assert!(!way.make_room(&boot, installer.0.path()).unwrap());
         assert_eq!(all.iter().filter(there).count(), all.len());
         fs::create_dir(boot.join("grub")).unwrap();
+        // Nor where it names one that has gone.
+        fs::write(boot.join(target::MENU), OLD_MENU.replace("6.1", "6.2")).unwrap();
+        assert!(!way.make_room(&boot, installer.0.path()).unwrap());
+        assert_eq!(all.iter().filter(there).count(), all.len());
         fs::write(boot.join(target::MENU), OLD_MENU).unwrap();
         assert!(way.make_room(&boot, installer.0.path()).unwrap());
         let left: Vec<&&str> = all.iter().filter(there).collect();
