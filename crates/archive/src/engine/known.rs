@@ -91,7 +91,9 @@ impl<'a> Known<'a> {
 fn modules(root: &Path, kernel: &str) -> Result<Option<Vec<u8>>> {
     let dir = root.join("usr/lib/modules").join(kernel);
     let mut text = Vec::new();
-    for name in names(&dir)? {
+    let mut names = names(&dir)?;
+    names.sort();
+    for name in names {
         // What lies beside those directories and these three is what it makes.
         let beside = ["modules.builtin", "modules.builtin.modinfo", "modules.order"];
         let at = dir.join(&name);

@@ -207,8 +207,9 @@ impl Later {
             drop(goes_on);
             (result, follower.join())
         });
-        let result = result?;
+        // Where both have failed the second may only have lacked what the first did not make.
         let (mut known, done) = followed.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let result = result?;
         // What is left: what came at the last moment, what failed, what is done at the end.
         let calls = self.calls()?;
         let fresh = calls.iter().skip(done.len()).filter(|call| call.when() != Some(When::Ahead));

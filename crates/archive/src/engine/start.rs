@@ -75,8 +75,8 @@ pub(super) fn is_input(path: &Path) -> bool {
     INPUTS.iter().filter(settles).any(|input| path.starts_with(input))
 }
 
-/// Whether a package's scripts change what they are made from: those that call for them or name a setting, and those of
-/// kernels.
+/// Whether a package's scripts, debconf's among them, change what they are made from: those that call for them or name a
+/// setting, and those of kernels.
 pub(super) fn has_say(package: &Package) -> bool {
     let settings = INPUTS.iter().filter(|input| input.starts_with("etc/"));
     let words: Vec<&[u8]> =
