@@ -24,6 +24,8 @@ pub struct Expected {
     pub volumes: Vec<PathBuf>,
     /// The system has not been started since it was installed.
     pub fresh: bool,
+    /// UUID of the root of another system on the same disk, which is not looked at.
+    pub beside: Option<String>,
 }
 
 impl Expected {
@@ -52,6 +54,7 @@ pub fn installed(file: &Path, expected: &Expected) -> Result<()> {
         let head = image.esp_file(loader)?;
         ensure!(head.starts_with(b"MZ"), "{loader} on the ESP is no EFI program");
     }
+    image.parts.retain(|part| expected.beside.as_ref() != Some(&part.uuid));
     let root = image.mount_system()?;
     packages(&root, expected)?;
     people(&root, expected)?;

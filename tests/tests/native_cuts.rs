@@ -11,7 +11,7 @@ use akene_agent::durable;
 use akene_agent::sys::loopdev;
 use akene_tests::cuts::fuse::Recording;
 use akene_tests::cuts::record::{Op, Random, Reader, apply, apply_for_now, survivors};
-use akene_tests::cuts::{Campaign, table};
+use akene_tests::cuts::{Campaign, Run, table};
 use akene_tests::disks::{can_run, has, run};
 use akene_tests::native::possible;
 
@@ -43,15 +43,23 @@ fn a_power_cut_leaves_something_that_starts_and_comes_to_its_end() {
     let seed = setting("AKENE_CUTS_SEED", day);
     let points = setting("AKENE_CUTS", if full { 60 } else { 8 });
     let resumed = setting("AKENE_CUTS_RESUMED", if full { 8 } else { 1 });
+    // Two more installations take more time than every test run has.
+    let named = std::env::var("AKENE_CUTS_RUNS").ok();
+    let named = named.as_deref().unwrap_or(if full { "all" } else { "blank disk,reinstallation" });
+    let runs: Vec<Run> = Run::ALL
+        .into_iter()
+        .filter(|(name, _)| named == "all" || named.split(',').any(|n| n == *name))
+        .map(|(_, run)| run)
+        .collect();
     println!(
-        "seed {seed}: AKENE_CUTS_SEED={seed} AKENE_CUTS={points} AKENE_CUTS_RESUMED={resumed} repeats this"
+        "seed {seed}: AKENE_CUTS_RUNS='{named}' AKENE_CUTS_SEED={seed} AKENE_CUTS={points} AKENE_CUTS_RESUMED={resumed} repeats this"
     );
     let dir = tempfile::tempdir().unwrap();
     // Recordings are kept and judged again where somebody names a directory.
     let kept = std::env::var_os("AKENE_CUTS_DIR").map(std::path::PathBuf::from);
     let mut campaign = Campaign::new(kept.as_deref().unwrap_or(dir.path()), seed).unwrap();
     let outcomes = campaign
-        .run(points as usize, resumed as usize, &mut |line| println!("{line}"))
+        .run(&runs, points as usize, resumed as usize, &mut |line| println!("{line}"))
         .unwrap_or_else(|e| panic!("{e:#}"));
     println!("seed {seed}, {} points\n{}", outcomes.len(), table(&outcomes));
     assert!(outcomes.iter().any(|o| o.resumed.is_some()), "no installer went on");

@@ -57,7 +57,7 @@ pub(super) fn from_inside(content: &mut Content, device: &Path) -> Result<()> {
                 .ok();
             let looks_like = match is_boot {
                 true => {
-                    let root = crate::run::second_root::proven(top);
+                    let root = crate::run::second_root::to_stay(top);
                     let root_goes = crate::run::second_root::goes(top);
                     Some(LooksLike::AkeneBoot { unfinished: unfinished(top), root, root_goes })
                 }

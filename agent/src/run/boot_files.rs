@@ -16,6 +16,9 @@ use super::{Record, json};
 use crate::durable;
 use crate::fetch::known;
 
+/// The plan of the last installation, below the boot partition.
+pub const PLAN: &str = "akene/plan.json";
+
 /// Directory of undelivered events, below the boot partition.
 pub const EVENTS: &str = "akene/events";
 
@@ -90,7 +93,7 @@ pub fn write_record(boot: &Path, record: &Record<'_>) -> Result<()> {
     let mut files = vec![
         (known::PATH, json(record.identity, "the identity")?),
         ("akene/inventory.json", json(record.inventory, "the inventory")?),
-        ("akene/plan.json", json(record.plan, "the plan")?),
+        (PLAN, json(record.plan, "the plan")?),
         ("akene/lock.json", json(record.lock, "the lock")?),
     ];
     if let Some(envelope) = &record.orders.envelope {

@@ -29,13 +29,14 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use akene_planner::{Plan, Role};
 use akene_protocol::inventory::LooksLike;
 use akene_protocol::profile::Distribution;
 use akene_protocol::{Inventory, Secret};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::boot_files::{remove_if_there, replace_private};
+use super::boot_files::{self, remove_if_there, replace_private};
 use super::kernels::{self, KINDS};
 use crate::{durable, target};
 
@@ -117,6 +118,21 @@ pub fn proven(boot: &Path) -> Option<String> {
     Some(root.to_owned())
 }
 
+/// The root that whoever plans must not overwrite. An installer of a release before there were two places leaves the name as it
+/// was, whatever it puts where: then it is the root of the whole system that it made. Whoever has made a new system beside one that
+/// stays says so in its plan.
+pub fn to_stay(boot: &Path) -> Option<String> {
+    let named = proven(boot)?;
+    let whole = boot.join(boot_files::INSTALLED).exists() && !goes(boot);
+    let plan: Option<Plan> =
+        fs::read(boot.join(boot_files::PLAN)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let alone = plan.is_some_and(|plan| {
+        !plan.disks.iter().flat_map(|disk| &disk.partitions).any(|part| part.purpose == Role::Old)
+    });
+    let started = current(boot).filter(|_| whole && alone);
+    Some(started.unwrap_or(named))
+}
+
 /// Whether the system on this root has been named, so that its agent knows how to take the boot partition back.
 pub fn knows_the_way(boot: &Path, root: &str) -> bool {
     mark(boot).as_deref() == Some(root)
@@ -159,7 +175,11 @@ pub fn is_made_on(boot: &Path, root: &str) -> Result<()> {
 }
 
 /// Names the root of a new system beside which no other one is to stay.
+///
+/// # Errors
+/// Nothing says yet that it is whole: a run that goes on would take half a system for one that is to stay.
 pub fn name_first(boot: &Path, root: &str) -> Result<()> {
+    ensure!(boot.join(boot_files::INSTALLED).exists(), "the system on the root {root} is not whole yet");
     match proven(boot) {
         Some(_) if !goes(boot) => Ok(()),
         _ => set_mark(boot, Some(root)),

@@ -88,13 +88,10 @@ impl WayBack<'_> {
             None => boot_files::INSTALLER.iter().all(|name| boot.join(name).exists()),
         };
         record(boot)?;
-        match self.old_root {
+        let stays = match self.old_root {
             Some(root) => self.keep_old(boot, root)?,
-            None => {
-                second_root::forget(boot)?;
-                second_root::give_up(boot)?;
-            }
-        }
+            None => second_root::give_up(boot).map(|()| false)?,
+        };
         // What a menu starts has to be where a boot loader finds it before that menu is.
         durable::sync_for_boot_loader(boot)?;
         // Whenever the installer is started, it finds that it is to go on.
@@ -104,11 +101,14 @@ impl WayBack<'_> {
         if ready {
             target::lead_to_installer(boot, self.uuid, self.consoles)?;
         }
-        durable::sync_for_boot_loader(boot)
+        durable::sync_for_boot_loader(boot)?;
+        // Not before: where one of these steps fails, an earlier system's way back is there as it was.
+        if stays { Ok(()) } else { second_root::forget(boot) }
     }
 
-    /// Keeps what starts the system so far, or says why it will not come back by itself. Its place is not taken all the same.
-    fn keep_old(&self, boot: &Path, root: &str) -> Result<()> {
+    /// Keeps what starts the system so far, or says why it will not come back by itself, and gives false. Its place is not taken
+    /// all the same.
+    fn keep_old(&self, boot: &Path, root: &str) -> Result<bool> {
         let there = second_root::kept(boot).is_some_and(|old| old.root == root);
         // The new system's kernel comes beside it; in a run that goes on it may be there.
         if !there && free(boot)? < KERNEL_ROOM {
@@ -126,10 +126,9 @@ impl WayBack<'_> {
                 Bytes(free).align_down(Bytes::mib(1)),
                 Bytes(KERNEL_ROOM)
             ),
-            None if second_root::keep(boot, root)? => return Ok(()),
+            None if second_root::keep(boot, root)? => return Ok(true),
             None => "its start menu does not say how it is started".into(),
         };
-        second_root::forget(boot)?;
         second_root::stay_for_now(boot, root)?;
         (self.warn)(Issue::new(
             "rollback-not-ready",
@@ -137,7 +136,7 @@ impl WayBack<'_> {
             format!("the system so far will not come back by itself if the new one does not come up: {why}"),
             "nothing, if the new system comes up; otherwise this computer calls for help, as one that has no second root",
         ));
-        Ok(())
+        Ok(false)
     }
 
     /// Whether there is room for the installer beside the one that is there. First packages of no more use go, then
@@ -358,6 +357,20 @@ mod tests {
         assert_eq!(state(), (true, false, false));
         assert_eq!(disk.debugfs("cat /akene/vmlinuz"), "the kernel");
         assert_eq!(kept(), ["old".to_owned(), "1".to_owned()]);
+        // It stays until nothing can fail any more that leaves the disk as it was, whether it is given up or will not do.
+        let visit = Visit::new(&node, true).unwrap();
+        fs::write(visit.top().join("grub/grub.cfg"), OLD_MENU.replace("UUID=1", "UUID=3")).unwrap();
+        visit.end().unwrap();
+        for (old_root, unverified) in [(None, None), (Some("1"), Some("Secure Boot is on".to_owned()))] {
+            let way = WayBack { old_root, unverified, warn: &|_| (), ..way };
+            let mut journal = Journal::new(RunId([2; 8]));
+            assert!(way.lay(&mut journal, &cannot).is_err());
+            assert_eq!(kept(), ["old".to_owned(), "1".to_owned()]);
+            assert!(debugfs(&image, "cat /grub/grub.cfg").contains("UUID=3"));
+        }
+        let visit = Visit::new(&node, true).unwrap();
+        fs::remove_dir_all(visit.top().join("grub/grub.new")).unwrap();
+        visit.end().unwrap();
         // Where it could not come back, that is said, and nothing seems to be kept. Its place is not taken all the same.
         let said = std::cell::RefCell::new(Vec::new());
         let hear = |issue: Issue| said.borrow_mut().push(issue);

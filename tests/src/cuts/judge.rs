@@ -1,10 +1,12 @@
 //! What a computer with a BIOS starts from a disk: by the first sector, the core image it points to, and the menu and files on
-//! `AKENE_BOOT`, read by GRUB's own driver, which plays back no journal.
+//! `AKENE_BOOT`, read by GRUB's own driver, which plays back no journal. Where the old system stays beside the new one, also what
+//! that menu, or the installer, would turn back to.
 
 use std::path::{Path, PathBuf};
 
+use akene_agent::run::second_root::{self, CHOSEN, Old, START};
 use akene_archive::initrd;
-use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_exec::{Cmd, ExecError, Output, Runner, SystemRunner};
 use akene_protocol::{Sha256, image};
 use anyhow::{Context, Result, bail, ensure};
 
@@ -39,10 +41,17 @@ pub struct Judge {
     dir: PathBuf,
 }
 
-/// A kernel and its initrd, by path, sum, and the root they start.
+/// A kernel and its initrd, by path and sum, and the UUID of the root they start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct System {
     files: [(String, Sha256); 2],
+    root: Option<String>,
+}
+
+impl System {
+    fn sums(&self) -> [Sha256; 2] {
+        [self.files[0].1, self.files[1].1]
+    }
 }
 
 impl Judge {
@@ -70,8 +79,8 @@ impl Judge {
         for disk in systems {
             judge.cores.push(core_of(disk)?.context("the disk of an installed system has no boot sector")?);
             let menu = judge.grub(disk, "/grub/grub.cfg")?;
-            let files = started_by(&String::from_utf8_lossy(&menu))?;
-            let system = System { files: judge.sums(disk, files)? };
+            let (files, root) = started_by(&String::from_utf8_lossy(&menu))?;
+            let system = System { files: judge.sums(disk, files)?, root };
             judge.old = (disk == first).then(|| system.clone()).or(judge.old.take());
             judge.new = Some(system);
         }
@@ -86,6 +95,7 @@ impl Judge {
         }
         let part = self.parts.iter().find(|p| p.start <= start && start < p.start + p.size);
         match part.map(|p| (p.name.as_str(), p.label.as_str())) {
+            Some(("akene-root", _)) if self.run == Run::Beside => "the old root",
             Some(("AKENE_BIOS", _)) => "GRUB's core image",
             Some((_, "AKENE_ESP")) => "the EFI system partition",
             Some((_, "AKENE_BOOT")) => "AKENE_BOOT",
@@ -97,7 +107,19 @@ impl Judge {
 
     /// Whether after this step the old system may not be whole any more.
     pub fn harms(&self, op: &Op) -> bool {
-        matches!(self.place(op), "the root" | "swap and others")
+        self.run != Run::Beside && matches!(self.place(op), "the root" | "swap and others")
+    }
+
+    /// Whether a step writes to a root that is to stay, byte for byte.
+    pub fn is_forbidden(&self, op: &Op) -> bool {
+        let stays = self.parts.iter().find(|p| self.run == Run::Beside && p.name == "akene-root");
+        let (Some(stays), Some((start, end))) = (stays, op.range()) else { return false };
+        start < stays.start + stays.size && stays.start < end
+    }
+
+    /// UUID of the root of the system that stays.
+    pub fn stays(&self) -> Option<&str> {
+        self.old.as_ref().filter(|_| self.run == Run::Beside)?.root.as_deref()
     }
 
     /// What a disk starts. `touched`: the old root was written to.
@@ -114,8 +136,8 @@ impl Judge {
         let menu = String::from_utf8_lossy(&menu).into_owned();
         // The installed system's menu starts it only where a mark says that it is complete.
         let guarded = menu.contains("/akene/state/installed");
-        let files = match guarded && self.grub(disk, "/akene/state/installed").is_err() {
-            true => ["/akene/vmlinuz", "/akene/initrd.img"].map(String::from),
+        let (files, root) = match guarded && self.grub(disk, "/akene/state/installed").is_err() {
+            true => (["/akene/vmlinuz", "/akene/initrd.img"].map(String::from), None),
             false => started_by(&menu)?,
         };
         let sums = self.sums(disk, files.clone())?;
@@ -126,10 +148,17 @@ impl Judge {
             );
             let whole = self.installers.iter().any(|i| [sums[0].1, sums[1].1] == *i);
             ensure!(whole, "the menu starts an installer that is not whole");
+            if self.run == Run::Beside {
+                self.can_be_given_back(disk).context("the menu starts the installer")?;
+            }
             return Ok(Starts::Installer);
         }
-        let system = System { files: sums };
-        if !touched {
+        let system = System { files: sums, root };
+        let is_old = match self.stays() {
+            Some(root) => system.root.as_deref() == Some(root),
+            None => !touched,
+        };
+        if is_old {
             ensure!(
                 Some(&system) == self.old.as_ref(),
                 "the old system's start files are not what they were"
@@ -141,11 +170,66 @@ impl Judge {
             "the menu starts a system whose start files are not whole"
         );
         self.is_whole(disk).context("the menu starts the new system")?;
+        if self.run == Run::Beside {
+            self.turns_back(disk, &menu).context("the menu starts the new system")?;
+        }
         Ok(Starts::New)
     }
 
+    /// Whether the menu of a new system turns to the old one, whole, when that one's turn has come.
+    fn turns_back(&self, disk: &Path, menu: &str) -> Result<()> {
+        let entry = menu.find("--id akene-old").context("it names no system before it")?;
+        let (files, root) = started_by(&menu[entry..])?;
+        ensure!(files == START.map(|file| format!("/{file}")), "the system before it is started by {files:?}");
+        ensure!(root.as_deref() == self.stays(), "the system before it has the root {root:?}");
+        ensure!(menu[entry..].contains(CHOSEN), "the system before it would not know why it runs");
+        // GRUB writes no environment that is not there, and could not count.
+        let environment = self.grub(disk, "/grub/grubenv")?;
+        let counts = String::from_utf8_lossy(&environment).contains("\nakene_tries=5\n");
+        ensure!(counts && environment.len() == 1024, "its starts are not counted");
+        self.can_be_given_back(disk)
+    }
+
+    /// Whether all is there, whole, that starts the old system when the installer gives up or GRUB turns to it.
+    fn can_be_given_back(&self, disk: &Path) -> Result<()> {
+        let (stays, old) = (self.stays().context("no system stays")?, self.old.as_ref());
+        let kept = self.sums(disk, START.map(|file| format!("/{file}"))).context("the way back")?;
+        let kept = kept.map(|(_, sum)| sum);
+        ensure!(old.is_some_and(|old| old.sums() == kept), "the way back is not what started the old system");
+        self.grub(disk, &format!("/{}", second_root::of_root(stays))).context("whose way back it is")?;
+        let how: Old = serde_json::from_slice(&self.grub(disk, "/akene/old/system.json")?)
+            .context("reading how the old system is started")?;
+        ensure!(how.root == stays, "the way back leads to {}", how.root);
+        Ok(())
+    }
+
+    /// Whether the root that the boot partition names as the one to stay, as who mounts it reads that, holds a whole system.
+    ///
+    /// # Errors
+    /// It is half a system, or not the one that stays.
+    pub fn names_a_whole_system(&self, disk: &Path) -> Result<()> {
+        let part = self.boot()?;
+        let boot = self.dir.join("boot.img");
+        let place = [format!("skip={}", part.start), format!("count={}", part.size)];
+        let how = ["bs=1M", "iflag=skip_bytes,count_bytes", "conv=sparse", "status=none"];
+        let [from, to] = [("if", disk), ("of", &boot)].map(|(key, file)| format!("{key}={}", file.display()));
+        SystemRunner.run(&Cmd::new("dd").args([from, to]).args(place).args(how))?;
+        played_back(SystemRunner.run(&Cmd::new("e2fsck").arg("-p").arg(&boot)))?;
+        let read = |file: &str| -> Result<String> {
+            Ok(SystemRunner.run(&Cmd::new("debugfs").args(["-R", &format!("cat {file}")]).arg(&boot))?.text())
+        };
+        let (mark, installed) = (read("/akene/state/root")?, read("/akene/state/installed")?);
+        let (root, state) = mark.trim().split_once(' ').unwrap_or((mark.trim(), ""));
+        if let Some(stays) = self.stays() {
+            ensure!(root == stays && state.is_empty(), "the system that stays is called `{mark}`, not {stays}");
+        } else if !root.is_empty() && state.is_empty() {
+            ensure!(!installed.is_empty(), "half a system is called the one to stay: {root}");
+        }
+        Ok(())
+    }
+
     /// Whether the new system is complete, after its journals are played back as its start does it.
-    fn is_whole(&self, disk: &Path) -> Result<()> {
+    pub fn is_whole(&self, disk: &Path) -> Result<()> {
         let copied = self.dir.join("judged.img");
         super::copy(disk, &copied)?;
         for part in self.parts.iter().filter(|p| p.filesystem == "ext4") {
@@ -154,17 +238,14 @@ impl Judge {
             let node = SystemRunner.run(&attach)?.text();
             let checked = SystemRunner.run(&Cmd::new("e2fsck").args(["-p", &node]));
             SystemRunner.run(&Cmd::new("losetup").args(["--detach", &node]))?;
-            // 1: the journal was played back.
-            if let Err(error) = checked {
-                let code = error.downcast_ref::<akene_exec::ExecError>().and_then(|e| e.code);
-                ensure!(matches!(code, Some(1 | 2)), "{error:#}");
-            }
+            played_back(checked)?;
         }
         let expected = Expected {
             user: USER.into(),
             ssh_key: SSH_KEY.into(),
             packages: ["less", "grub-common"].map(String::from).into(),
             fresh: true,
+            beside: self.stays().map(str::to_owned),
             ..Expected::default()
         };
         checks::installed(&copied, &expected)
@@ -178,24 +259,51 @@ impl Judge {
         Ok([kernel?, initrd?])
     }
 
+    /// Whether a disk starts a new system, turns back from it, and the root of the system that stays is byte for byte the one on
+    /// the disk before.
+    pub fn old_stays(&self, before: &Path, disk: &Path) -> Result<()> {
+        let menu = self.grub(disk, "/grub/grub.cfg")?;
+        let menu = String::from_utf8_lossy(&menu);
+        let (_, root) = started_by(&menu)?;
+        ensure!(root.as_deref() != self.stays(), "the menu starts the old system");
+        self.turns_back(disk, &menu)?;
+        let part = self.parts.iter().find(|p| p.name == "akene-root").context("there is no old root")?;
+        let range = ["-i", &part.start.to_string(), "-n", &part.size.to_string()].map(str::to_owned);
+        let compare = Cmd::new("cmp").args(range).arg(before).arg(disk);
+        SystemRunner.run(&compare).context("comparing the root of the system that stays").map(drop)
+    }
+
+    fn boot(&self) -> Result<&Part> {
+        self.parts.iter().find(|p| p.label == "AKENE_BOOT").context("there is no boot partition")
+    }
+
     /// A file of the boot partition.
     fn grub(&self, disk: &Path, file: &str) -> Result<Vec<u8>> {
-        let boot =
-            self.parts.iter().find(|p| p.label == "AKENE_BOOT").context("there is no boot partition")?;
-        let root = format!("loop0,gpt{}", boot.number);
+        let root = format!("loop0,gpt{}", self.boot()?.number);
         let cat = Cmd::new("grub-fstest").args(["-r", &root]).arg(disk).args(["cat", file]);
         Ok(SystemRunner.run(&cat)?.stdout)
     }
 }
 
-/// Kernel and initrd of the entry that is started when nobody chooses: the first one.
-fn started_by(menu: &str) -> Result<[String; 2]> {
-    let word = |kind: &str| {
-        let line = menu.lines().map(str::trim).find(|l| l.split_whitespace().next() == Some(kind))?;
-        line.split_whitespace().nth(1).map(str::to_owned)
+/// That a filesystem is sound, or was once its journal was played back.
+fn played_back(checked: Result<Output>) -> Result<()> {
+    if let Err(error) = checked {
+        let code = error.downcast_ref::<ExecError>().and_then(|e| e.code);
+        ensure!(matches!(code, Some(1 | 2)), "{error:#}");
+    }
+    Ok(())
+}
+
+/// Kernel and initrd of the entry that is started when nobody chooses, the first one, and the UUID of their root.
+fn started_by(menu: &str) -> Result<([String; 2], Option<String>)> {
+    let words = |kind: &str| {
+        let mut lines = menu.lines().map(|line| line.split_whitespace().map(str::to_owned));
+        lines.find_map(|mut words| (words.next()? == kind).then(|| words.collect::<Vec<_>>()))
     };
-    match (word("linux"), word("initrd")) {
-        (Some(kernel), Some(initrd)) => Ok([kernel, initrd]),
+    let (kernel, initrd) = (words("linux").unwrap_or_default(), words("initrd").unwrap_or_default());
+    let root = kernel.iter().find_map(|word| word.strip_prefix("root=UUID=")).map(str::to_owned);
+    match (kernel.first(), initrd.first()) {
+        (Some(kernel), Some(initrd)) => Ok(([kernel.clone(), initrd.clone()], root)),
         _ => bail!("the menu starts nothing: {menu}"),
     }
 }

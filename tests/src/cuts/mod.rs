@@ -1,7 +1,7 @@
 //! The power-cut campaign: what every moment of an installation leaves on the disk, and what becomes of it.
 //!
-//! An installation and a reinstallation run natively, onto a disk whose every write and every flush is written down
-//! ([`fuse`], [`record`]). A *point* is a step of that record. The disk of a point has everything that was flushed before it, and
+//! An installation, a reinstallation over it, and one beside an old system that stays run natively, onto a disk whose every write
+//! and every flush is written down ([`fuse`], [`record`]). A *point* is a step of that record. The disk of a point has everything that was flushed before it, and
 //! of the rest a random part, some of it torn. Each such disk is judged ([`judge`]): what would a computer with a BIOS start from
 //! it? Of some, the installer it starts is let go on, without a network, to its end.
 //!
@@ -9,12 +9,12 @@
 
 pub mod fuse;
 pub mod judge;
+mod kept;
 pub mod record;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -28,18 +28,13 @@ use akene_protocol::{Bytes, Envelope, PublicKey, Sha256};
 use anyhow::{Context, Result, bail, ensure};
 use ed25519_dalek::SigningKey;
 
-use crate::checks::{self, Expected};
 use crate::http::{Answer, Server};
-use crate::image::{Image, Opened};
 use crate::mirror::Mirror;
-use crate::people;
-use crate::site::{SSH_KEY, USER, program, small_server};
+use crate::site::{TWO_ROOTS, program, small_server};
 use fuse::Recording;
 use judge::{Judge, Starts};
+use kept::{account_in, has_account, people_in, people_of};
 use record::{Op, Random, Reader, apply, apply_for_now, survivors};
-
-/// Size of the disk.
-const SIZE: &str = "8GiB";
 
 /// Which installation a point is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +43,29 @@ pub enum Run {
     First,
     /// Over an installation, with people's files.
     Again,
+    /// Beside one, with people's files: the old system's root is not written to, and it can come back.
+    Beside,
+}
+
+impl Run {
+    /// What people call it, and whoever chooses what is recorded.
+    pub const ALL: [(&str, Run); 3] =
+        [("blank disk", Run::First), ("reinstallation", Run::Again), ("beside", Run::Beside)];
+
+    /// Size of its disk. Two roots do not fit on the small one.
+    fn size(self) -> &'static str {
+        if self == Run::Beside { "12GiB" } else { "8GiB" }
+    }
+
+    /// The name of the place where it makes the new system's root.
+    fn makes(self) -> &'static str {
+        if self == Run::Beside { "akene-spare" } else { "akene-root" }
+    }
+
+    /// The stamp it goes by, and where the server has its profile.
+    fn stamp(self) -> [&'static str; 2] {
+        if self == Run::Beside { ["stamp-two.json", "/two.json"] } else { ["stamp.json", "/desk.json"] }
+    }
 }
 
 /// What came of a point.
@@ -129,41 +147,48 @@ impl Campaign {
         let profile = format!("keep-accounts = true\n{profile}");
         let file = dir.join("site/profiles/default.toml");
         std::fs::create_dir_all(file.parent().context("finding the profiles")?).context("making a site")?;
-        std::fs::write(&file, profile).context("writing the profile")?;
         let key = SigningKey::from_bytes(&[7; 32]);
-        let envelope = Envelope::sign(&read_profile(&file, None)?.0, &key);
-        let text = serde_json::to_vec(&envelope).context("writing the profile")?;
-        let server = Server::start(move |path| match path {
-            "/desk.json" => Answer::Bytes(text.clone()),
-            _ => Answer::Missing,
+        let mut profiles = BTreeMap::new();
+        for (run, more) in [(Run::First, ""), (Run::Beside, TWO_ROOTS)] {
+            std::fs::write(&file, format!("{profile}{more}")).context("writing the profile")?;
+            let envelope = Envelope::sign(&read_profile(&file, None)?.0, &key);
+            profiles
+                .insert(run.stamp()[1], serde_json::to_vec(&envelope).context("writing the profile")?);
+        }
+        let server = Server::start(move |path| match profiles.get(path) {
+            Some(text) => Answer::Bytes(text.clone()),
+            None => Answer::Missing,
         })?;
-        let stamp = Stamp {
-            site: "campaign".into(),
-            source: Source::Static {
-                url: format!("http://127.0.0.1:{}/desk.json", server.port()),
-                tls: Default::default(),
-                consent: Consent::Wipe,
-            },
-            site_key: PublicKey(key.verifying_key()),
-            network: None,
-            ntp: vec![],
-            proxy: None,
-            profile: None,
-            language: Default::default(),
-            keyboard: None,
-        };
-        std::fs::write(dir.join("stamp.json"), serde_json::to_vec(&stamp).context("writing the stamp")?)
-            .context("writing the stamp")?;
+        for run in [Run::First, Run::Beside] {
+            let [name, path] = run.stamp();
+            let stamp = Stamp {
+                site: "campaign".into(),
+                source: Source::Static {
+                    url: format!("http://127.0.0.1:{}{path}", server.port()),
+                    tls: Default::default(),
+                    consent: Consent::Wipe,
+                },
+                site_key: PublicKey(key.verifying_key()),
+                network: None,
+                ntp: vec![],
+                proxy: None,
+                profile: None,
+                language: Default::default(),
+                keyboard: None,
+            };
+            std::fs::write(dir.join(name), serde_json::to_vec(&stamp).context("writing the stamp")?)
+                .context("writing the stamp")?;
+        }
         let packages = crate::mirror::cache_dir()?.join("packages");
         Ok(Campaign { dir: dir.to_owned(), seed, site: Some((server, mirror)), packages })
     }
 
     /// Runs the agent on a disk and gives what it said.
-    fn agent(&self, disk: &Path, version: u8, more: &[&str]) -> Result<(bool, String)> {
+    fn agent(&self, run: Run, disk: &Path, version: u8, more: &[&str]) -> Result<(bool, String)> {
         let output = self.dir.join("agent.output");
         let cmd = Cmd::new(program("akene-agent")?)
             .args(["install", "--yes", "--json", "--stamp"])
-            .arg(self.dir.join("stamp.json"))
+            .arg(self.dir.join(run.stamp()[0]))
             .arg("--installer")
             .arg(self.dir.join(format!("installer-{version}")))
             .arg("--log")
@@ -181,96 +206,105 @@ impl Campaign {
     }
 
     /// Runs an installation on a disk and records it.
-    fn record(&self, disk: &Path, record: &Path, version: u8, more: &[&str]) -> Result<()> {
+    fn record(&self, run: Run, disk: &Path, record: &Path, version: u8, more: &[&str]) -> Result<()> {
         let place = self.dir.join("recorded");
         std::fs::create_dir_all(&place).context("making a mount point")?;
         let recording = Recording::start(disk, record, &place)?;
-        let (good, said) = self.agent(&recording.disk(), version, more)?;
+        let (good, said) = self.agent(run, &recording.disk(), version, more)?;
         recording.end()?;
         ensure!(good, "the installation failed: {said}");
         Ok(())
     }
 
-    /// Runs both installations, then judges `points` of each and lets `resumed` of those that start the installer go on.
-    pub fn run(&mut self, points: usize, resumed: usize, say: &mut dyn FnMut(&str)) -> Result<Vec<Outcome>> {
-        let path = |name: &str| self.dir.join(name);
-        let [first, base, last] = ["blank.img", "base.img", "last.img"].map(path);
-        let [record_1, record_2] = ["first.record", "again.record"].map(path);
-        // A recording can be judged again, with another seed.
-        let done = path("recorded.done");
+    /// Records these installations, then judges `points` of each and lets `resumed` of those that start the installer go on.
+    pub fn run(
+        &mut self,
+        runs: &[Run],
+        points: usize,
+        resumed: usize,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Vec<Outcome>> {
+        if runs.iter().any(|run| *run != Run::Beside) {
+            self.record_both(Run::Again, say)?;
+        }
+        if runs.contains(&Run::Beside) {
+            self.record_both(Run::Beside, say)?;
+        }
+        // From here on there is no network.
+        self.site = None;
+        let mut outcomes = Vec::new();
+        for run in runs {
+            self.cut(*run, (points, resumed), &mut outcomes, say)?;
+        }
+        Ok(outcomes)
+    }
+
+    /// The disk before an installation, after it, and what was done in between.
+    fn files(&self, run: Run) -> [PathBuf; 3] {
+        let names = match run {
+            Run::First => ["blank.img", "base.img", "first.record"],
+            Run::Again => ["base.img", "last.img", "again.record"],
+            Run::Beside => ["base-two.img", "last-two.img", "beside.record"],
+        };
+        names.map(|name| self.dir.join(name))
+    }
+
+    /// Records a reinstallation, and the installation before it where that is judged, too. A recording can be judged again, with
+    /// another seed.
+    fn record_both(&self, second: Run, say: &mut dyn FnMut(&str)) -> Result<()> {
+        let [base, last, record_2] = self.files(second);
+        let done = record_2.with_extension("done");
         if done.exists() {
-            self.site = None;
-            return self.judge([&first, &base, &last], [&record_1, &record_2], points, resumed, say);
+            return Ok(());
         }
-        let size: Bytes = SIZE.parse().map_err(anyhow::Error::msg)?;
-        for file in [&first, &base] {
-            File::create(file).and_then(|f| f.set_len(size.0)).context("making a disk")?;
-        }
-        let packages = self.packages.display().to_string();
+        let size: Bytes = second.size().parse().map_err(anyhow::Error::msg)?;
+        let blank = |file: &Path| File::create(file).and_then(|f| f.set_len(size.0)).context("making a disk");
+        let packages = ["--packages", &self.packages.display().to_string()];
         let started = Instant::now();
-        self.record(&base, &record_1, 1, &["--packages", &packages])?;
+        blank(&base)?;
+        if second == Run::Again {
+            let [first, _, record_1] = self.files(Run::First);
+            blank(&first)?;
+            self.record(Run::First, &base, &record_1, 1, &packages)?;
+        } else {
+            let (good, said) = self.agent(second, &base, 1, &packages)?;
+            ensure!(good, "the installation failed: {said}");
+        }
         say(&format!("installed in {:.0} s", started.elapsed().as_secs_f64()));
         // The first one's packages are not wanted on the boot partition: the second shall have to put them somewhere.
         let files = people_in(&base)?;
         account_in(&base)?;
         copy(&base, &last)?;
         let started = Instant::now();
-        self.record(&last, &record_2, 2, &[])?;
+        self.record(second, &last, &record_2, 2, &[])?;
         say(&format!("installed again in {:.0} s", started.elapsed().as_secs_f64()));
         ensure!(people_of(&last)? == files, "a reinstallation that nothing disturbed changed people's files");
-        has_account(&last).context("a reinstallation that nothing disturbed")?;
-        std::fs::write(&done, "").context("noting that all is recorded")?;
-        // From here on there is no network.
-        self.site = None;
-        self.judge([&first, &base, &last], [&record_1, &record_2], points, resumed, say)
+        has_account(&last, second.makes()).context("a reinstallation that nothing disturbed")?;
+        std::fs::write(&done, "").context("noting that all is recorded")
     }
 
-    fn judge(
-        &self,
-        [first, base, last]: [&Path; 3],
-        [record_1, record_2]: [&Path; 2],
-        points: usize,
-        resumed: usize,
-        say: &mut dyn FnMut(&str),
-    ) -> Result<Vec<Outcome>> {
-        let files = people_of(base)?;
-        let mut outcomes = Vec::new();
-        for (run, disk, record) in [(Run::First, first, record_1), (Run::Again, base, record_2)] {
-            let end = if run == Run::First { base } else { last };
-            let judge = Judge::new(
-                run,
-                disk,
-                end,
-                &[1, 2].map(|v| self.dir.join(format!("installer-{v}"))),
-                &self.dir,
-            )?;
-            self.cut(run, &judge, disk, record, (points, resumed), &files, &mut outcomes, say)?;
-        }
-        Ok(outcomes)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "they are what a record is judged by")]
     fn cut(
         &self,
         run: Run,
-        judge: &Judge,
-        disk: &Path,
-        record: &Path,
         (points, resumed): (usize, usize),
-        files: &BTreeMap<String, String>,
         outcomes: &mut Vec<Outcome>,
         say: &mut dyn FnMut(&str),
     ) -> Result<()> {
-        let chosen = choose(record, judge, points, &mut Random::new(self.seed))?;
+        let [disk, last, record] = self.files(run);
+        let installers = [1, 2].map(|v| self.dir.join(format!("installer-{v}")));
+        let judge = Judge::new(run, &disk, &last, &installers, &self.dir)?;
+        let chosen = choose(&record, &judge, points, &mut Random::new(self.seed))?;
         let now = self.dir.join("now.img");
-        copy(disk, &now)?;
+        copy(&disk, &now)?;
         let file = File::options().read(true).write(true).open(&now).context("opening the disk")?;
-        let mut reader = Reader::open(record)?;
+        let mut reader = Reader::open(&record)?;
         let (mut pending, mut at, mut left, mut touched) = (Vec::new(), 0u64, resumed, false);
         let mut since = points;
         while let Some(op) = reader.step()? {
             at += 1;
             touched |= judge.harms(&op);
+            // A disk of the record is made of its steps, so that at every point that root is what it was.
+            ensure!(!judge.is_forbidden(&op), "{run:?}, step {at} writes to the root of the system that stays");
             match op {
                 Op::Flush => pending.drain(..).try_for_each(|op| apply(&file, &op))?,
                 op => pending.push(op),
@@ -278,7 +312,12 @@ impl Campaign {
             let Some(place) = chosen.get(&at) else { continue };
             let mut random = Random::new(self.seed ^ at.rotate_left(17));
             let undo = apply_for_now(&file, &survivors(&pending, &mut random))?;
-            let starts = judge.what_starts(&now, touched);
+            let starts = judge.what_starts(&now, touched).and_then(|starts| {
+                if starts != Starts::Medium {
+                    judge.names_a_whole_system(&now)?;
+                }
+                Ok(starts)
+            });
             let starts =
                 starts.with_context(|| format!("{run:?}, step {at} ({place}), seed {}", self.seed))?;
             let mut outcome = Outcome { run, place, starts, resumed: None };
@@ -286,7 +325,7 @@ impl Campaign {
             since += 1;
             if starts == Starts::Installer && left > 0 && since * resumed >= points / 2 {
                 (left, since) = (left - 1, 0);
-                let took = self.go_on(run, &now, files).with_context(|| {
+                let took = self.go_on(run, &judge, &now).with_context(|| {
                     format!("going on from step {at} ({place}) of {run:?}, seed {}", self.seed)
                 })?;
                 outcome.resumed = took;
@@ -305,29 +344,27 @@ impl Campaign {
     }
 
     /// Lets the installer of a disk go on, with nothing but what lies there. `None`: it needs the network, and says so.
-    fn go_on(&self, run: Run, disk: &Path, files: &BTreeMap<String, String>) -> Result<Option<Duration>> {
+    fn go_on(&self, run: Run, judge: &Judge, disk: &Path) -> Result<Option<Duration>> {
         let copied = self.dir.join("resumed.img");
         copy(disk, &copied)?;
         let started = Instant::now();
         let version = if run == Run::First { 1 } else { 2 };
-        let (good, said) = self.agent(&copied, version, &["--resume"])?;
+        let (good, said) = self.agent(run, &copied, version, &["--resume"])?;
         let took = started.elapsed();
         if run == Run::First && !good && said.contains("package-unreachable") {
             // A blank disk keeps no packages from one beginning to the next: the medium or the network has them.
             return Ok(None);
         }
         ensure!(good, "the installer did not come to its end: {said}");
-        let expected = Expected {
-            user: USER.into(),
-            ssh_key: SSH_KEY.into(),
-            packages: ["less", "grub-common"].map(String::from).into(),
-            fresh: true,
-            ..Expected::default()
-        };
-        checks::installed(&copied, &expected)?;
-        if run == Run::Again {
-            ensure!(people_of(&copied)? == *files, "people's files are not what they were");
-            has_account(&copied)?;
+        judge.is_whole(&copied)?;
+        judge.names_a_whole_system(&copied)?;
+        let [before, ..] = self.files(run);
+        if run != Run::First {
+            ensure!(people_of(&copied)? == people_of(&before)?, "people's files are not what they were");
+            has_account(&copied, run.makes())?;
+        }
+        if run == Run::Beside {
+            judge.old_stays(&before, &copied)?;
         }
         Ok(Some(took))
     }
@@ -363,71 +400,6 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     SystemRunner.run(&Cmd::new("cp").arg("--sparse=always").arg(from).arg(to)).map(drop)
 }
 
-/// Mounts the volume of people's files, does something with it, and unmounts it.
-fn with_home<T>(disk: &Path, written: bool, see: impl FnOnce(&Path) -> T) -> Result<T> {
-    let part = Image::open(disk)?.labelled("akene-home")?.clone();
-    let dir = tempfile::tempdir().context("making a mount point")?;
-    let how = if written { "loop" } else { "loop,ro,noload" };
-    let options = format!("{how},offset={},sizelimit={}", part.start, part.size);
-    SystemRunner.run(&Cmd::new("mount").args(["-o", &options]).arg(disk).arg(dir.path()))?;
-    let seen = see(dir.path());
-    SystemRunner.run(&Cmd::new("umount").arg(dir.path()))?;
-    Ok(seen)
-}
-
-/// Puts people's files on a disk.
-fn people_in(disk: &Path) -> Result<BTreeMap<String, String>> {
-    with_home(disk, true, people::live_in)?;
-    people_of(disk)
-}
-
-/// What opens the account of one of them.
-const HASH: &str = "$6$saltsaltsalt$HashOfAnAccountThatWasMadeOnTheComputer";
-
-/// Makes one of the people known to the system on a disk. The other has the number of the profile's own user.
-fn account_in(disk: &Path) -> Result<()> {
-    let root = Opened::new(disk, "akene-root")?;
-    let lines = [
-        ("etc/passwd", "bo:x:1001:1001::/home/bo:/bin/sh\n".to_owned()),
-        ("etc/group", "bo:x:1001:\n".to_owned()),
-        ("etc/shadow", format!("bo:{HASH}:20000:0:99999:7:::\n")),
-    ];
-    for (name, line) in lines {
-        let file = File::options().append(true).open(root.path(name));
-        let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
-        written.with_context(|| format!("adding to {name}"))?;
-    }
-    Ok(())
-}
-
-/// Whether their account is there, with what opens it.
-fn has_account(disk: &Path) -> Result<()> {
-    let root = Opened::new(disk, "akene-root")?;
-    for (name, line) in [("etc/passwd", "bo:x:1001:1001:"), ("etc/shadow", &format!("bo:{HASH}:"))] {
-        let text = std::fs::read_to_string(root.path(name)).with_context(|| format!("reading {name}"))?;
-        ensure!(
-            text.lines().any(|l| l.starts_with(line)),
-            "an account that was there is not in {name}: {text}"
-        );
-    }
-    Ok(())
-}
-
-/// People's files, with all that must stay.
-fn people_of(disk: &Path) -> Result<BTreeMap<String, String>> {
-    with_home(disk, false, |top| {
-        let mut found = people::sums(top);
-        let whose: BTreeSet<&str> = ["ana", "bo"].into();
-        found.retain(|name, _| whose.contains(name.split('/').next().unwrap_or_default()));
-        for (name, held) in &mut found {
-            if let Ok(meta) = top.join(name).symlink_metadata() {
-                held.push_str(&format!(" {}.{} {}", meta.mtime(), meta.mtime_nsec(), meta.nlink()));
-            }
-        }
-        found
-    })
-}
-
 /// The table for people: how many points ended how.
 pub fn table(outcomes: &[Outcome]) -> String {
     let mut rows: BTreeMap<(Run, &str), [usize; 5]> = BTreeMap::new();
@@ -446,7 +418,7 @@ pub fn table(outcomes: &[Outcome]) -> String {
          |---|---|---|---|---|---|---|---|\n",
     );
     for ((run, place), [medium, old, installer, new, resumed]) in rows {
-        let run = if run == Run::First { "blank disk" } else { "reinstallation" };
+        let run = Run::ALL.iter().find(|(_, r)| *r == run).map_or("", |(name, _)| name);
         let sum = medium + old + installer + new;
         text +=
             &format!("| {run} | {place} | {sum} | {medium} | {old} | {installer} | {new} | {resumed} |\n");

@@ -274,6 +274,8 @@ fn what_is_left_of_an_earlier_run_is_linked_anew() {
 fn only_a_system_that_was_named_before_knows_the_way() {
     let boot = tempfile::tempdir().unwrap();
     let boot = boot.path();
+    assert!(name_first(boot, B).is_err() && proven(boot).is_none(), "half a system is named");
+    boot_files::set_installed(boot, true).unwrap();
     stay_for_now(boot, A).unwrap();
     assert_eq!((proven(boot).as_deref(), knows_the_way(boot, A)), (Some(A), false));
     name_first(boot, B).unwrap();
@@ -292,6 +294,33 @@ fn only_a_system_that_was_named_before_knows_the_way() {
     assert!(knows_the_way(boot, A) && !goes(boot));
     is_made_on(boot, B).unwrap();
     assert!(knows_the_way(boot, A), "the new one is made beside it");
+}
+
+/// An old stick puts its system where it likes, and names none.
+#[test]
+fn a_name_that_an_installer_of_an_earlier_release_left_does_not_count() {
+    let top = machine(B, "6.1");
+    let boot = top.path().join("boot");
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden");
+    let plan = |name: &str| fs::copy(format!("{golden}/{name}/plan.json"), boot.join(boot_files::PLAN)).unwrap();
+    assert_eq!(to_stay(&boot), None, "none is named");
+    fs::create_dir_all(boot.join("akene")).unwrap();
+    set_mark(&boot, Some(A)).unwrap();
+    boot_files::set_installed(&boot, true).unwrap();
+    assert_eq!(to_stay(&boot).as_deref(), Some(A), "nobody knows who made it");
+    // The new one beside it has not confirmed itself, and nothing may have been kept.
+    plan("akene-two-roots-in-turn");
+    assert_eq!(to_stay(&boot).as_deref(), Some(A));
+    plan("akene-reinstall");
+    assert_eq!(to_stay(&boot).as_deref(), Some(B));
+    // As long as that is half a system, the named one is whole, unless it goes.
+    boot_files::set_installed(&boot, false).unwrap();
+    assert_eq!(to_stay(&boot).as_deref(), Some(A));
+    boot_files::set_installed(&boot, true).unwrap();
+    give_up(&boot).unwrap();
+    assert_eq!(to_stay(&boot).as_deref(), Some(A));
+    set_mark(&boot, Some(B)).unwrap();
+    assert_eq!(to_stay(&boot).as_deref(), Some(B));
 }
 
 #[test]
