@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{Record, json};
 use crate::durable;
 use crate::fetch::known;
+use crate::target;
 
 /// The plan of the last installation, below the boot partition.
 pub const PLAN: &str = "akene/plan.json";
@@ -146,19 +147,31 @@ pub fn write_installer(boot: &Path, root: &Path, stamp: &Stamp, manifest: &Image
         initrd: akene_archive::initrd::write(root, std::io::sink())?.1,
         stamp: Sha256::of(&area),
     };
-    // What is there and whole is not written again: it is much, and old disks are slow.
-    if !is(&kernel, sums.kernel) {
-        replace_started(&kernel, |out| {
-            let mut file = File::open(&source).with_context(|| format!("opening {}", source.display()))?;
-            std::io::copy(&mut file, out).with_context(|| format!("copying {}", source.display()))?;
-            Ok(())
-        })?;
+    let files = [(&kernel, sums.kernel), (&initrd, sums.initrd), (&stamp_path, sums.stamp)];
+    let differ = files.iter().filter(|(file, sum)| !is(file, *sum)).count();
+    // While they are replaced one after the other, some are another installer's: a system's menu offers none meanwhile.
+    let hidden = differ > 1 && target::asks_for_installer(boot);
+    if hidden {
+        remove_if_there(&kernel)?;
+        durable::sync_for_boot_loader(boot)?;
     }
+    // What is there and whole is not written again: it is much, and old disks are slow.
     if !is(&initrd, sums.initrd) {
         replace_started(&initrd, |out| akene_archive::initrd::write(root, out).map(|_| ()))?;
     }
     if !is(&stamp_path, sums.stamp) {
         replace_started(&stamp_path, |out| out.write_all(&area).context("writing the stamp"))?;
+    }
+    if !is(&kernel, sums.kernel) {
+        let copy = |out: &mut dyn Write| -> Result<()> {
+            let mut file = File::open(&source).with_context(|| format!("opening {}", source.display()))?;
+            std::io::copy(&mut file, out).with_context(|| format!("copying {}", source.display()))?;
+            Ok(())
+        };
+        match hidden {
+            true => durable::replace_for_boot_loader(&kernel, 0o600, copy)?,
+            false => replace_started(&kernel, copy)?,
+        }
     }
     let text = json(&sums, "the sums of the installer")?;
     replace_private(&boot.join(SUMS), |out| out.write_all(&text).context("writing"))
@@ -341,6 +354,34 @@ pub(super) mod tests {
             Sha256::of(&SystemRunner.run(&cat).unwrap().stdout)
         });
         assert_eq!(found, second);
+    }
+
+    /// Where the stamp cannot be written, the power could be cut, too.
+    #[test]
+    fn a_menu_that_asks_for_the_installer_offers_none_made_of_two() {
+        let (root, stamp, _) = installer();
+        let boot = tempfile::tempdir().unwrap();
+        let [kernel, initrd, stamp_path] = INSTALLER.map(|name| boot.path().join(name));
+        for dir in ["akene", "grub"] {
+            fs::create_dir(boot.path().join(dir)).unwrap();
+        }
+        let asks = INSTALLER.map(|file| format!("-f \"($akene)/{file}\"")).join(" -a ");
+        for (menu, differ, there) in [("unfinished", 3, true), (&asks, 3, false), (&asks, 1, true)] {
+            fs::write(boot.path().join(target::MENU), menu).unwrap();
+            if differ == 3 {
+                fs::write(&kernel, "another").unwrap();
+                fs::write(&initrd, "another").unwrap();
+            }
+            // It is replaced, and cannot be removed.
+            remove_if_there(&stamp_path).unwrap();
+            fs::create_dir(&stamp_path).unwrap();
+            let write = || write_installer(boot.path(), root.path(), &stamp, &manifest(root.path()));
+            assert!(write().is_err());
+            assert_eq!(kernel.exists(), there, "{menu}, {differ}");
+            fs::remove_dir(durable::beside(&stamp_path)).unwrap();
+            write().unwrap();
+            assert!(has_whole_installer(boot.path()));
+        }
     }
 
     #[test]

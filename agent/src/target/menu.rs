@@ -251,10 +251,19 @@ fn old_entry(uuid: &str, guarded: bool, old: &Old) -> String {
     )
 }
 
+/// How a menu asks whether the installer's files are there.
+fn is_there() -> String {
+    INSTALLER.map(|file| format!("-f \"($akene)/{file}\"")).join(" -a ")
+}
+
+/// Whether a menu starts the installer only where all its files are.
+pub(super) fn asks_for_installer(menu: &str) -> bool {
+    menu.contains(&is_there())
+}
+
 /// What is only offered where the installer's files are there: GRUB with a missing initrd waits for a key for ever.
 fn where_it_is_there(entries: &str) -> String {
-    let [kernel, initrd, stamp] = INSTALLER.map(|file| format!("-f \"($akene)/{file}\""));
-    format!("if [ {kernel} -a {initrd} -a {stamp} ]; then\n{entries}fi\n")
+    format!("if [ {} ]; then\n{entries}fi\n", is_there())
 }
 
 /// The entries that start the installer.

@@ -119,6 +119,11 @@ pub const WAITING_MENU: &str = menu::WAITING;
 /// Starts that a system has until it is up.
 pub const STARTS: u32 = menu::STARTS;
 
+/// Whether the menu on a boot partition starts the installer only where all its files are.
+pub fn asks_for_installer(boot: &Path) -> bool {
+    std::fs::read_to_string(boot.join(MENU)).is_ok_and(|menu| menu::asks_for_installer(&menu))
+}
+
 /// Puts the menu that waits on the boot partition mounted at `boot` in the place of the other one.
 pub fn take_waiting_menu(boot: &Path) -> Result<()> {
     menu::take_waiting(boot).context("putting GRUB's new menu in its place")

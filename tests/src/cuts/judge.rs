@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use akene_agent::run::boot_files::INSTALLER;
 use akene_agent::run::second_root::{self, CHOSEN, Old, START};
 use akene_archive::initrd;
 use akene_exec::{Cmd, ExecError, Output, Runner, SystemRunner};
@@ -146,13 +147,13 @@ impl Judge {
                 menu.contains("akene.mode=install"),
                 "the menu starts an installer that does not install: {menu}"
             );
-            let whole = self.installers.iter().any(|i| [sums[0].1, sums[1].1] == *i);
-            ensure!(whole, "the menu starts an installer that is not whole");
+            ensure!(self.is_an_installer(&sums), "the menu starts an installer that is not whole");
             if self.run == Run::Beside {
                 self.can_be_given_back(disk).context("the menu starts the installer")?;
             }
             return Ok(Starts::Installer);
         }
+        self.falls_back(disk, &menu)?;
         let system = System { files: sums, root };
         let is_old = match self.stays() {
             Some(root) => system.root.as_deref() == Some(root),
@@ -176,11 +177,30 @@ impl Judge {
         Ok(Starts::New)
     }
 
+    fn is_an_installer(&self, files: &[(String, Sha256); 2]) -> bool {
+        self.installers.iter().any(|sums| [files[0].1, files[1].1] == *sums)
+    }
+
+    /// Whether the installer is whole that the menu of a system offers, and falls back to where it cannot load that system. It
+    /// offers none where one of the files is not there.
+    fn falls_back(&self, disk: &Path, menu: &str) -> Result<()> {
+        let there = INSTALLER.iter().all(|file| self.grub(disk, &format!("/{file}")).is_ok());
+        if there && menu.contains("--id akene-reinstall") {
+            let [kernel, initrd, _] = INSTALLER.map(|file| format!("/{file}"));
+            let whole = self.is_an_installer(&self.sums(disk, [kernel, initrd])?);
+            ensure!(whole, "the menu of a system falls back to an installer that is not whole");
+        }
+        Ok(())
+    }
+
     /// Whether the menu of a new system turns to the old one, whole, when that one's turn has come.
     fn turns_back(&self, disk: &Path, menu: &str) -> Result<()> {
         let entry = menu.find("--id akene-old").context("it names no system before it")?;
         let (files, root) = started_by(&menu[entry..])?;
-        ensure!(files == START.map(|file| format!("/{file}")), "the system before it is started by {files:?}");
+        ensure!(
+            files == START.map(|file| format!("/{file}")),
+            "the system before it is started by {files:?}"
+        );
         ensure!(root.as_deref() == self.stays(), "the system before it has the root {root:?}");
         ensure!(menu[entry..].contains(CHOSEN), "the system before it would not know why it runs");
         // GRUB writes no environment that is not there, and could not count.
@@ -221,7 +241,10 @@ impl Judge {
         let (mark, installed) = (read("/akene/state/root")?, read("/akene/state/installed")?);
         let (root, state) = mark.trim().split_once(' ').unwrap_or((mark.trim(), ""));
         if let Some(stays) = self.stays() {
-            ensure!(root == stays && state.is_empty(), "the system that stays is called `{mark}`, not {stays}");
+            ensure!(
+                root == stays && state.is_empty(),
+                "the system that stays is called `{mark}`, not {stays}"
+            );
         } else if !root.is_empty() && state.is_empty() {
             ensure!(!installed.is_empty(), "half a system is called the one to stay: {root}");
         }

@@ -152,8 +152,7 @@ impl Campaign {
         for (run, more) in [(Run::First, ""), (Run::Beside, TWO_ROOTS)] {
             std::fs::write(&file, format!("{profile}{more}")).context("writing the profile")?;
             let envelope = Envelope::sign(&read_profile(&file, None)?.0, &key);
-            profiles
-                .insert(run.stamp()[1], serde_json::to_vec(&envelope).context("writing the profile")?);
+            profiles.insert(run.stamp()[1], serde_json::to_vec(&envelope).context("writing the profile")?);
         }
         let server = Server::start(move |path| match profiles.get(path) {
             Some(text) => Answer::Bytes(text.clone()),
@@ -304,7 +303,10 @@ impl Campaign {
             at += 1;
             touched |= judge.harms(&op);
             // A disk of the record is made of its steps, so that at every point that root is what it was.
-            ensure!(!judge.is_forbidden(&op), "{run:?}, step {at} writes to the root of the system that stays");
+            ensure!(
+                !judge.is_forbidden(&op),
+                "{run:?}, step {at} writes to the root of the system that stays"
+            );
             match op {
                 Op::Flush => pending.drain(..).try_for_each(|op| apply(&file, &op))?,
                 op => pending.push(op),

@@ -302,7 +302,8 @@ fn a_name_that_an_installer_of_an_earlier_release_left_does_not_count() {
     let top = machine(B, "6.1");
     let boot = top.path().join("boot");
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden");
-    let plan = |name: &str| fs::copy(format!("{golden}/{name}/plan.json"), boot.join(boot_files::PLAN)).unwrap();
+    let plan =
+        |name: &str| fs::copy(format!("{golden}/{name}/plan.json"), boot.join(boot_files::PLAN)).unwrap();
     assert_eq!(to_stay(&boot), None, "none is named");
     fs::create_dir_all(boot.join("akene")).unwrap();
     set_mark(&boot, Some(A)).unwrap();
