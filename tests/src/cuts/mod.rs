@@ -14,6 +14,7 @@ pub mod record;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -85,6 +86,8 @@ pub struct Outcome {
 pub struct Campaign {
     dir: PathBuf,
     seed: u64,
+    /// Every one of these steps is a point, and no other, where a stretch of a record is looked at closely.
+    pub only: Option<RangeInclusive<u64>>,
     site: Option<(Server, Mirror)>,
     packages: PathBuf,
 }
@@ -179,7 +182,7 @@ impl Campaign {
                 .context("writing the stamp")?;
         }
         let packages = crate::mirror::cache_dir()?.join("packages");
-        Ok(Campaign { dir: dir.to_owned(), seed, site: Some((server, mirror)), packages })
+        Ok(Campaign { dir: dir.to_owned(), seed, only: None, site: Some((server, mirror)), packages })
     }
 
     /// Runs the agent on a disk and gives what it said.
@@ -292,7 +295,7 @@ impl Campaign {
         let [disk, last, record] = self.files(run);
         let installers = [1, 2].map(|v| self.dir.join(format!("installer-{v}")));
         let judge = Judge::new(run, &disk, &last, &installers, &self.dir)?;
-        let chosen = choose(&record, &judge, points, &mut Random::new(self.seed))?;
+        let chosen = choose(&record, &judge, points, self.only.as_ref(), &mut Random::new(self.seed))?;
         let now = self.dir.join("now.img");
         copy(&disk, &now)?;
         let file = File::options().read(true).write(true).open(&now).context("opening the disk")?;
@@ -372,20 +375,28 @@ impl Campaign {
     }
 }
 
-/// Points of a record, by the number of the step: spread evenly over the places it writes to, and over time in each.
+/// Points of a record, by the number of the step: spread evenly over the places it writes to, and over time in each; or all
+/// `only` these.
 fn choose(
     record: &Path,
     judge: &Judge,
     points: usize,
+    only: Option<&RangeInclusive<u64>>,
     random: &mut Random,
 ) -> Result<BTreeMap<u64, &'static str>> {
     let mut steps: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     let (mut reader, mut at) = (Reader::open(record)?, 0);
     while let Some(op) = reader.step()? {
         at += 1;
-        steps.entry(judge.place(&op)).or_default().push(at);
+        if only.is_none_or(|only| only.contains(&at)) {
+            steps.entry(judge.place(&op)).or_default().push(at);
+        }
     }
     let mut chosen = BTreeMap::new();
+    if only.is_some() {
+        chosen.extend(steps.iter().flat_map(|(place, steps)| steps.iter().map(|at| (*at, *place))));
+        return Ok(chosen);
+    }
     let each = points.div_ceil(steps.len());
     for (place, steps) in steps {
         let each = each.min(steps.len());
