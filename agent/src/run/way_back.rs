@@ -366,7 +366,7 @@ mod tests {
             let mut journal = Journal::new(RunId([2; 8]));
             assert!(way.lay(&mut journal, &cannot).is_err());
             assert_eq!(kept(), ["old".to_owned(), "1".to_owned()]);
-            assert!(debugfs(&image, "cat /grub/grub.cfg").contains("UUID=3"));
+            assert!(disk.debugfs("cat /grub/grub.cfg").contains("UUID=3"));
         }
         let visit = Visit::new(&node, true).unwrap();
         fs::remove_dir_all(visit.top().join("grub/grub.new")).unwrap();
