@@ -358,7 +358,7 @@ mod tests {
         assert_eq!(disk.debugfs("cat /akene/vmlinuz"), "the kernel");
         assert_eq!(kept(), ["old".to_owned(), "1".to_owned()]);
         // It stays until nothing can fail any more that leaves the disk as it was, whether it is given up or will not do.
-        let visit = Visit::new(&node, true).unwrap();
+        let visit = Visit::new(node, true).unwrap();
         fs::write(visit.top().join("grub/grub.cfg"), OLD_MENU.replace("UUID=1", "UUID=3")).unwrap();
         visit.end().unwrap();
         for (old_root, unverified) in [(None, None), (Some("1"), Some("Secure Boot is on".to_owned()))] {
@@ -368,7 +368,7 @@ mod tests {
             assert_eq!(kept(), ["old".to_owned(), "1".to_owned()]);
             assert!(disk.debugfs("cat /grub/grub.cfg").contains("UUID=3"));
         }
-        let visit = Visit::new(&node, true).unwrap();
+        let visit = Visit::new(node, true).unwrap();
         fs::remove_dir_all(visit.top().join("grub/grub.new")).unwrap();
         visit.end().unwrap();
         // Where it could not come back, that is said, and nothing seems to be kept. Its place is not taken all the same.

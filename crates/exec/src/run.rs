@@ -545,7 +545,7 @@ mod tests {
             scope.spawn(|| {
                 while !ended.load(Ordering::Relaxed) {
                     // Slow to become something else, as one with mounts of its own.
-                    let mut slow = Command::new("true");
+                    let mut slow = Cmd::new("true").command().unwrap();
                     slow_to_start(&mut slow);
                     spawn(&mut slow).unwrap().wait().unwrap();
                 }
