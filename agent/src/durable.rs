@@ -30,10 +30,20 @@ pub fn replace_for_boot_loader(
     mode: u32,
     fill: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<()> {
+    prepare(path, mode, fill)?;
+    sync_for_boot_loader(path.parent().with_context(|| format!("writing {}", path.display()))?)?;
+    exchange_for_boot_loader(path)
+}
+
+/// The first half of it: writes a file beside the one that it is to replace.
+pub fn prepare(path: &Path, mode: u32, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    write_beside(path, mode, fill).map(drop).with_context(|| format!("writing {}", path.display()))
+}
+
+/// The second half: gives a file that is [prepared](prepare), and [written out](sync_for_boot_loader) for a boot loader, its name.
+pub fn exchange_for_boot_loader(path: &Path) -> Result<()> {
     let context = || format!("writing {}", path.display());
-    let new = write_beside(path, mode, fill).with_context(context)?;
-    let dir = path.parent().with_context(context)?;
-    sync_for_boot_loader(dir)?;
+    let (new, dir) = (beside(path), path.parent().with_context(context)?);
     if !path.exists() {
         fs::rename(&new, path).with_context(context)?;
         return sync_for_boot_loader(dir);

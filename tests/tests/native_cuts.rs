@@ -51,6 +51,9 @@ fn a_power_cut_leaves_something_that_starts_and_comes_to_its_end() {
         .filter(|(name, _)| named == "all" || named.split(',').any(|n| n == *name))
         .map(|(_, run)| run)
         .collect();
+    for name in named.split(',').filter(|name| *name != "all") {
+        assert!(Run::ALL.iter().any(|(known, _)| known == &name), "there is no recording called {name}");
+    }
     println!(
         "seed {seed}: AKENE_CUTS_RUNS='{named}' AKENE_CUTS_SEED={seed} AKENE_CUTS={points} AKENE_CUTS_RESUMED={resumed} repeats this"
     );
@@ -66,6 +69,9 @@ fn a_power_cut_leaves_something_that_starts_and_comes_to_its_end() {
         .run(&runs, points as usize, resumed as usize, &mut |line| println!("{line}"))
         .unwrap_or_else(|e| panic!("{e:#}"));
     println!("seed {seed}, {} points\n{}", outcomes.len(), table(&outcomes));
+    for run in &runs {
+        assert!(outcomes.iter().any(|o| o.run == *run), "no point of {run:?} was judged");
+    }
     assert!(resumed == 0 || outcomes.iter().any(|o| o.resumed.is_some()), "no installer went on");
 }
 

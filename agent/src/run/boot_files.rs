@@ -147,32 +147,30 @@ pub fn write_installer(boot: &Path, root: &Path, stamp: &Stamp, manifest: &Image
         initrd: akene_archive::initrd::write(root, std::io::sink())?.1,
         stamp: Sha256::of(&area),
     };
-    let files = [(&kernel, sums.kernel), (&initrd, sums.initrd), (&stamp_path, sums.stamp)];
-    let differ = files.iter().filter(|(file, sum)| !is(file, *sum)).count();
-    // While they are replaced one after the other, some are another installer's: a system's menu offers none meanwhile.
-    let hidden = differ > 1 && target::asks_for_installer(boot);
-    if hidden {
+    // What is there and whole is not written again: it is much, and old disks are slow.
+    let mut differing = Vec::new();
+    let mut prepare = |path, sum, fill: &mut dyn FnMut(&mut dyn Write) -> Result<()>| -> Result<()> {
+        if !is(path, sum) {
+            durable::prepare(path, 0o600, |out| fill(out))?;
+            differing.push(path);
+        }
+        Ok(())
+    };
+    prepare(&initrd, sums.initrd, &mut |out| akene_archive::initrd::write(root, out).map(drop))?;
+    prepare(&stamp_path, sums.stamp, &mut |out| out.write_all(&area).context("writing the stamp"))?;
+    prepare(&kernel, sums.kernel, &mut |out| {
+        let mut file = File::open(&source).with_context(|| format!("opening {}", source.display()))?;
+        std::io::copy(&mut file, out).map(drop).with_context(|| format!("copying {}", source.display()))
+    })?;
+    durable::sync_for_boot_loader(boot)?;
+    // While they get their names one after the other, some are another installer's: the menu of a whole system, which starts
+    // that, offers none meanwhile. Where there is no whole system something must be started.
+    let whole = boot.join(INSTALLED).exists();
+    if whole && differing.len() > 1 && target::asks_for_installer(boot) {
         remove_if_there(&kernel)?;
         durable::sync_for_boot_loader(boot)?;
     }
-    // What is there and whole is not written again: it is much, and old disks are slow.
-    if !is(&initrd, sums.initrd) {
-        replace_started(&initrd, |out| akene_archive::initrd::write(root, out).map(|_| ()))?;
-    }
-    if !is(&stamp_path, sums.stamp) {
-        replace_started(&stamp_path, |out| out.write_all(&area).context("writing the stamp"))?;
-    }
-    if !is(&kernel, sums.kernel) {
-        let copy = |out: &mut dyn Write| -> Result<()> {
-            let mut file = File::open(&source).with_context(|| format!("opening {}", source.display()))?;
-            std::io::copy(&mut file, out).with_context(|| format!("copying {}", source.display()))?;
-            Ok(())
-        };
-        match hidden {
-            true => durable::replace_for_boot_loader(&kernel, 0o600, copy)?,
-            false => replace_started(&kernel, copy)?,
-        }
-    }
+    differing.into_iter().try_for_each(durable::exchange_for_boot_loader)?;
     let text = json(&sums, "the sums of the installer")?;
     replace_private(&boot.join(SUMS), |out| out.write_all(&text).context("writing"))
 }
@@ -215,14 +213,6 @@ fn is(path: &Path, sum: Sha256) -> bool {
 /// Mode 0600: some hold secrets, all are root's.
 pub(super) fn replace_private(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     durable::replace(path, 0o600, fill)
-}
-
-/// The same for what a boot loader reads. Where there is none yet, no menu names it before all is written out.
-fn replace_started(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    match path.exists() {
-        true => durable::replace_for_boot_loader(path, 0o600, fill),
-        false => replace_private(path, fill),
-    }
 }
 
 /// Removes what a power cut left of an installer that was being written, or of the one it replaced: it takes room.
@@ -366,8 +356,20 @@ pub(super) mod tests {
             fs::create_dir(boot.path().join(dir)).unwrap();
         }
         let asks = INSTALLER.map(|file| format!("-f \"($akene)/{file}\"")).join(" -a ");
-        for (menu, differ, there) in [("unfinished", 3, true), (&asks, 3, false), (&asks, 1, true)] {
+        let mark = boot.path().join(INSTALLED);
+        fs::create_dir_all(mark.parent().unwrap()).unwrap();
+        for (menu, whole, differ, there) in [
+            ("unfinished", true, 3, true),
+            (&asks, true, 3, false),
+            (&asks, true, 1, true),
+            // Half a system has nothing else to start.
+            (&asks, false, 3, true),
+        ] {
             fs::write(boot.path().join(target::MENU), menu).unwrap();
+            match whole {
+                true => fs::write(&mark, "").unwrap(),
+                false => remove_if_there(&mark).unwrap(),
+            }
             if differ == 3 {
                 fs::write(&kernel, "another").unwrap();
                 fs::write(&initrd, "another").unwrap();
@@ -377,11 +379,35 @@ pub(super) mod tests {
             fs::create_dir(&stamp_path).unwrap();
             let write = || write_installer(boot.path(), root.path(), &stamp, &manifest(root.path()));
             assert!(write().is_err());
-            assert_eq!(kernel.exists(), there, "{menu}, {differ}");
+            assert_eq!(kernel.exists(), there, "{menu}, {whole}, {differ}");
             fs::remove_dir(durable::beside(&stamp_path)).unwrap();
             write().unwrap();
             assert!(has_whole_installer(boot.path()));
         }
+    }
+
+    #[test]
+    fn an_installer_that_cannot_be_written_leaves_the_one_that_is_there() {
+        let Some(mut disk) = TestDisk::new(16, &[]) else { return };
+        let (boot, (root, stamp, _)) = (disk.mount(), installer());
+        let write = || write_installer(&boot, root.path(), &stamp, &manifest(root.path()));
+        for dir in ["akene/state", "grub"] {
+            fs::create_dir_all(boot.join(dir)).unwrap();
+        }
+        fs::write(boot.join(INSTALLED), "").unwrap();
+        let asks = INSTALLER.map(|file| format!("-f \"($akene)/{file}\"")).join(" -a ");
+        fs::write(boot.join(target::MENU), asks).unwrap();
+        INSTALLER.iter().for_each(|name| fs::write(boot.join(name), "another").unwrap());
+        let mut filler = fs::File::create(boot.join("filler")).unwrap();
+        for piece in [1 << 20, 1 << 10] {
+            while filler.write_all(&vec![1; piece]).and_then(|()| filler.sync_all()).is_ok() {}
+        }
+        assert!(write().is_err());
+        INSTALLER.iter().for_each(|name| assert_eq!(fs::read_to_string(boot.join(name)).unwrap(), "another"));
+        drop(filler);
+        fs::remove_file(boot.join("filler")).unwrap();
+        write().unwrap();
+        assert!(has_whole_installer(&boot));
     }
 
     #[test]

@@ -129,8 +129,10 @@ pub fn to_stay(boot: &Path) -> Option<String> {
     let alone = plan.is_some_and(|plan| {
         !plan.disks.iter().flat_map(|disk| &disk.partitions).any(|part| part.purpose == Role::Old)
     });
-    let started = current(boot).filter(|_| whole && alone);
-    Some(started.unwrap_or(named))
+    let menu = fs::read_to_string(boot.join(target::MENU)).unwrap_or_default();
+    let started =
+        started_first(&menu).filter(|first| whole && alone && kernels::can_start(boot, &first.kernel));
+    Some(started.map_or(named, |first| first.root))
 }
 
 /// Whether the system on this root has been named, so that its agent knows how to take the boot partition back.

@@ -121,7 +121,8 @@ pub const STARTS: u32 = menu::STARTS;
 
 /// Whether the menu on a boot partition starts the installer only where all its files are.
 pub fn asks_for_installer(boot: &Path) -> bool {
-    std::fs::read_to_string(boot.join(MENU)).is_ok_and(|menu| menu::asks_for_installer(&menu))
+    // A title may be in any encoding.
+    std::fs::read(boot.join(MENU)).is_ok_and(|menu| menu::asks_for_installer(&String::from_utf8_lossy(&menu)))
 }
 
 /// Puts the menu that waits on the boot partition mounted at `boot` in the place of the other one.
