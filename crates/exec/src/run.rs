@@ -327,9 +327,22 @@ impl Runner for SystemRunner {
 /// afterwards, and starts it in turn, meets no such child any more.
 static STARTING: Mutex<()> = Mutex::new(());
 
+/// How often a program that is still open for writing is tried again, a millisecond later each time.
+const BUSY: u32 = 1000;
+
 /// Starts a command; it has become that when this returns.
 pub(crate) fn spawn(command: &mut Command) -> std::io::Result<Child> {
     let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    for _ in 0..BUSY {
+        match command.spawn() {
+            // A child that has become its command is told from one that has not by a file the kernel closes then; the others
+            // it may close a moment later.
+            Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            went => return went,
+        }
+    }
     command.spawn()
 }
 
@@ -535,6 +548,21 @@ mod tests {
             error.to_string(),
             "`sh -c 'echo '\\''no space'\\'' >&2; exit 3'` failed: exit status: 3; it said:\nno space"
         );
+    }
+
+    #[test]
+    fn a_program_that_is_open_for_writing_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("script");
+        let mut file = std::fs::File::create(&path).unwrap();
+        file.write_all(b"#!/bin/sh\necho done\n").unwrap();
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let closing = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            drop(file);
+        });
+        assert_eq!(SystemRunner.run(&Cmd::new(&path)).unwrap().text(), "done");
+        closing.join().unwrap();
     }
 
     #[test]
