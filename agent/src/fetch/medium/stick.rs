@@ -15,7 +15,7 @@
 //! | `medium-damaged` | a file has not the size or sum it should have, or cannot be read |
 //! | `medium-pulled` | it is not there any more |
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ use akene_protocol::{Bytes, Issue, Secret, Sha256};
 use anyhow::{Context, Result, bail};
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::DecodePrivateKey;
-use nix::fcntl::OFlag;
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{LABEL, labelled, mount_to_read};
@@ -471,6 +471,11 @@ fn put(top: &Path, name: &str, earlier: Option<&str>, sealed: &[u8]) -> Result<(
         }
         _ => {}
     }
+    // Installers that run side by side on one computer, into images, have one name for it until it has a number.
+    let open = File::open(&dir).with_context(|| format!("opening {}", medium::REPORTS))?;
+    let _alone = Flock::lock(open, FlockArg::LockExclusive)
+        .map_err(|(_, why)| why)
+        .with_context(|| format!("waiting for {}", medium::REPORTS))?;
     let path = dir.join(format!("{name}.sealed"));
     let written = durable::replace(&path, 0o600, |out| out.write_all(sealed).context("writing"));
     written.inspect_err(|_| {

@@ -187,6 +187,24 @@ fn packages_are_read_whole_and_a_medium_that_is_gone_is_not_a_damaged_one() {
 }
 
 #[test]
+fn two_who_write_a_report_of_the_same_name_both_do() {
+    let media = Media::new();
+    std::thread::scope(|scope| {
+        for text in ["one", "two"] {
+            let mut stick = media.find().unwrap().unwrap();
+            scope.spawn(move || {
+                for _ in 0..100 {
+                    let runner = RecordingRunner::default();
+                    stick.write_report("run", None, text.as_bytes(), &runner, &mut || {}).unwrap();
+                }
+            });
+        }
+    });
+    let last = fs::read_to_string(media.path("reports/run.sealed")).unwrap();
+    assert!(["one", "two"].contains(&&*last), "{last}");
+}
+
+#[test]
 fn a_report_replaces_the_one_before_and_nothing_else() {
     let media = Media::new();
     let mut stick = media.find().unwrap().unwrap();
