@@ -58,6 +58,9 @@ pub(super) fn install(job: &Job<'_>, watch: &mut dyn Watch) -> Result<()> {
     write_sources(job, &mut root, true)?;
     system::write_fstab(job, &mut root)?;
     write_resume(job, &mut root)?;
+    if !job.has_package("keyboard-configuration") {
+        system::write_keyboard(job, &mut root)?;
+    }
     preseed(job, &tools)?;
     let bare = |program: &str| job.inside(program).without_syncs().timeout(LIMIT);
     let rest_of_it = || {

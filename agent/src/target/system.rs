@@ -92,7 +92,13 @@ pub(super) fn settle(job: &Job<'_>, root: &mut Root, _: &mut dyn Watch) -> Resul
     root.write("etc/timezone", format!("{}\n", resolved.timezone), 0o644)?;
 
     locale(job, root)?;
-    let keyboard = &resolved.keyboard;
+    write_keyboard(job, root)
+}
+
+/// What the console's and the desktop's keyboard is. The initramfs is made from it: where no package keeps it, it is written
+/// before that.
+pub(super) fn write_keyboard(job: &Job<'_>, root: &mut Root) -> Result<()> {
+    let keyboard = &job.resolved.keyboard;
     // Quoted as a shell reads it; the profile's check allows nothing that would end the quotes.
     let quote =
         |s: &str| s.chars().filter(|c| c.is_ascii_alphanumeric() || "_,-".contains(*c)).collect::<String>();
