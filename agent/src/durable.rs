@@ -1,7 +1,7 @@
 //! What a power cut leaves: whole files, the old one or the new one.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -62,16 +62,23 @@ pub fn beside(path: &Path) -> PathBuf {
 fn write_beside(path: &Path, mode: u32, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<PathBuf> {
     let new = beside(path);
     // One that a power cut left would keep its own mode, and a menu may hold the hash of a password.
-    match fs::remove_file(&new) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
-        _ => {}
-    }
+    remove_if_there(&new)?;
     let file = File::options().write(true).create_new(true).mode(mode).open(&new)?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
     fill(&mut out)?;
     out.flush()?;
     out.get_ref().sync_all()?;
     Ok(new)
+}
+
+/// Removes a file. One that is not there is as good.
+pub fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes out everything of the filesystem this directory is on.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Record, json};
 use crate::durable;
+pub(super) use crate::durable::remove_if_there;
 use crate::fetch::known;
 use crate::target;
 
@@ -75,16 +76,6 @@ pub fn set_installed(boot: &Path, finished: bool) -> Result<()> {
         return write_private(&path, b"finished\n");
     }
     remove_if_there(&path)
-}
-
-/// Removes a file. One that is not there is as good.
-pub(super) fn remove_if_there(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(e).with_context(|| format!("removing {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Writes what is known about the machine.
@@ -162,7 +153,9 @@ pub fn write_installer(boot: &Path, root: &Path, stamp: &Stamp, manifest: &Image
         let mut file = File::open(&source).with_context(|| format!("opening {}", source.display()))?;
         std::io::copy(&mut file, out).map(drop).with_context(|| format!("copying {}", source.display()))
     })?;
-    durable::sync_for_boot_loader(boot)?;
+    if !differing.is_empty() {
+        durable::sync_for_boot_loader(boot)?;
+    }
     // While they get their names one after the other, some are another installer's: the menu of a whole system, which starts
     // that, offers none meanwhile. Where there is no whole system something must be started.
     let whole = boot.join(INSTALLED).exists();
