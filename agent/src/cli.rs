@@ -328,17 +328,8 @@ impl InstallArgs {
             tls: Tls { ca, pins: self.pin.clone() },
             token: Some(Secret::new(read(token)?.trim())),
         };
-        Ok(Says::Site(Box::new(Stamp {
-            site: String::new(),
-            source,
-            site_key,
-            network: None,
-            ntp: Vec::new(),
-            proxy: self.proxy.clone(),
-            profile: None,
-            language: Default::default(),
-            keyboard: None,
-        })))
+        let stamp = Stamp { proxy: self.proxy.clone(), ..Stamp::new("", source, site_key) };
+        Ok(Says::Site(Box::new(stamp)))
     }
 }
 

@@ -43,7 +43,6 @@ mod tests;
 mod way;
 mod way_back;
 
-use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -55,7 +54,6 @@ use akene_protocol::lock::Lock;
 use akene_protocol::profile::Shutdown;
 use akene_protocol::{Bytes, Inventory, Issue, MachineId, Resolved};
 use anyhow::{Context, Result};
-use nix::errno::Errno;
 
 use crate::fetch::{Allowed, Orders, Patience, Permission, patiently};
 use crate::journal::{Journal, What};
@@ -492,9 +490,7 @@ pub fn issues_of(error: &anyhow::Error) -> Vec<Issue> {
     if let Some(issue) = error.downcast_ref::<Issue>() {
         return vec![issue.clone()];
     }
-    let full = |e: &std::io::Error| matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
-    let errno = |e: &Errno| matches!(e, Errno::ENOSPC | Errno::EDQUOT);
-    if error.chain().any(|e| e.downcast_ref().is_some_and(full) || e.downcast_ref().is_some_and(errno)) {
+    if akene_archive::is_full(error) {
         let next = "use a larger disk or more memory, ask for fewer packages, or give the volume more room under `storage`";
         return vec![Issue::new("no-space", "", format!("there is no room left: {error:#}"), next)];
     }

@@ -357,22 +357,15 @@ fn make_stamp(args: StampArgs) -> Result<Stamp> {
             stamp.source = source.unwrap_or(stamp.source);
             stamp
         }
-        (None, Some(source), Some(site_key)) => Stamp {
-            site: match &source {
+        (None, Some(source), Some(site_key)) => {
+            let site = match &source {
                 Source::Server { url, .. } | Source::Static { url, .. } => {
                     url.trim_start_matches("https://").split(['/', ':']).next().unwrap_or_default().to_owned()
                 }
                 Source::Medium { .. } => "this medium".to_owned(),
-            },
-            source,
-            site_key,
-            network: None,
-            ntp: Vec::new(),
-            proxy: None,
-            profile: None,
-            language: Default::default(),
-            keyboard: None,
-        },
+            };
+            Stamp::new(site, source, site_key)
+        }
         _ => bail!(
             "name the site with --site-dir DIR or --stamp FILE, or with --site-key and one of --server, \
              --profile-url, --bundle"

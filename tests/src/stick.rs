@@ -104,17 +104,8 @@ impl Stick {
     /// A stamp of such a medium.
     pub fn stamp(&self, consent: Consent) -> Stamp {
         let home = Home { url: HOME.into(), tls: Default::default(), seal: self.seal.public() };
-        Stamp {
-            site: "Test site".into(),
-            source: Source::Medium { consent, attended: false, home: Some(home) },
-            site_key: PublicKey(self.site.verifying_key()),
-            network: None,
-            ntp: vec![],
-            proxy: None,
-            profile: None,
-            language: Default::default(),
-            keyboard: None,
-        }
+        let source = Source::Medium { consent, attended: false, home: Some(home) };
+        Stamp::new("Test site", source, PublicKey(self.site.verifying_key()))
     }
 
     /// Another medium that is the same, as links, in a directory that does not exist yet.

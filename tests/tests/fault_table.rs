@@ -431,7 +431,8 @@ fn a_disk_that_is_full_before_everything_is_there() {
     let disk = used_disk(dir.path());
     let whole = digest(&disk).unwrap();
     let outcome = with(260, &disk, &|process| fill(process, place));
-    is_refused(&outcome, &["no-space"], "big_1_all.deb");
+    is_refused(&outcome, &["no-space"], "were still to be fetched");
+    assert_eq!(outcome.issues().len(), 1, "a full disk is one thing: {}", outcome.story());
     assert_eq!(digest(&disk).unwrap(), whole, "{}", outcome.story());
 
     // On the new disk, where nothing was before. The next one goes on, maybe with all that had come.

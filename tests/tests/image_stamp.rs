@@ -38,18 +38,7 @@ fn key() -> SigningKey {
 }
 
 fn site(name: &str, source: Source) -> Stamp {
-    let site_key = PublicKey(key().verifying_key());
-    Stamp {
-        site: name.into(),
-        source,
-        site_key,
-        network: None,
-        ntp: vec![],
-        proxy: None,
-        profile: None,
-        language: Default::default(),
-        keyboard: None,
-    }
+    Stamp::new(name, source, PublicKey(key().verifying_key()))
 }
 
 fn server() -> Source {

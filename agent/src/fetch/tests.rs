@@ -20,17 +20,7 @@ fn key() -> SigningKey {
 }
 
 fn stamp(source: Source) -> Stamp {
-    Stamp {
-        site: "Lannion".into(),
-        source,
-        site_key: PublicKey(key().verifying_key()),
-        network: None,
-        ntp: vec![],
-        proxy: None,
-        profile: None,
-        language: Default::default(),
-        keyboard: None,
-    }
+    Stamp::new("Lannion", source, PublicKey(key().verifying_key()))
 }
 
 fn server() -> Source {
@@ -298,17 +288,7 @@ fn nothing_shows_a_secret_when_it_is_printed_for_a_developer() {
         tls: Default::default(),
         token: Some(akene_protocol::Secret::new("planted-token")),
     };
-    let stamp = Stamp {
-        site: "s".into(),
-        source,
-        site_key: PublicKey(key.verifying_key()),
-        network: None,
-        ntp: vec![],
-        proxy: None,
-        profile: None,
-        language: Default::default(),
-        keyboard: None,
-    };
+    let stamp = Stamp::new("s", source, PublicKey(key.verifying_key()));
     let empty = tempfile::tempdir().unwrap();
     let root = crate::probe::ProbeRoot::recorded(empty.path());
     let inventory = crate::probe::inventory(&akene_exec::RecordingRunner::default(), &root);

@@ -256,17 +256,8 @@ pub(super) mod tests {
         fs::write(root.path().join("akene/vmlinuz"), "the kernel").unwrap();
         fs::write(root.path().join("akene/stamp"), "secret").unwrap();
         let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
-        let stamp = Stamp {
-            site: "s".into(),
-            source: Source::Medium { consent: Default::default(), attended: false, home: None },
-            site_key: akene_protocol::PublicKey(key),
-            network: None,
-            ntp: vec![],
-            proxy: None,
-            profile: None,
-            language: Default::default(),
-            keyboard: None,
-        };
+        let source = Source::Medium { consent: Default::default(), attended: false, home: None };
+        let stamp = Stamp::new("s", source, akene_protocol::PublicKey(key));
         let manifest = manifest(root.path());
         (root, stamp, manifest)
     }

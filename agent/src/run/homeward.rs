@@ -49,16 +49,10 @@ mod tests {
         let tls = Tls { ca: Some("the site's".into()), pins: vec![] };
         let seal = SealSecret::from_bytes([6; 32]).public();
         let home = Home { url: "https://s".into(), tls: tls.clone(), seal };
-        let of = |home| Stamp {
-            site: "s".into(),
-            source: Source::Medium { consent: Default::default(), attended: true, home },
-            site_key: PublicKey(ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key()),
-            network: None,
-            ntp: vec![],
-            proxy: None,
-            profile: None,
-            language: Default::default(),
-            keyboard: None,
+        let key = PublicKey(ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key());
+        let of = |home| {
+            let source = Source::Medium { consent: Default::default(), attended: true, home };
+            Stamp::new("s", source, key)
         };
         let server = Source::Server { url: "https://s".into(), tls, token: None };
         let medium = of(Some(home));

@@ -407,17 +407,8 @@ mod tests {
     fn stamp() -> Stamp {
         let seal = SealSecret::from_bytes([6; 32]).public();
         let home = Some(Home { url: "https://s".into(), tls: Tls::default(), seal });
-        Stamp {
-            site: "s".into(),
-            source: Source::Medium { consent: Default::default(), attended: false, home },
-            site_key: public(&site()),
-            network: None,
-            ntp: vec![],
-            proxy: None,
-            profile: None,
-            language: Default::default(),
-            keyboard: None,
-        }
+        let source = Source::Medium { consent: Default::default(), attended: false, home };
+        Stamp::new("s", source, public(&site()))
     }
 
     fn machine() -> Inventory {

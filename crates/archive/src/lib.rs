@@ -40,7 +40,7 @@ mod sources;
 pub use apt::{AptRoot, AptSettings};
 pub use deb::Deb;
 pub use engine::{Engine, Later, Said};
-pub use fetch::{Fetcher, Progress, Report, Source, SourceReport, redirect_policy};
+pub use fetch::{Fetcher, Progress, Report, Source, SourceReport, is_full, redirect_policy};
 pub use host::host_archive;
 pub use release::release_date;
 pub use root::Root;

@@ -201,6 +201,21 @@ pub fn empty_area() -> Vec<u8> {
 }
 
 impl Stamp {
+    /// The stamp of a site that wishes for nothing beside it.
+    pub fn new(site: impl Into<String>, source: Source, site_key: PublicKey) -> Stamp {
+        Stamp {
+            site: site.into(),
+            source,
+            site_key,
+            network: None,
+            ntp: Vec::new(),
+            proxy: None,
+            profile: None,
+            language: Language::default(),
+            keyboard: None,
+        }
+    }
+
     /// The stamp of a machine that was installed from this medium and belongs to its home: it asks the server there, which
     /// knows it. `None`: the medium names no home.
     pub fn at_home(&self) -> Option<Stamp> {
@@ -247,20 +262,16 @@ mod tests {
     use super::*;
 
     fn stamp() -> Stamp {
+        let source = Source::Server {
+            url: "https://akene.example".into(),
+            tls: Tls { ca: None, pins: vec![Sha256::of(b"key")] },
+            token: Some(Secret::new("s3cret")),
+        };
+        let site_key = PublicKey(ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key());
         Stamp {
-            site: "Lannion".into(),
-            source: Source::Server {
-                url: "https://akene.example".into(),
-                tls: Tls { ca: None, pins: vec![Sha256::of(b"key")] },
-                token: Some(Secret::new("s3cret")),
-            },
-            site_key: PublicKey(ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key()),
-            network: None,
-            ntp: vec![],
-            proxy: None,
-            profile: None,
             language: Language::Fr,
             keyboard: Some(Keyboard { layout: "be".into(), variant: String::new() }),
+            ..Stamp::new("Lannion", source, site_key)
         }
     }
 

@@ -152,22 +152,17 @@ fn fill(dir: &Path, host: &str, options: &Options) -> Result<()> {
     secret("admin-token", &format!("{}\n", keys::random_hex(32)?))?;
 
     let site_key = keys::read_signing_key(&dir.join("secrets/site.key"))?;
+    let source = Source::Server {
+        url: options.url.trim_end_matches('/').to_owned(),
+        tls: Tls { ca, pins: vec![identity.pin] },
+        token: Some(Secret::new(token.expose())),
+    };
     let stamp = Stamp {
-        site: name,
-        source: Source::Server {
-            url: options.url.trim_end_matches('/').to_owned(),
-            tls: Tls { ca, pins: vec![identity.pin] },
-            token: Some(Secret::new(token.expose())),
-        },
-        site_key: PublicKey(site_key.verifying_key()),
-        network: None,
-        ntp: Vec::new(),
-        proxy: None,
-        profile: None,
         language: Language::of_locale(&options.profile.locale),
         // The default is nobody's choice: the language says more.
         keyboard: (options.profile.keyboard != ProfileOptions::default().keyboard)
             .then(|| Keyboard { layout: options.profile.keyboard.clone(), variant: String::new() }),
+        ..Stamp::new(name, source, PublicKey(site_key.verifying_key()))
     };
     Site::write_stamp(&dir.join("stamp.json"), &stamp)
 }

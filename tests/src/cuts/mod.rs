@@ -163,21 +163,12 @@ impl Campaign {
         })?;
         for run in [Run::First, Run::Beside] {
             let [name, path] = run.stamp();
-            let stamp = Stamp {
-                site: "campaign".into(),
-                source: Source::Static {
-                    url: format!("http://127.0.0.1:{}{path}", server.port()),
-                    tls: Default::default(),
-                    consent: Consent::Wipe,
-                },
-                site_key: PublicKey(key.verifying_key()),
-                network: None,
-                ntp: vec![],
-                proxy: None,
-                profile: None,
-                language: Default::default(),
-                keyboard: None,
+            let source = Source::Static {
+                url: format!("http://127.0.0.1:{}{path}", server.port()),
+                tls: Default::default(),
+                consent: Consent::Wipe,
             };
+            let stamp = Stamp::new("campaign", source, PublicKey(key.verifying_key()));
             std::fs::write(dir.join(name), serde_json::to_vec(&stamp).context("writing the stamp")?)
                 .context("writing the stamp")?;
         }

@@ -4,6 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use akene_protocol::Bytes;
+
 /// How far something has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -35,6 +37,11 @@ impl<'a> Meter<'a> {
 
     pub fn take_back(&self, bytes: u64) {
         self.done.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// What is still to come, and of how much.
+    pub fn left(&self) -> (Bytes, Bytes) {
+        (Bytes(self.total.saturating_sub(self.done.load(Ordering::Relaxed))), Bytes(self.total))
     }
 
     pub fn show(&self, what: &str, always: bool) {

@@ -25,6 +25,7 @@ mod stream;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -35,6 +36,7 @@ use akene_protocol::Issue;
 use akene_protocol::issue::Issues;
 use akene_protocol::lock::LockedPackage;
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use reqwest::blocking::Client;
 
 pub use meter::Progress;
@@ -156,8 +158,9 @@ impl Fetcher {
     ///
     /// # Errors
     /// [`Issues`], one for each package that could not be had: `package-hash` (what every source gave
-    /// differs from the lock), `package-unreachable`, `no-space`. A full disk, and a network that brings nothing any more,
-    /// end everything at once. The files that were good stay, and so do the parts of the others.
+    /// differs from the lock), `package-unreachable`; or the one that the disk is full, `no-space`. A full disk, and a
+    /// network that brings nothing any more, end everything at once. The files that were good stay, and so do the parts
+    /// of the others.
     pub fn fetch(
         &self,
         packages: &[LockedPackage],
@@ -207,14 +210,27 @@ impl Fetcher {
             }
         });
         let mut failed = failed.into_inner().unwrap_or_else(|e| e.into_inner());
-        if self.durable {
-            sync(dir)?;
+        if self.durable
+            && let Err(error) = sync(dir)
+        {
+            failed.push((order.len(), error));
         }
         if failed.is_empty() {
             meter.show("", true);
             return Ok(book.report());
         }
         failed.sort_by_key(|(at, _)| *at);
+        if failed.iter().any(|(_, error)| is_full(error)) {
+            // Which of the files was the last to have room says nothing.
+            let (left, total) = meter.left();
+            return Err(Issues::from(Issue::new(
+                "no-space",
+                dir.display().to_string(),
+                format!("there is no room for the packages: {left} of {total} were still to be fetched"),
+                "use a larger disk or more memory, or ask for fewer packages",
+            ))
+            .into());
+        }
         let mut issues = Vec::new();
         for (_, error) in failed {
             match error.downcast::<Issues>() {
@@ -238,6 +254,15 @@ impl Fetcher {
         *last = Instant::now();
         done
     }
+}
+
+/// Whether an error comes from a filesystem that is full, or from a quota that is used up.
+pub fn is_full(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let full = |e: &io::Error| matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+        let errno = |e: &Errno| matches!(e, Errno::ENOSPC | Errno::EDQUOT);
+        cause.downcast_ref().is_some_and(full) || cause.downcast_ref().is_some_and(errno)
+    })
 }
 
 fn sync(dir: &Path) -> Result<()> {

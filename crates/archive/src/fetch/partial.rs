@@ -5,10 +5,9 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use akene_protocol::Bytes;
 use akene_protocol::ids::Sha256;
-use akene_protocol::issue::Issues;
 use akene_protocol::lock::LockedPackage;
-use akene_protocol::{Bytes, Issue};
 use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
 use sha2::Digest;
@@ -26,7 +25,6 @@ pub(super) struct Part {
 pub(super) struct Partial {
     file: File,
     path: PathBuf,
-    size: Bytes,
     at: u64,
     sum: sha2::Sha256,
     parts: Vec<Part>,
@@ -39,7 +37,7 @@ impl Partial {
             // A link would lead elsewhere, a pipe nowhere.
             fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
         }
-        let mut file = Self::file(&path).map_err(|e| trouble(e, &path, size))?;
+        let mut file = Self::file(&path).with_context(|| format!("writing {}", path.display()))?;
         let mut sum = sha2::Sha256::new();
         let have = file.metadata().with_context(|| format!("reading {}", path.display()))?.len();
         let fits = have <= size.0;
@@ -48,13 +46,13 @@ impl Partial {
             // Of no use, or where the disk cannot be read any more: another place on it will do.
             _ => {
                 fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
-                file = Self::file(&path).map_err(|e| trouble(e, &path, size))?;
+                file = Self::file(&path).with_context(|| format!("writing {}", path.display()))?;
                 sum = sha2::Sha256::new();
                 0
             }
         };
         let parts = if at > 0 { vec![Part { offer: None, from: 0, to: at }] } else { Vec::new() };
-        Ok(Partial { file, path, size, at, sum, parts })
+        Ok(Partial { file, path, at, sum, parts })
     }
 
     fn file(path: &Path) -> io::Result<File> {
@@ -85,7 +83,7 @@ impl Partial {
 
     /// Appends.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|e| trouble(e, &self.path, self.size))?;
+        self.file.write_all(bytes).with_context(|| format!("writing {}", self.path.display()))?;
         self.sum.update(bytes);
         self.at += bytes.len() as u64;
         if let Some(part) = self.parts.last_mut() {
@@ -141,17 +139,4 @@ pub(super) fn has_sum(path: &Path, package: &LockedPackage) -> Result<bool> {
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
     Ok(file.and_then(Sha256::of_reader).is_ok_and(|(sum, _)| sum == package.sha256))
-}
-
-fn trouble(error: io::Error, path: &Path, size: Bytes) -> anyhow::Error {
-    if !matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
-        return anyhow::Error::new(error).context(format!("writing {}", path.display()));
-    }
-    Issues::from(Issue::new(
-        "no-space",
-        path.display().to_string(),
-        format!("there is no room for a package of {size}"),
-        "use a larger disk or more memory, or fewer packages",
-    ))
-    .into()
 }
