@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -60,8 +61,8 @@ pub enum Fault {
     Drips,
     /// Redirects to itself.
     Loops,
-    /// The real answer, after this time.
-    Late(std::time::Duration),
+    /// The real answer, after this time, or when there is no fault any more.
+    Late(Duration),
 }
 
 struct Shared {
@@ -140,7 +141,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::SeqCst);
         // Wakes the listener up so that it sees the flag; it may be gone already, or in another network.
-        TcpStream::connect_timeout(&self.address, std::time::Duration::from_millis(200)).ok();
+        TcpStream::connect_timeout(&self.address, Duration::from_millis(200)).ok();
     }
 }
 
@@ -194,7 +195,10 @@ fn answer(shared: &Shared, path: &str) -> Answer {
         Some(Fault::Missing) => Answer::Missing,
         Some(Fault::Bytes(bytes)) => Answer::Bytes(bytes),
         Some(Fault::Late(pause)) => {
-            thread::sleep(pause);
+            let begun = Instant::now();
+            while begun.elapsed() < pause && !lock(&shared.faults).is_empty() {
+                thread::sleep(Duration::from_millis(50));
+            }
             (shared.handler)(path)
         }
         Some(Fault::Loops) => Answer::Elsewhere(path.to_owned()),
@@ -258,7 +262,7 @@ fn send(mut stream: &TcpStream, answer: Answer, range: Option<(u64, Option<u64>)
                 format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len()).as_bytes(),
             )?;
             stream.write_all(&bytes[..bytes.len() / 2])?;
-            thread::sleep(std::time::Duration::from_secs(60));
+            thread::sleep(Duration::from_secs(60));
             anyhow::bail!("nothing more comes")
         }
         Answer::Elsewhere(to) => {
@@ -289,7 +293,7 @@ fn send(mut stream: &TcpStream, answer: Answer, range: Option<(u64, Option<u64>)
             let mut byte = [0];
             while body.read(&mut byte)? == 1 {
                 stream.write_all(&byte)?;
-                thread::sleep(std::time::Duration::from_secs(1));
+                thread::sleep(Duration::from_secs(1));
             }
             return Ok(());
         }

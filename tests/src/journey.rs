@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
-use crate::mirror::{FRESH, Mirror};
+use crate::mirror::{Mirror, is_fresh};
 use crate::site::{Site, program, small_server, with_password};
 use crate::vm::{Firmware, HOST, Machine, Medium, Vm};
 
@@ -79,9 +79,8 @@ pub fn image_of_this_run(mirror: &Mirror) -> Result<Built> {
         Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| e).context("waiting for the image")?;
     let dir = cache.join("image");
     let (made_by, of) = (dir.join("made-by"), makers()?);
-    let age = made_by.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
     // The next test program needs the same image, unless what makes it or goes into it has changed.
-    if age.is_some_and(|age| age < FRESH) && std::fs::read_to_string(&made_by).is_ok_and(|text| text == of) {
+    if is_fresh(&made_by) && std::fs::read_to_string(&made_by).is_ok_and(|text| text == of) {
         return Ok(Built { dir });
     }
     if made_by.exists() {

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use akene_exec::{Cmd, Runner, SystemRunner};
 use anyhow::{Context, Result, ensure};
@@ -19,7 +19,16 @@ use anyhow::{Context, Result, ensure};
 use crate::http::{Answer, Server};
 
 /// How long an index that is not named by its hash, and what was made from it, is used without asking again.
-pub const FRESH: Duration = Duration::from_secs(12 * 3600);
+const FRESH: Duration = Duration::from_secs(12 * 3600);
+
+/// Whether a file is used without asking again: for all of a run of tests, which says by `AKENE_TESTS_BEGAN` when it began
+/// (seconds since 1970), it is the same.
+pub fn is_fresh(file: &Path) -> bool {
+    let began = std::env::var("AKENE_TESTS_BEGAN").ok().and_then(|text| text.parse().ok());
+    let began = began.map_or_else(SystemTime::now, |seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+    let changed = file.metadata().and_then(|about| about.modified());
+    changed.is_ok_and(|changed| began.duration_since(changed).map_or(true, |age| age < FRESH))
+}
 
 /// Where everything worth keeping between runs is kept.
 pub fn cache_dir() -> Result<PathBuf> {
@@ -175,10 +184,9 @@ impl Cache {
     }
 
     fn bring(&self, file: &Path, url: &str) -> Result<Option<PathBuf>> {
-        let known = file.metadata().ok();
+        let known = file.exists();
         let for_good = file.extension().is_some_and(|e| e == "deb") || url.contains("/by-hash/");
-        let fresh = |m: &std::fs::Metadata| m.modified().is_ok_and(|t| t.elapsed().is_ok_and(|e| e < FRESH));
-        if known.as_ref().is_some_and(|m| for_good || fresh(m)) {
+        if known && for_good || is_fresh(file) {
             return Ok(Some(file.to_owned()));
         }
         let dir = file.parent().context("a cached file has a directory")?;
@@ -195,9 +203,9 @@ impl Cache {
             let text = format!("{error:#}");
             std::fs::remove_file(&part).ok();
             return match known {
-                Some(_) => Ok(Some(file.to_owned())),
-                None if text.contains("404") => Ok(None),
-                None => Err(error.context(format!("fetching {url}"))),
+                true => Ok(Some(file.to_owned())),
+                false if text.contains("404") => Ok(None),
+                false => Err(error.context(format!("fetching {url}"))),
             };
         }
         // The server's own time stamp comes with it; ours is what tells how fresh the copy is.

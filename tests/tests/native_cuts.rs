@@ -94,7 +94,6 @@ fn every_write_and_every_flush_is_recorded() {
     device.sync_all().unwrap();
     loopdev::detach(&device).unwrap();
     drop(device);
-    std::thread::sleep(std::time::Duration::from_millis(300));
     recording.end().unwrap();
     let mut ops = Vec::new();
     let mut reader = Reader::open(&record).unwrap();
@@ -142,7 +141,6 @@ fn a_boot_loader_finds_one_of_two_menus_at_every_moment() {
     std::fs::copy(&image, &before).unwrap();
     let recording = Recording::start(&image, &record, &place).unwrap();
     mounted(&recording.disk(), &|| ["second", "third", "fourth"].iter().for_each(|name| write(name)));
-    std::thread::sleep(std::time::Duration::from_millis(300));
     recording.end().unwrap();
 
     let disk = File::options().read(true).write(true).open(&before).unwrap();

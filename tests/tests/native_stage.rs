@@ -104,7 +104,7 @@ fn with_little_room(disk: &Path, small: &Path, mirror: &Mirror, profile: &str, b
     mirror.server.take_served();
 
     // The partition that stays is full before it is there.
-    mirror.server.fault(".deb", akene_tests::http::Fault::Late(Duration::from_secs(5)));
+    mirror.server.fault(".deb", akene_tests::http::Fault::Late(Duration::from_secs(25)));
     let mut full = false;
     let more_words = ["--consent", "wipe"];
     let outcome = install_by(&[], disk, &Orders::Profile(&more), small, &more_words, |process| {
@@ -115,6 +115,7 @@ fn with_little_room(disk: &Path, small: &Path, mirror: &Mirror, profile: &str, b
             let mut written = words.filter(|w| w[4].contains("akene-visit-") && w[5].starts_with("rw"));
             fill(process, written.next().expect("what is fetched to is mounted")[4]);
             full = true;
+            mirror.server.mend();
         }
         Ok(false)
     })

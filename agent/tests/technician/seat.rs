@@ -27,9 +27,19 @@ pub const DOWN: &str = "\x1b[B";
 pub const LEFT: &str = "\x1bOD";
 pub const F1: &str = "\x1b[[A";
 
+/// How often it rang.
+#[derive(Default)]
+pub struct Rings(usize);
+
+impl vt100::Callbacks for Rings {
+    fn audible_bell(&mut self, _: &mut vt100::Screen) {
+        self.0 += 1;
+    }
+}
+
 pub struct Seat {
     pub console: Console,
-    screen: Arc<Mutex<vt100::Parser>>,
+    screen: Arc<Mutex<vt100::Parser<Rings>>>,
     keys: File,
     /// Kept open, so that the terminal lives longer than the dialog.
     pub device: File,
@@ -42,7 +52,8 @@ impl Seat {
         let path: PathBuf = nix::unistd::ttyname(&pty.slave).unwrap();
         // Who says no size has one all the same.
         let (columns, rows) = if rows == 0 { (80, 24) } else { (columns, rows) };
-        let screen = Arc::new(Mutex::new(vt100::Parser::new(rows, columns, 0)));
+        let screen =
+            Arc::new(Mutex::new(vt100::Parser::new_with_callbacks(rows, columns, 0, Rings::default())));
         let (mut output, shown) = (File::from(pty.master.try_clone().unwrap()), screen.clone());
         thread::spawn(move || {
             let mut bytes = [0; 4096];
@@ -57,7 +68,7 @@ impl Seat {
     pub fn stuck() -> Seat {
         let pty = openpty(None, None).unwrap();
         let console = Console::new(nix::unistd::ttyname(&pty.slave).unwrap(), ConsoleKind::Serial);
-        let screen = Arc::new(Mutex::new(vt100::Parser::new(24, 80, 0)));
+        let screen = Arc::new(Mutex::new(vt100::Parser::new_with_callbacks(24, 80, 0, Rings::default())));
         Seat { console, screen, keys: pty.master.into(), device: pty.slave.into() }
     }
 
@@ -65,8 +76,9 @@ impl Seat {
     pub fn resize(&self, (columns, rows): (u16, u16)) {
         let mut stty = Cmd::new("stty").arg("-F").arg(&self.console.path);
         stty = stty.args(["cols", &columns.to_string(), "rows", &rows.to_string()]);
-        SystemRunner.run(&stty).unwrap();
+        // First, so that what is drawn for it finds it.
         self.screen.lock().unwrap().screen_mut().set_size(rows, columns);
+        SystemRunner.run(&stty).unwrap();
     }
 
     pub fn screen() -> Seat {
@@ -76,6 +88,15 @@ impl Seat {
     /// What is shown now.
     pub fn text(&self) -> String {
         self.screen.lock().unwrap().screen().contents()
+    }
+
+    /// Waits until it rings.
+    pub fn rings(&self) {
+        let begun = Instant::now();
+        while self.screen.lock().unwrap().callbacks().0 == 0 {
+            assert!(begun.elapsed() < PATIENCE, "nothing rings");
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     pub fn is_cursor_hidden(&self) -> bool {

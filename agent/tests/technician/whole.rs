@@ -413,6 +413,7 @@ fn a_ring_calls_back_who_walked_away() {
     let mut technician =
         technician::open(&Consoles(vec![seat.console.clone()]), Keyboard::untouched(), Language::En);
     technician.pulled();
+    seat.rings();
     // A bell shows nothing.
     assert_eq!(seat.text().trim(), "");
 }

@@ -87,10 +87,18 @@ fn package(urls: &[String]) -> LockedPackage {
 }
 
 fn fetch(package: LockedPackage, dir: &Path) -> Result<(), Issues> {
+    fetch_with(package, dir, |fetcher| fetcher)
+}
+
+fn fetch_with(
+    package: LockedPackage,
+    dir: &Path,
+    setting: impl FnOnce(Fetcher) -> Fetcher,
+) -> Result<(), Issues> {
     // A second test of this program may have installed it already.
     rustls::crypto::ring::default_provider().install_default().ok();
     let client = reqwest::blocking::Client::builder().redirect(redirect_policy()).build().unwrap();
-    let fetcher = Fetcher::new(client).patience(Duration::from_millis(300));
+    let fetcher = setting(Fetcher::new(client));
     let last = Mutex::new(0);
     let result = fetcher.fetch(&[package], dir, &|p| {
         assert!(p.done <= p.total);
@@ -206,7 +214,8 @@ fn a_server_that_stalls_is_left() {
         }),
     )]);
     let dir = tempfile::tempdir().unwrap();
-    let issues = fetch(package(&[format!("{}/p", server.url)]), dir.path()).unwrap_err();
+    let impatient = |fetcher: Fetcher| fetcher.patience(Duration::from_millis(300));
+    let issues = fetch_with(package(&[format!("{}/p", server.url)]), dir.path(), impatient).unwrap_err();
     assert_eq!(issues.0[0].code, "package-unreachable", "{issues}");
     assert!(issues.0[0].message.contains("next to nothing came"), "{issues}");
 }

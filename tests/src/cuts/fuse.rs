@@ -10,7 +10,8 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -24,6 +25,9 @@ const LARGEST: u32 = 1 << 20;
 
 /// Requests are read whole: the largest write with its headers.
 const BUFFER: usize = LARGEST as usize + (1 << 16);
+
+/// How long it is waited for whoever still has the disk open.
+const GOES: Duration = Duration::from_secs(60);
 
 const ROOT: u64 = 1;
 const DISK: u64 = 2;
@@ -44,7 +48,7 @@ impl Recording {
         mount(Some("cuts"), dir, Some("fuse"), MsFlags::empty(), Some(options.as_str()))
             .with_context(|| format!("mounting at {}", dir.display()))?;
         let recorder = Recorder::create(record)?;
-        let server = std::thread::spawn(move || Server { device, disk, recorder }.serve());
+        let server = thread::spawn(move || Server { device, disk, recorder }.serve());
         Ok(Recording { dir: dir.to_owned(), server: Some(server) })
     }
 
@@ -55,8 +59,14 @@ impl Recording {
 
     /// Ends it.
     pub fn end(mut self) -> Result<()> {
-        umount2(&self.dir, MntFlags::empty())
-            .with_context(|| format!("unmounting {}", self.dir.display()))?;
+        let begun = Instant::now();
+        loop {
+            match umount2(&self.dir, MntFlags::empty()) {
+                // A loop device goes when the last one that looks at it has gone, udev for one.
+                Err(Errno::EBUSY) if begun.elapsed() < GOES => thread::sleep(Duration::from_millis(50)),
+                ended => break ended.with_context(|| format!("unmounting {}", self.dir.display()))?,
+            }
+        }
         match self.server.take().map(JoinHandle::join) {
             Some(Ok(served)) => served,
             _ => anyhow::bail!("the recorder panicked"),

@@ -188,7 +188,7 @@ impl Installed {
         assert!(!taken_back());
         // The new one's last start; then GRUB turns back by itself, and nothing on the console says when its agent has come to it.
         self.shows(&[PANIC, "Booting `The system before this one", first, UP]);
-        for _ in 0..3 {
+        for patience in [1, 2, 4] {
             if taken_back() {
                 break;
             }
@@ -196,7 +196,7 @@ impl Installed {
             for word in [first, UP] {
                 vm.expect(word, 20 * MINUTE).unwrap_or_else(|e| panic!("{e:#}\n{}", vm.console.text()));
             }
-            std::thread::sleep(MINUTE);
+            std::thread::sleep(MINUTE * patience);
             vm.switch_off(10 * MINUTE).unwrap();
         }
         assert!(taken_back());

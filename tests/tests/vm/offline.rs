@@ -127,11 +127,11 @@ fn opened(site: &Site, sealed: &[u8]) -> Report {
 /// It starts from its disk, with nothing plugged in, and what it has to say waits there.
 fn starts_unheard(machine: &Machine, disk: &Path, dir: &Path, report: &Report) {
     let mut said = String::new();
-    // Nothing on the console says when the agent has come to it, and each start is as good as another.
-    for _ in 0..3 {
+    // Nothing on the console says when the agent has come to it, and each start is as good as another. A busy machine is waited for longer.
+    for patience in [1, 2, 4] {
         let mut vm = machine.start(&dir.join("machine")).unwrap();
         vm.expect("login:", 40 * MINUTE).unwrap();
-        std::thread::sleep(AGENT_BEGINS);
+        std::thread::sleep(AGENT_BEGINS * patience);
         vm.switch_off(10 * MINUTE).unwrap();
         let mut image = Image::open(disk).unwrap();
         let root = image.mount_system().unwrap();

@@ -157,20 +157,20 @@ fn disk(bus: Bus) -> Disk {
     }
 }
 
-/// Runs something else in the place of smartctl.
-struct Instead(&'static str);
+/// Runs something else in the place of smartctl, for so long at most.
+struct Instead(&'static str, Duration);
 
 impl Runner for Instead {
     fn run_lines(&self, cmd: &Cmd, line: &mut dyn FnMut(&str)) -> Result<Output> {
         assert_eq!(cmd.argv()[0], "smartctl");
-        SystemRunner.run_lines(&Cmd::new("sh").args(["-c", self.0]).timeout(Duration::from_millis(300)), line)
+        SystemRunner.run_lines(&Cmd::new("sh").args(["-c", self.0]).timeout(self.1), line)
     }
 }
 
 #[test]
 fn what_is_printed_counts_although_the_exit_code_is_a_verdict() {
     let failing = r#"echo '{"smart_status":{"passed":false},"smartctl":{"exit_status":8}}'; exit 8"#;
-    let grade = of(&Instead(failing), &ProbeRoot::default(), &disk(Bus::Sata));
+    let grade = of(&Instead(failing, Duration::from_secs(60)), &ProbeRoot::default(), &disk(Bus::Sata));
     assert_eq!(grade.health, Health::Failing);
     let note = grade.note(&disk(Bus::Sata)).unwrap();
     assert_eq!((note.code.as_str(), note.path.as_str()), ("disk-failing", "sdz"));
@@ -180,11 +180,11 @@ fn what_is_printed_counts_although_the_exit_code_is_a_verdict() {
 #[test]
 fn a_disk_that_does_not_answer_keeps_nobody_waiting() {
     let started = Instant::now();
-    let grade = of(&Instead("sleep 60"), &ProbeRoot::default(), &disk(Bus::Sata));
+    let grade = of(&Instead("sleep 60", Duration::from_millis(300)), &ProbeRoot::default(), &disk(Bus::Sata));
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     assert_eq!(grade.health, Health::Unknown);
     assert!(grade.why[0].contains("still running"), "{grade:?}");
-    let silent = of(&Instead("exit 0"), &ProbeRoot::default(), &disk(Bus::Usb));
+    let silent = of(&Instead("exit 0", Duration::from_secs(60)), &ProbeRoot::default(), &disk(Bus::Usb));
     assert_eq!(silent, Grade::default(), "a USB bridge is not asked");
 }
 
