@@ -31,6 +31,8 @@ pub struct Made {
     pub early: bool,
     /// Why it was made once more.
     pub again: Option<String>,
+    /// What was left to dpkg, and why.
+    pub left: Vec<String>,
 }
 
 /// Where our own things are seen inside the root.
@@ -45,6 +47,7 @@ pub fn make(debs: &Debs<'_>, root: &Path, tools: &Path) -> Result<Made> {
     let mut lines = Vec::new();
     let mut went = lay(debs, root, tools, &mut |line| lines.push(line.to_owned()));
     if let Ok(made) = &mut went {
+        made.left = lines.iter().filter(|line| line.contains(" is left to dpkg: ")).cloned().collect();
         made.again = lines.iter().find(|line| line.contains("initramfs is made once more")).cloned();
     }
     let last = lines[lines.len().saturating_sub(30)..].join("\n");
@@ -97,7 +100,7 @@ fn lay(debs: &Debs<'_>, root: &Path, tools: &Path, log: &mut dyn FnMut(&str)) ->
     let early = later.run(&SystemRunner, &bare, log)?;
     lap("once at the end");
     std::fs::remove_file(root.join("usr/sbin/policy-rc.d")).context("removing the ban on services")?;
-    Ok(Made { laps, early, again: None })
+    Ok(Made { laps, early, again: None, left: Vec::new() })
 }
 
 /// What has to be there before the first package: links of a merged /usr, mount points, a ban on services,

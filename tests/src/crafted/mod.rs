@@ -247,6 +247,17 @@ fn paths() -> Vec<Package<'static>> {
             .entry(program("/sbin/crafted-sbin", "#!/bin/sh\n"))
             .entry(file("/lib/crafted-lib/x", "x\n"))
             .entry(file("/lib64/crafted-lib64", "x\n")),
+        // As Ubuntu keeps the links of a merged /usr.
+        package("crafted-keeper", "")
+            .control(
+                "preinst",
+                "#!/bin/sh\nset -e\ndpkg-divert --package crafted-keeper --add --no-rename --divert /opt/kept.aside /opt/kept\n",
+            )
+            .entry(file("/usr/share/crafted/kept/one", "1\n"))
+            .entry(link("/opt/kept", "../usr/share/crafted/kept")),
+        package("crafted-kept", "Pre-Depends: crafted-keeper\n")
+            .control("preinst", "#!/bin/sh\nset -e\ntest -e /opt/kept/one\n")
+            .entry(file("/opt/kept/two", "2\n")),
         package("crafted-real", "").entry(file("/usr/share/crafted/real/one", "1\n")),
         package("crafted-alias", "Pre-Depends: crafted-real\n").entry(link("/usr/share/crafted/alias", "real")),
         package("crafted-through", "Pre-Depends: crafted-alias\n")

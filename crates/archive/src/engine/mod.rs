@@ -270,7 +270,13 @@ impl<'a> Engine<'a> {
         let (diversions, accounts) = (self.database.diversions()?, Accounts::read(&root)?);
         let watched: BTreeSet<PathBuf> =
             self.interests().filter(|name| name.starts_with('/')).map(PathBuf::from).collect();
-        let ground = Ground { diversions: &diversions, ownership, watched: &watched, accounts: &accounts };
+        let ground = Ground {
+            diversions: &diversions,
+            ownership,
+            watched: &watched,
+            accounts: &accounts,
+            these: places,
+        };
         let mut layer = Layer::new(&ground, &mut self.claims, root);
         let stage = self.stage.as_mut().context("laying packages after the last")?;
         let (mut laid, mut left, mut all_torn) = (BTreeMap::new(), Vec::new(), BTreeSet::new());

@@ -127,6 +127,8 @@ pub(super) struct Ground<'a> {
     pub watched: &'a BTreeSet<PathBuf>,
     /// Names of owners.
     pub accounts: &'a Accounts,
+    /// The places of the packages of this go.
+    pub these: &'a [usize],
 }
 
 /// Gives the files of packages their names, one package after the other.
@@ -282,8 +284,10 @@ impl<'a> Layer<'a> {
         owner: (Uid, Gid),
         mode: Mode,
     ) -> Result<Option<Outcome>> {
-        let (parent, name) = self.root.parent(path)?;
-        let key = canonical(path);
+        // Debian and Ubuntu keep the links of a merged /usr by diverting these names, for directories too.
+        let at = self.diverted(turn, path);
+        let (parent, name) = self.root.parent(&at)?;
+        let key = canonical(&at);
         let settle = || -> Result<()> {
             own(&parent, name, owner)?;
             fchmodat(&*parent, name, mode, FchmodatFlags::FollowSymlink).context("setting its mode")
@@ -297,16 +301,19 @@ impl<'a> Layer<'a> {
                     settle()?;
                 }
             }
-            Some(Claim::Other(_)) => return Ok(Some(torn(path))),
+            // One that was there before is left, as a directory is, if it leads to one.
+            Some(Claim::Other(by)) if !self.ground.these.contains(by) && self.root.directory(&at).is_ok() => {
+            }
+            Some(Claim::Other(_)) => return Ok(Some(torn(&at))),
             None => match mkdirat(&*parent, name, Mode::from_bits_truncate(0o755)) {
                 Ok(()) => {
                     settle()?;
                     self.claims.0.insert(key, Claim::Directory(Some(turn.place)));
-                    self.notice(turn, path);
+                    self.notice(turn, &at);
                 }
                 Err(Errno::EEXIST) => {
                     // A directory or a link to one is left as it is; anything else is in the way.
-                    self.root.directory(path).context("using it as a directory")?;
+                    self.root.directory(&at).context("using it as a directory")?;
                     self.claims.0.insert(key, Claim::Directory(None));
                 }
                 Err(e) => return Err(e).context("making the directory"),
