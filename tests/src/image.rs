@@ -189,12 +189,24 @@ impl Image {
         self.parts.iter().find(|p| p.name == name).with_context(|| format!("no partition is called {name}"))
     }
 
-    /// Text of a file on the ESP, through mtools.
+    /// Content of a file on the ESP, through mtools.
     pub fn esp_file(&self, path: &str) -> Result<Vec<u8>> {
-        let esp = self.parts.iter().find(|p| p.filesystem == "vfat").context("there is no ESP")?;
-        let image = format!("{}@@{}", self.file.display(), esp.start);
-        let read = Cmd::new("mtype").args(["-i", &image, &format!("::{path}")]);
+        let read = Cmd::new("mtype").args(["-i", &self.esp()?, &format!("::{path}")]);
         Ok(run(read)?.stdout)
+    }
+
+    /// Replaces a file there.
+    pub fn put_esp_file(&self, path: &str, content: &[u8]) -> Result<()> {
+        let copy = tempfile::NamedTempFile::new().context("making a file to copy")?;
+        std::fs::write(copy.path(), content).context("writing a file to copy")?;
+        let put = Cmd::new("mcopy").args(["-o", "-i", &self.esp()?]).arg(copy.path());
+        run(put.arg(format!("::{path}"))).map(drop)
+    }
+
+    /// The ESP as mtools name it.
+    fn esp(&self) -> Result<String> {
+        let esp = self.parts.iter().find(|p| p.filesystem == "vfat").context("there is no ESP")?;
+        Ok(format!("{}@@{}", self.file.display(), esp.start))
     }
 
     fn unmount_all(&mut self) {

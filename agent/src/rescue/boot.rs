@@ -157,10 +157,9 @@ fn ours(
             "start the computer from its disk, or from this medium with *Install this computer*: the installation goes on",
         ));
     }
-    let distribution = match release(&inside.release, "ID").as_deref() {
-        Some("debian") => Distribution::Debian,
-        Some("ubuntu") => Distribution::Ubuntu,
-        other => bail!(unusual(system, format!("it calls itself `{}`", other.unwrap_or_default()))),
+    let Some(distribution) = target::distribution_of(&inside.release) else {
+        let name = target::release(&inside.release, "ID").unwrap_or_default();
+        bail!(unusual(system, format!("it calls itself `{name}`")));
     };
     let (boot_disk, _) = on_partition(machine, boot, system)?;
     let mut layout = Layout { root: AT.into(), ..Layout::default() };
@@ -316,7 +315,7 @@ fn other(
         let needed = ["/", "/boot"].contains(&place.as_str()) || NEEDED.contains(&place.as_str());
         needed || (efi == Some(place.as_str()))
     });
-    let name = release(&inside.release, "PRETTY_NAME").unwrap_or_else(|| "Linux".into());
+    let name = target::release(&inside.release, "PRETTY_NAME").unwrap_or_else(|| "Linux".into());
     let steps =
         commands.iter().map(|c| format!("run inside {name} on {}: {}", system.name, c.join(" "))).collect();
     Ok(Repair {
@@ -325,12 +324,6 @@ fn other(
         mounts: used.cloned().collect(),
         how: How::Other { commands },
     })
-}
-
-/// A value of an os-release.
-fn release(text: &str, key: &str) -> Option<String> {
-    let value = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='))?;
-    Some(value.trim().trim_matches(['"', '\'']).to_owned()).filter(|v| !v.is_empty())
 }
 
 /// Refuses a disk whose first sector starts Windows, or may.

@@ -19,6 +19,7 @@
 //! | [`desk`] | where people postpone |
 //! | [`prefetch`] | fetches the packages of a signed lock beforehand, slowly |
 //! | [`installer`] | whether the installer on the boot partition is whole; GRUB's environment |
+//! | [`loader`] | whether the computer starts by the loaders that its packages have now |
 //! | [`returned`] | what follows where this system was started again because there is no new one |
 //! | [`logs`] | the logs, without secrets |
 //! | [`time`] | the clock, before orders are judged by it |
@@ -33,6 +34,7 @@ mod confirm;
 mod desk;
 mod installer;
 mod letters;
+mod loader;
 mod logs;
 mod people;
 mod prefetch;
@@ -180,6 +182,10 @@ pub fn run(root: &Path, options: Options) -> Result<()> {
         if let Err(error) = returned::take_back(root, runner).and_then(|()| settle(root, runner)) {
             eprintln!("telling the boot menu that the system has started: {error:#}");
         }
+        if is_the_one(root) {
+            loader::keep(root, runner);
+            loader::watch(root, runner);
+        }
     }
     let resident = Resident::open(root)?;
     if options.once {
@@ -237,16 +243,20 @@ pub fn run(root: &Path, options: Options) -> Result<()> {
 /// # Errors
 /// What is to be written to the boot partition could not be.
 pub fn settle(root: &Path, runner: &dyn Runner) -> Result<()> {
-    let shown = match second_root::standing(root) {
-        Standing::Alone => true,
-        Standing::New => Resident::open(root).is_ok_and(|resident| !resident.is_awaited()),
-        Standing::Back | Standing::Guest => false,
-    };
-    if !shown {
+    if !is_the_one(root) {
         return Ok(());
     }
     installer::settle(root, runner)?;
     second_root::release(root).map(note_release)
+}
+
+/// Whether this system is the computer's, and has shown that it stays.
+fn is_the_one(root: &Path) -> bool {
+    match second_root::standing(root) {
+        Standing::Alone => true,
+        Standing::New => Resident::open(root).is_ok_and(|resident| !resident.is_awaited()),
+        Standing::Back | Standing::Guest => false,
+    }
 }
 
 fn note_release(released: bool) {

@@ -19,6 +19,7 @@ use super::bios::{self, Room};
 use super::esp::EspFiles;
 use super::firmware::{self, Entry};
 use super::menu;
+use super::signed;
 use super::{Job, Watch};
 use crate::durable;
 use crate::probe::disk;
@@ -246,30 +247,14 @@ fn for_efi(with: &Tools<'_>, root: &Root, watch: &mut dyn Watch) -> Result<()> {
     let prefix_is = prefix_of(uuid);
     let where_it_is = menu_of(uuid);
     let mut files = EspFiles::default();
-    let read = |names: &[&str]| -> Result<Option<Vec<u8>>> {
-        for name in names {
-            if let Some(content) = root.read(name)? {
-                return Ok(Some(content));
+    let loader = match signed::loaders(root)? {
+        Some(loaders) => {
+            for loader in loaders {
+                loader.places(ours).iter().for_each(|place| files.add(place, loader.content.clone()));
             }
-        }
-        Ok(None)
-    };
-    let shim = read(&["usr/lib/shim/shimx64.efi.signed", "usr/lib/shim/shimx64.efi.signed.latest"])?;
-    let grub = read(&["usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"])?;
-    let manager = read(&["usr/lib/shim/mmx64.efi.signed", "usr/lib/shim/mmx64.efi"])?;
-    let loader = match (&shim, &grub) {
-        (Some(shim), Some(grub)) => {
-            for dir in ["EFI/BOOT", &format!("EFI/{ours}")] {
-                files.add(&format!("{dir}/grubx64.efi"), grub.clone());
-                if let Some(manager) = &manager {
-                    files.add(&format!("{dir}/mmx64.efi"), manager.clone());
-                }
-            }
-            files.add(&format!("EFI/{ours}/shimx64.efi"), shim.clone());
-            files.add("EFI/BOOT/BOOTX64.EFI", shim.clone());
             "shimx64.efi"
         }
-        _ => {
+        None => {
             watch.warn(Issue::new(
                 "not-signed",
                 "packages",

@@ -29,6 +29,7 @@ mod network;
 mod packages;
 mod people;
 mod resident;
+mod signed;
 mod sources;
 mod system;
 mod users;
@@ -51,6 +52,7 @@ use crate::storage::Layout;
 
 pub use choose::{Choice, choose, request};
 pub use people::People;
+pub(crate) use signed::renew as renew_loaders;
 
 /// Where packages lie that are staged on the new root, at its top.
 pub const STAGE: &str = ".akene-stage";
@@ -197,6 +199,21 @@ pub fn repair_loader(
     // The menu first: it is only replaced when it is whole, and a loader without one starts nothing.
     menu::renew(layout, root, runner).context("making the boot loader's menu anew")?;
     bootloader::put_on_disk(&tools, root, watch).context("putting the boot loader on the disk")
+}
+
+/// A value of an os-release.
+pub(crate) fn release(text: &str, key: &str) -> Option<String> {
+    let value = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='))?;
+    Some(value.trim().trim_matches(['"', '\'']).to_owned()).filter(|v| !v.is_empty())
+}
+
+/// The distribution an os-release is of, if it is one of ours.
+pub(crate) fn distribution_of(release_text: &str) -> Option<Distribution> {
+    match release(release_text, "ID")?.as_str() {
+        "debian" => Some(Distribution::Debian),
+        "ubuntu" => Some(Distribution::Ubuntu),
+        _ => None,
+    }
 }
 
 fn boot_uuid(layout: &Layout) -> Result<&str> {

@@ -148,7 +148,8 @@ fn prepare_root(job: &Job<'_>, root: &mut Root) -> Result<()> {
 fn preseed(job: &Job<'_>, tools: &Tools) -> Result<()> {
     let mut lines = system::debconf(job);
     if let Some(first) = job.layout.boot_disk() {
-        // Upgrades of the boot loader install it again where this says. Kernel names change from boot to boot.
+        // Where `dpkg-reconfigure grub-pc` puts it. Upgrades leave a BIOS' loader as it is: with its own modules it goes on for
+        // ever, and signed ones are renewed by the resident agent. Kernel names change from boot to boot.
         let device =
             |d: &crate::storage::MountedDisk| d.by_id.clone().unwrap_or_else(|| d.path.display().to_string());
         let others = bootloader::started_disks(job.layout)?.into_iter().map(|(disk, _)| disk);

@@ -11,7 +11,7 @@ const UNIT: &str = "\
 [Unit]
 Description=Akene agent: reports to the site's server and takes its orders
 Wants=network-online.target
-After=systemd-user-sessions.service
+After=systemd-user-sessions.service boot-efi.mount
 RequiresMountsFor=/boot
 
 [Service]

@@ -1,9 +1,10 @@
 //! The main job: from the medium to the installed system that has confirmed itself.
 
 use std::path::Path;
+use std::time::Duration;
 
 use akene_tests::checks::{self, Expected};
-use akene_tests::image::{Opened, digest};
+use akene_tests::image::{Image, Opened, digest};
 use akene_tests::journey::{self, Journey, Put};
 use akene_tests::mirror::Mirror;
 use akene_tests::secrets::Secrets;
@@ -23,6 +24,7 @@ fn whole_way(firmware: Firmware, put: Put, memory: u32, clock: Option<&str>) {
     let (mut machine, disk) = journey::machine_with_disk(firmware, dir.path(), 8).unwrap();
     (machine.memory, machine.clock) = (memory, clock.map(String::from));
     let stays = format!("Value: /dev/disk/by-id/virtio-{}-0\n", machine.serial);
+    let installed = Machine { clock: None, ..machine.clone() };
     let mut journey = Journey::begin(site, &built.iso(), put, machine, dir.path()).unwrap();
     // The packages of the new system are being unpacked: only the image's own boot loader is on the disk.
     let there = [
@@ -48,11 +50,39 @@ fn whole_way(firmware: Firmware, put: Put, memory: u32, clock: Option<&str>) {
     secrets.not_shown_by(&site).unwrap();
     secrets.not_told_to_the_kernel(&disk).unwrap();
     checks::installed(&disk, &expected(&secrets)).unwrap();
-    // Upgrades of the boot loader put it where debconf says, and kernel names change from start to start.
+    // Who installs the boot loader again finds where, and kernel names change from start to start.
     let root = Opened::new(&disk, "akene-root").unwrap();
     let answers = std::fs::read_to_string(root.path("var/cache/debconf/config.dat")).unwrap();
     let asked = answers.split("\n\n").find(|a| a.starts_with("Name: grub-pc/install_devices\n"));
     assert!(asked.is_some_and(|a| a.contains(&stays)), "{asked:?}");
+    drop(root);
+    if firmware == Firmware::SecureBoot {
+        renews_loaders(&installed, &disk, &dir.path().join("machine"), &mirror.host.distribution);
+    }
+}
+
+/// What packages bring for the EFI system partition comes there, whatever their own scripts do. (That of keys starts nothing:
+/// any other would have to be an older one that is signed.)
+fn renews_loaders(machine: &Machine, disk: &Path, dir: &Path, distribution: &str) {
+    let places = ["BOOT", distribution].map(|place| format!("/EFI/{place}/mmx64.efi"));
+    let there = || places.each_ref().map(|path| Image::open(disk).unwrap().esp_file(path).unwrap());
+    let packaged = there();
+    assert!(packaged[0].starts_with(b"MZ"));
+    places
+        .iter()
+        .for_each(|path| Image::open(disk).unwrap().put_esp_file(path, b"before the upgrade").unwrap());
+    assert_ne!(there(), packaged);
+    // Nothing on the console says when the agent has come to it.
+    for patience in [1, 2, 4] {
+        let mut vm = machine.start(dir).unwrap();
+        vm.expect("login:", 40 * MINUTE).unwrap();
+        std::thread::sleep(Duration::from_secs(30) * patience);
+        vm.switch_off(10 * MINUTE).unwrap();
+        if there() == packaged {
+            return;
+        }
+    }
+    panic!("the loaders on the partition are not those of the packages");
 }
 
 /// The least memory an installation has to do with. The oldest of the machines have it; a BIOS is what they have, too, and a battery

@@ -268,10 +268,11 @@ fn item<R: Read>(
     let header = entry.header();
     let id = |of: io::Result<u64>, what: &'static str| u32::try_from(of.context(what)?).context(what);
     let (uid, gid) = (id(header.uid(), "reading its owner")?, id(header.gid(), "reading its group")?);
-    let name = |name: Result<Option<&str>, std::str::Utf8Error>| -> Option<Box<str>> {
-        name.unwrap_or(None).filter(|n| !n.is_empty()).map(Into::into)
+    // Nearly everything is root's, which has the same number everywhere.
+    let name = |name: Result<Option<&str>, std::str::Utf8Error>, number: u32| -> Option<Box<str>> {
+        name.unwrap_or(None).filter(|n| !n.is_empty() && (number, *n) != (0, "root")).map(Into::into)
     };
-    let (user, group) = (name(header.username()), name(header.groupname()));
+    let (user, group) = (name(header.username(), uid), name(header.groupname(), gid));
     let mode = header.mode().context("reading its mode")? & 0o7777;
     let seconds = i64::try_from(header.mtime().context("reading its time")?).unwrap_or(0);
     let what = match header.entry_type() {

@@ -32,16 +32,20 @@ pub(super) const MAKER: &str = "update-initramfs";
 const WAITING: &str = ".akene-start";
 
 /// Settings and hooks they are made from, as the hooks of Debian and Ubuntu read them; everything below.
-const INPUTS: [&str; 30] = [
+const INPUTS: [&str; 36] = [
     "etc/cryptsetup-initramfs",
     "etc/cryptsetup-keys.d",
     "etc/crypttab",
     "etc/console-setup",
+    "etc/default/amd64-microcode",
     "etc/default/console-setup",
+    "etc/default/intel-microcode",
     "etc/default/keyboard",
+    "etc/default/zfs",
     "etc/dropbear",
     "etc/fonts",
     "etc/fstab",
+    "etc/hostid",
     "etc/initramfs-tools",
     "etc/iscsi",
     "etc/kernel",
@@ -52,7 +56,9 @@ const INPUTS: [&str; 30] = [
     "etc/modprobe.d",
     "etc/modules",
     "etc/modules-load.d",
+    "etc/multipath",
     "etc/multipath.conf",
+    "etc/nvme",
     "etc/plymouth",
     "etc/systemd/network",
     "etc/udev",
