@@ -31,8 +31,10 @@ use crate::storage::{Layout, MountedDisk};
 /// GRUB's menu, on the boot partition.
 pub(super) const MENU: &str = "grub/grub.cfg";
 
-/// Modules with which a core image reaches the boot partition; all others are loaded from there.
-const CORE_MODULES: [&str; 10] = [
+/// Modules with which a core image reaches the boot partition and starts what is there; all others, which only make it look better,
+/// are loaded from there. Another GRUB's modules take the place of its own a moment before another core image does, and a power
+/// cut between the two must leave one that has no use for them.
+pub(super) const CORE_MODULES: [&str; 13] = [
     "part_gpt",
     "part_msdos",
     "ext2",
@@ -43,6 +45,9 @@ const CORE_MODULES: [&str; 10] = [
     "search_label",
     "configfile",
     "test",
+    "echo",
+    "linux",
+    "loadenv",
 ];
 
 /// Takes what an earlier system left on the boot partition, which is never formatted: its kernels have no

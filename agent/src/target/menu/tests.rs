@@ -247,3 +247,27 @@ fn a_menu_that_starts_a_kernel_without_modules_is_refused() {
         assert!(check_menu(&layout, &root).is_err(), "{other}");
     }
 }
+
+/// Whatever modules lie on the boot partition: they may be another GRUB's.
+#[test]
+fn a_core_image_knows_every_command_that_starts_something() {
+    let Ok(list) = fs::read_to_string("/usr/lib/grub/i386-pc/command.lst") else {
+        eprintln!("SKIPPED: there is no GRUB for a BIOS here");
+        return;
+    };
+    let modules: std::collections::BTreeMap<&str, &str> =
+        list.lines().filter_map(|line| line.trim_start_matches('*').split_once(": ")).collect();
+    assert_eq!(modules.get("linux"), Some(&"linux"));
+    let texts = [
+        unfinished("1234-ABCD", &["ttyS0,115200".into()]),
+        returned("1234-ABCD", &[], &old()),
+        guard("1234-ABCD", None, Some(&old())),
+        entries("1234-ABCD", "", false, Some(&old())),
+    ];
+    let text = texts.concat();
+    let commands = text.split(['\n', ';']).filter_map(|line| line.trim().split(' ').next());
+    let mut loaded: Vec<&str> = commands.filter_map(|command| modules.get(command).copied()).collect();
+    loaded.push(modules["["]);
+    loaded.retain(|module| !crate::target::bootloader::CORE_MODULES.contains(module));
+    assert_eq!(loaded, Vec::<&str>::new());
+}
