@@ -138,3 +138,41 @@ impl Board {
         looked.is_some_and(|at| at.elapsed() < WATCHED)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use akene_protocol::order::{Plain, Task, VERSION};
+    use akene_protocol::{Envelope, Order, OrderId};
+    use ed25519_dalek::SigningKey;
+    use jiff::SignedDuration;
+
+    use super::*;
+
+    /// Nothing changes in the database at the moment an order runs out.
+    #[test]
+    fn an_order_that_has_run_out_since_it_was_read_is_not_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("akene.db");
+        Db::open(&path).unwrap();
+        let board = Board::open(&path).unwrap();
+        let machine = MachineId([1; 16]);
+        let order = |n: u8, hours: i64| {
+            let (id, issued) = (OrderId([n; 16]), Timestamp::now() - SignedDuration::from_hours(2));
+            let expires = Timestamp::now() + SignedDuration::from_hours(hours);
+            let order = Order { version: VERSION, id, machine, task: Task::Logs(Plain {}), issued, expires };
+            let envelope = Envelope::sign(&order, &SigningKey::from_bytes(&[1; 32]));
+            Open { id, machine, expires, envelope }
+        };
+        let shows = |orders: Vec<Open>| {
+            board.shown.write().unwrap().insert(machine, orders);
+            (board.tag(machine), board.orders(machine).orders.len())
+        };
+        let nothing = (NOTHING.to_owned(), 0);
+        assert_eq!(shows(vec![]), nothing);
+        assert_eq!(shows(vec![order(1, -1)]), nothing);
+        let open = shows(vec![order(2, 1)]);
+        assert!(open.0 != NOTHING && open.1 == 1, "{open:?}");
+        assert_eq!(shows(vec![order(1, -1), order(2, 1)]), open);
+        assert_ne!(shows(vec![order(1, 1), order(2, 1)]), open);
+    }
+}

@@ -169,12 +169,12 @@ fn every_wrong_order_has_its_own_refusal() {
     let bundle: Bundle = answer.profile.open(&rig.server().site_key).unwrap();
     assert_eq!(bundle.profile.storage.unwrap().keep_homes, Some(false));
 
+    let brief = given(&rig, &who, json!({ "task": "reinstall" }));
+    assert_eq!(open_orders(&rig, &who).iter().map(|o| o.id).collect::<Vec<_>>(), [brief]);
+    backdate(&rig, brief, ago(2), ago(1));
+    // Given by the server itself, which reads all of them anew then.
     let reboot = given(&rig, &other, json!({ "task": "reboot" }));
     assert_eq!(code(&install(&rig, &other, run_id(6), 2, reboot)), "order-of-another-kind");
-
-    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(1);
-    let brief = given(&rig, &who, json!({ "task": "reinstall", "expires": soon.to_string() }));
-    std::thread::sleep(Duration::from_millis(1200));
     assert_eq!(code(&install(&rig, &who, run_id(7), 1, brief)), "order-expired");
     refused(say(&rig, &who, brief, &Progress::Begun), 409, "order-expired");
     assert!(open_orders(&rig, &who).is_empty());
@@ -491,7 +491,8 @@ fn while_somebody_watches_an_order_is_heard_of_at_once() {
         assert_eq!(count, 1);
         heard.saturating_duration_since(given)
     });
-    assert!(heard < Duration::from_secs(2), "{heard:?}");
+    // Not when its question would have been answered anyway.
+    assert!(heard < Duration::from_secs(20), "{heard:?}");
     println!("heard of after {heard:?}");
 }
 
@@ -517,8 +518,8 @@ fn the_commands_give_list_and_take_back() {
     assert!(said.contains("counts until 2099-01-01T14:00:00Z"), "{said}");
     let again = run(&args).unwrap_err();
     assert!(format!("{again:#}").contains("--replace"), "{again:#}");
-    // Local time, as `date` understands it.
-    run(&["order", &asset, "reboot", "--at", "tomorrow 02:00"]).unwrap();
+    // Local time, as `date` understands it. At noon, since the night misses an hour once a year.
+    run(&["order", &asset, "reboot", "--at", "tomorrow 12:00"]).unwrap();
     let list = |more: &[&str]| {
         let cmd = Cmd::new(env!("CARGO_BIN_EXE_akene-server"))
             .args(["orders", "list"])
