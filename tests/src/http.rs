@@ -63,6 +63,8 @@ pub enum Fault {
     Loops,
     /// The real answer, after this time, or when there is no fault any more.
     Late(Duration),
+    /// This one for the first request, and then the real answers.
+    Once(Box<Fault>),
 }
 
 struct Shared {
@@ -187,10 +189,21 @@ fn converse(stream: &TcpStream, shared: &Shared) -> Result<()> {
     }
 }
 
+/// The fault to serve a request for this path.
+fn fault(shared: &Shared, path: &str) -> Option<Fault> {
+    let mut faults = lock(&shared.faults);
+    let (end, fault) = faults.iter().find(|(end, _)| path.ends_with(end.as_str()))?;
+    match (end.clone(), fault.clone()) {
+        (end, Fault::Once(fault)) => {
+            faults.remove(&end);
+            Some(*fault)
+        }
+        (_, fault) => Some(fault),
+    }
+}
+
 fn answer(shared: &Shared, path: &str) -> Answer {
-    let fault =
-        lock(&shared.faults).iter().find(|(end, _)| path.ends_with(end.as_str())).map(|(_, f)| f.clone());
-    match fault {
+    match fault(shared, path) {
         None => (shared.handler)(path),
         Some(Fault::Missing) => Answer::Missing,
         Some(Fault::Bytes(bytes)) => Answer::Bytes(bytes),
@@ -373,5 +386,8 @@ mod tests {
         assert!(get(&server, "GET /a~b HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
         server.mend();
         assert!(get(&server, "GET /a~b HTTP/1.1\r\n\r\n").ends_with("0123456789"));
+        server.fault("~b", Fault::Once(Box::new(Fault::Flipped)));
+        let both = get(&server, "GET /a~b HTTP/1.1\r\n\r\nGET /a~b HTTP/1.1\r\n\r\n");
+        assert!(both.contains("0123456788HTTP") && both.ends_with("0123456789"), "{both}");
     }
 }

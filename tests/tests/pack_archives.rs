@@ -233,14 +233,11 @@ fn a_mirror_in_the_middle_of_an_update() {
 
     // It has become whole by the time it is asked again.
     site.server.mend();
-    site.server.fault(INDEX, Fault::Flipped);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            std::thread::sleep(std::time::Duration::from_secs(2));
-            site.server.mend();
-        });
-        site.apt(&first).update(&SystemRunner, &mut |_| {}).unwrap();
-    });
+    site.server.fault(INDEX, Fault::Once(Box::new(Fault::Flipped)));
+    site.server.take_served();
+    site.apt(&first).update(&SystemRunner, &mut |_| {}).unwrap();
+    let asked = site.server.take_served();
+    assert_eq!(asked.iter().filter(|path| path.ends_with(INDEX)).count(), 2, "{asked:?}");
 }
 
 #[test]
@@ -251,23 +248,22 @@ fn a_mirror_that_crawls_is_left_for_the_next() {
     site.packages("second", &BASE);
     site.sign("second", &key, &Says::default(), &[]);
     let both = archive(&[site.url("main"), site.url("second")], &key.armoured());
-    let update = |archive: &Archive| {
-        let apt = site.apt(archive).patience(std::time::Duration::from_secs(3));
+    let update = |archive: &Archive, patience: u64| {
+        let apt = site.apt(archive).patience(std::time::Duration::from_secs(patience));
         let updated = apt.update(&SystemRunner, &mut |_| {});
         (updated.map_err(|e| e.downcast::<Issues>().unwrap_or_else(|e| panic!("not an issue: {e:#}")).0), apt)
     };
     // A byte a second: of the release, which is the first thing there is, and of an index.
     for what in ["main/dists/stable/InRelease".to_owned(), format!("main{INDEX}")] {
         site.server.fault(&what, Fault::Drips);
-        let started = std::time::Instant::now();
-        let issues = update(&crawls).0.unwrap_err();
+        let issues = update(&crawls, 3).0.unwrap_err();
         assert_eq!(codes(&issues), ["archive-unreachable"]);
         assert!(issues[0].message.contains("next to nothing came in 3 s"), "{}", issues[0]);
         assert_eq!(issues[0].path, site.url("main"));
-        let (updated, apt) = update(&both);
+        // The whole one has as long as the other had, on however busy a computer.
+        let (updated, apt) = update(&both, 10);
         updated.unwrap();
         assert_eq!(apt.mirrors().0, site.url("second"));
-        assert!(started.elapsed() < std::time::Duration::from_secs(60));
         site.server.mend();
     }
 }
