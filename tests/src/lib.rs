@@ -14,6 +14,7 @@ pub mod journey;
 pub mod mirror;
 pub mod native;
 pub mod people;
+pub mod port;
 pub mod reference;
 pub mod repository;
 pub mod roots;

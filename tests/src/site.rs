@@ -1,6 +1,6 @@
 //! A site of its own for each test: a directory, a running server, and what the server knows.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::mirror::Mirror;
+use crate::port::own_port;
 
 /// A key that opens the first user's account. Its other half was never kept.
 pub const SSH_KEY: &str =
@@ -115,11 +116,7 @@ impl Site {
 
     /// The same, with what new machines may lose: `none`, `blank` or `wipe`.
     pub fn with_consent(dir: &Path, host: &str, profile: &str, consent: &str) -> Result<Self> {
-        // Free now; nobody else asks for this very port in the moment it takes to start the server.
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .and_then(|listener| listener.local_addr())
-            .context("finding a free port")?
-            .port();
+        let port = own_port()?;
         let dir = dir.join("site");
         let init = Cmd::new(program("akene-server")?).arg("init").arg(&dir).args([
             "--url",

@@ -16,6 +16,7 @@ use akene_agent::net::tls::Dates;
 use akene_agent::net::{Online, Site};
 use akene_protocol::Sha256;
 use akene_protocol::stamp::Tls;
+use akene_tests::port::own_port;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PublicKeyData, date_time_ymd,
 };
@@ -280,8 +281,7 @@ fn servers_that_do_not_answer() {
     let tls = || Tls { ca: Some(ours.pem()), pins: vec![] };
     let online = online(loopback());
     // Refused: nobody listens.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    assert_eq!(outcome(&online, &site(free, tls())), "server-silent");
+    assert_eq!(outcome(&online, &site(own_port().unwrap(), tls())), "server-silent");
     // Accepted, then nothing. Our own patience is half a minute; the test's is not.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{NAME}:{}/v1/time", silent.local_addr().unwrap().port());

@@ -1,7 +1,7 @@
 //! What the tests of the whole way share: a site with a server, machines, and what is on their disks.
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,7 @@ use akene_server::site::init::{Options, init};
 use akene_server::{Config, Running, Server};
 use akene_tests::image::digest;
 use akene_tests::mirror::cache_dir;
+use akene_tests::port::own_port;
 
 /// A site with a server on loopback, and a disk image.
 pub struct Rig {
@@ -38,16 +39,15 @@ impl Rig {
         let dir = tempfile::tempdir_in(cache_dir().unwrap()).unwrap();
         init(&dir.path().join("site"), &Options::new("https://127.0.0.1:8443")).unwrap();
         fs::write(dir.path().join("site/profiles/default.toml"), profile).unwrap();
-        let mut rig = Rig { dir, server: None, address: "127.0.0.1:0".parse().unwrap() };
+        let address = (Ipv4Addr::LOCALHOST, own_port().unwrap()).into();
+        let mut rig = Rig { dir, server: None, address };
         rig.start();
         rig
     }
 
     pub fn start(&mut self) {
         let config = Config { dir: self.dir.path().join("site"), listen: Some(self.address) };
-        let server = Server::start(config).unwrap();
-        self.address = server.addr;
-        self.server = Some(server);
+        self.server = Some(Server::start(config).unwrap());
     }
 
     pub fn server(&self) -> &Running {

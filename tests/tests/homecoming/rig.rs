@@ -19,6 +19,7 @@ use akene_server::site::Site;
 use akene_server::site::init::{Options, init};
 use akene_server::site::media::{self, Registered};
 use akene_server::{Config as ServerConfig, Server};
+use akene_tests::port::own_port;
 use akene_tests::site::program;
 use akene_tests::small_image::SmallImage;
 use ed25519_dalek::SigningKey;
@@ -39,9 +40,7 @@ pub struct Rig {
 impl Rig {
     pub fn new() -> Rig {
         let dir = tempfile::tempdir().unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("https://{}", listener.local_addr().unwrap());
-        drop(listener);
+        let url = format!("https://127.0.0.1:{}", own_port().unwrap());
         let site = init(&dir.path().join("site"), &Options::new(&url)).unwrap();
         let config = fs::read_to_string(site.dir().join("site.toml")).unwrap();
         fs::write(site.dir().join("site.toml"), format!("{config}\n[limits]\npoll-seconds = 1\n")).unwrap();

@@ -1,7 +1,6 @@
 //! A site with a server, and the root of an installed system with its agent.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,11 +20,15 @@ use akene_protocol::profile::Distribution;
 use akene_protocol::stamp::{Source, Tls};
 use akene_protocol::{Bytes, Inventory, Issue, OrderId, PublicKey, RunId, Sha256, Stamp};
 use akene_tests::http::{Answer, Server as Files};
+use akene_tests::port::own_port;
 use akene_tests::site::program;
 
 /// What the mirror has: as the fetcher names it, and its content.
 pub const PACKAGES: [(&str, &str); 2] =
     [("one_1_all.deb", "the first package"), ("two_2_all.deb", "the second")];
+
+/// What people are told who would postpone something at any other time.
+pub const NOTHING: &str = "nothing is announced";
 
 /// The run that installed the system.
 const RUN: RunId = RunId([1; 8]);
@@ -75,8 +78,7 @@ impl Rig {
         })
         .unwrap();
         let site = dir.path().join("site");
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
+        let address = format!("127.0.0.1:{}", own_port().unwrap());
         let url = format!("https://{address}");
         let init = Cmd::new(program("akene-server").unwrap()).arg("init").arg(&site).args(["--url", &url]);
         SystemRunner.run(&init).unwrap();

@@ -16,6 +16,7 @@ use akene_tests::journey::Built;
 use akene_tests::mirror::Mirror;
 use akene_tests::native::{Orders, install};
 use akene_tests::people::{live_in, sums};
+use akene_tests::port::own_port;
 use akene_tests::site::{SSH_KEY, Site, TWO_ROOTS, outward_address, program, small_server, with_password};
 use akene_tests::vm::{Firmware, Machine, Vm};
 
@@ -477,7 +478,7 @@ fn an_administrator_gets_in_while_a_machine_waits_for_help() {
         std::fs::read_to_string(root.path("etc/ssh/ssh_host_ed25519_key.pub")).unwrap()
     };
 
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = own_port().unwrap();
     let mut described = Machine::new(Firmware::Bios);
     (described.disks, described.ssh) = (vec![machine.disk.clone()], Some(port));
     let mut vm = described.start(&machine.dir.path().join("waits")).unwrap();
