@@ -370,6 +370,21 @@ impl Rig {
         SystemRunner.run(&cmd).map(|out| out.text()).map_err(|error| format!("{error:#}"))
     }
 
+    /// The same as soon as there is something to postpone: people are told a moment before.
+    pub fn postpone_announced(&self) -> Result<String, String> {
+        self.wait_for("something is announced", |rig| {
+            Some(rig.postpone()).filter(|said| !said.as_ref().is_err_and(|error| error.contains(NOTHING)))
+        })
+    }
+
+    /// Waits until the agent has taken everything in hand one step further: what it was ordered last is the last in its turn.
+    pub fn takes_its_turn(&self) {
+        let done = |rig: &Rig| rig.orders().matches("inventory: done").count();
+        let before = done(self);
+        self.order(&["inventory"]);
+        self.wait("an inventory is taken", |rig| done(rig) > before);
+    }
+
     pub fn grub(&self, args: &[&str]) -> String {
         let cmd = Cmd::new("grub-editenv").arg(self.root.join("boot/grub/grubenv")).args(args);
         SystemRunner.run(&cmd).unwrap().text()
@@ -409,8 +424,16 @@ impl Rig {
     }
 
     pub fn wait(&self, what: &str, until: impl Fn(&Rig) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(40);
-        while !until(self) {
+        self.wait_for(what, |rig| until(rig).then_some(()));
+    }
+
+    /// Waits until there is something, and gives it.
+    fn wait_for<T>(&self, what: &str, get: impl Fn(&Rig) -> Option<T>) -> T {
+        let deadline = Instant::now() + Duration::from_secs(180);
+        loop {
+            if let Some(found) = get(self) {
+                return found;
+            }
             assert!(
                 Instant::now() < deadline,
                 "waiting until {what}\nthe agent:\n{}\norders:\n{}\ntold:\n{}",
