@@ -116,7 +116,8 @@ fn two_kinds_of_orders_begin_one_after_the_other() {
     rig.order(&["reboot", "--warn", "3s"]);
     rig.start();
     rig.wait("the restart", |rig| rig.done("systemctl") == "reboot\n");
-    // People were told once, of one of them; the other waits, also when its turn has come again.
+    // People were told once, of one of them; the other has what it needs and waits, also when its turn has come again.
+    rig.wait("the packages are there", |rig| rig.log().contains("are on this computer"));
     rig.takes_its_turn();
     assert_eq!(rig.told().matches("Cela commence dans").count(), 1, "{}", rig.told());
     assert_eq!(rig.done("systemctl"), "reboot\n");
