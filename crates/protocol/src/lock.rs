@@ -12,6 +12,7 @@
 mod age;
 mod request;
 mod signed;
+mod snap;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::Sha256;
 use crate::issue::Issue;
+use crate::profile::Distribution;
 use crate::resolve::Archive;
 use crate::size::Bytes;
 
@@ -56,6 +58,11 @@ impl Lock {
     /// See [`crate::versioned::parse`].
     pub fn parse(text: &[u8]) -> Result<Self, Issue> {
         crate::versioned::parse(text, "lock", VERSION)
+    }
+
+    /// Those of its packages that hold no program and only fetch a snap, each as a warning, `package-is-a-snap`.
+    pub fn snaps(&self, distribution: Distribution) -> Vec<Issue> {
+        snap::snaps(distribution, self.packages.iter().map(|p| (p.name.as_str(), p.version.as_str())))
     }
 
     /// Bytes to fetch.

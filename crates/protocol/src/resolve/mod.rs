@@ -247,6 +247,10 @@ fn append_names(lower: &mut Vec<String>, upper: &[String]) {
     }
 }
 
+/// Packages that conflict with `initramfs-tools`, which every system gets: that has its settings and hooks from us. So
+/// in bookworm, trixie, noble. Their `-core` packages conflict with nothing.
+const OTHER_INITRAMFS: [&str; 2] = ["dracut", "tiny-initramfs"];
+
 /// The name in `name=version`.
 fn package_name(package: &str) -> &str {
     package.split('=').next().unwrap_or(package)
@@ -436,6 +440,23 @@ impl Merged {
                 format!("take it out of one of them: \"-{name}\" in the profile's list"),
             ));
         }
+        let unsupported = layer.packages.iter().filter(|p| OTHER_INITRAMFS.contains(&package_name(p)));
+        self.issues.extend(unsupported.map(|package| {
+            let layers = bundle.classes.iter().filter(|(name, _)| self.classes.contains(name));
+            let layers = layers
+                .map(|(name, class)| (format!("classes/{name}"), class))
+                .chain([(format!("profiles/{}", bundle.name), &bundle.profile)]);
+            // The uppermost has the say, also about the version.
+            let path = layers.filter(|(_, layer)| layer.packages.contains(package)).last();
+            let name = package_name(package);
+            Issue::new(
+                "package-not-supported",
+                path.map_or("packages".to_owned(), |(layer, _)| format!("{layer}: packages")),
+                format!("`{name}` takes the place of `initramfs-tools`, by which installed systems start"),
+                "take it out of the list; the parts of dracut that stand beside `initramfs-tools` (`dracut-core`) may \
+                 stay",
+            )
+        }));
         let mut kernel = layer.kernel.unwrap_or_default();
         kernel.package.get_or_insert_with(|| archive.distribution.default_kernel().to_owned());
         let storage = defaults::storage(layer.storage.unwrap_or_default(), inventory, &mut self.issues);

@@ -334,6 +334,24 @@ proptest! {
 }
 
 #[test]
+fn another_maker_of_the_initramfs_is_refused_where_it_is_asked_for() {
+    for (classes, profile, path) in [
+        (&[][..], "packages = [\"dracut\"]", "profiles/desk: packages"),
+        (&["packages = [\"tiny-initramfs=0.1-5\"]"], "", "classes/a: packages"),
+        (&["", "packages = [\"dracut\", \"less\"]"], "packages = [\"nano\"]", "classes/b: packages"),
+        (&["packages = [\"dracut\"]"], "packages = [\"dracut=059-4\"]", "profiles/desk: packages"),
+    ] {
+        let found = issues(classes, &format!("{profile}\n{APT}"));
+        let [issue] = &found[..] else { panic!("{profile}: {found:?}") };
+        assert_eq!((issue.code.as_str(), issue.path.as_str()), ("package-not-supported", path));
+        assert!(issue.message.contains("initramfs-tools") && !issue.next.is_empty(), "{issue}");
+    }
+    // What only has a like name, and what was taken out again.
+    resolved(&[], "packages = [\"dracut-core\", \"tiny-initramfs-core\"]");
+    resolved(&["packages = [\"dracut\"]"], "packages = [\"-dracut\"]");
+}
+
+#[test]
 fn lists_of_names_grow_and_shrink_by_layers() {
     let class = "packages = [\"hello=2.10-3\"]\napt = { never = [\"snapd\", \"popularity-contest\"], hold = [\"hello\"] }";
     let above =
