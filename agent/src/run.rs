@@ -345,6 +345,9 @@ fn steps<E: Effects>(
     let lock = effects.packages(&solved).clone();
     let size = lock.download_size();
     reporter.info(format!("{} packages, {size} to fetch", lock.packages.len()));
+    for snap in lock.snaps(resolved.archive.distribution) {
+        reporter.warn(snap.to_string());
+    }
     effects.people(&plan, &inventory, &resolved);
     let shelters = effects.shelters(&plan, &inventory, &lock, &allowed);
     let old_system = stage::has_old_system(&plan, &inventory);

@@ -49,6 +49,8 @@ struct World {
     permission: Option<Consent>,
     fails: Option<(&'static str, Issue)>,
     medium: bool,
+    /// Of which distribution, and the version of its one package.
+    of: (Distribution, &'static str),
     /// At which step, and whether with the disks mounted.
     reports: Vec<(String, bool)>,
 }
@@ -63,6 +65,7 @@ impl World {
             permission: Some(Consent::Blank),
             fails: None,
             medium: false,
+            of: (Distribution::Debian, "1"),
             reports: vec![],
         }
     }
@@ -92,8 +95,7 @@ impl Effects for World {
     }
     fn orders(&mut self, _: &Identity, _: &Inventory) -> Result<Orders> {
         self.step("orders")?;
-        let apt =
-            Apt { distribution: Some(Distribution::Debian), suite: Some("trixie".into()), ..Apt::default() };
+        let apt = Apt { distribution: Some(self.of.0), suite: Some("any".into()), ..Apt::default() };
         let profile = Layer { apt: Some(apt), ..Layer::default() };
         let bundle =
             Bundle { site: "s".into(), name: "p".into(), revision: "1".into(), classes: vec![], profile };
@@ -108,7 +110,7 @@ impl Effects for World {
         self.step("solve")?;
         let package = LockedPackage {
             name: "a".into(),
-            version: "1".into(),
+            version: self.of.1.into(),
             architecture: "all".into(),
             size: Bytes::mib(500),
             sha256: Sha256::of(b""),
@@ -302,6 +304,21 @@ fn what_may_pass_is_tried_again_before_the_disks_change() {
     let (result, calls, _) = run(&mut world);
     assert_eq!(result.unwrap_err().issues[0].code, "server-silent");
     assert_eq!(calls.iter().filter(|c| *c == "orders").count(), 2);
+}
+
+#[test]
+fn whoever_watches_is_told_of_a_package_that_only_fetches_a_snap() {
+    let warned = |of| {
+        let mut world = World { of, ..World::new() };
+        let (result, _, events) = run(&mut world);
+        assert!(result.is_ok(), "{result:?}");
+        let about =
+            |e: &&Event| matches!(&e.kind, EventKind::Log { message, .. } if message.contains("[package-is-a-snap]"));
+        events.iter().filter(about).count()
+    };
+    assert_eq!(warned((Distribution::Ubuntu, "1:1snap1-0ubuntu5")), 1);
+    assert_eq!(warned((Distribution::Ubuntu, "1.0-0ubuntu5")), 0);
+    assert_eq!(warned((Distribution::Debian, "1:1snap1-0ubuntu5")), 0);
 }
 
 #[test]

@@ -97,7 +97,7 @@ pub struct Made {
     pub lock: ProfileLock,
     /// Kinds of machines that have no answer in it, and why.
     pub left_out: Vec<(String, Issues)>,
-    /// What was noted while the indexes were read for it.
+    /// What was noted while the indexes were read for it, and what of its packages is none.
     pub notes: Vec<Issue>,
 }
 
@@ -117,6 +117,7 @@ pub fn make(
     let mut pool = Pool::default();
     let mut archives: Vec<ArchiveSettings> = Vec::new();
     let mut selections = Vec::new();
+    let mut snaps: Vec<Issue> = Vec::new();
     for (done, variant) in variants.list.iter().enumerate() {
         let apt = snapshots.of(runner, &variant.archive, progress)?;
         let total = variants.list.len() as u64;
@@ -132,6 +133,7 @@ pub fn make(
                 Err(error) => return Err(error.context(format!("choosing packages for {}", variant.what))),
             },
         };
+        snaps.extend(lock.snaps(variant.archive.distribution));
         let is_own =
             |package: &LockedPackage| variant.archive.local.iter().any(|p| p.sha256 == package.sha256);
         let places: Vec<usize> = lock
@@ -172,7 +174,10 @@ pub fn make(
         selections,
     };
     lock.check()?;
-    Ok(Made { lock, left_out, notes: std::mem::take(&mut snapshots.notes) })
+    snaps.sort_by(|a, b| (&a.path, &a.message).cmp(&(&b.path, &b.message)));
+    snaps.dedup();
+    let notes = std::mem::take(&mut snapshots.notes).into_iter().chain(snaps).collect();
+    Ok(Made { lock, left_out, notes })
 }
 
 /// Packages and releases, each once, in the order they were first met.
