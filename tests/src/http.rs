@@ -35,6 +35,8 @@ pub enum Answer {
     Drip(Vec<u8>),
     /// 302 to another address.
     Elsewhere(String),
+    /// A page for people.
+    Page(&'static str),
 }
 
 /// Finds the answer for a path, which begins with `/`.
@@ -61,6 +63,8 @@ pub enum Fault {
     Drips,
     /// Redirects to itself.
     Loops,
+    /// Redirects to a page where somebody is to sign in, `/login.html`.
+    Portal,
     /// The real answer, after this time, or when there is no fault any more.
     Late(Duration),
     /// This one for the first request, and then the real answers.
@@ -73,6 +77,9 @@ struct Shared {
     served: Mutex<Vec<String>>,
     closing: AtomicBool,
 }
+
+/// Where a portal wants people to sign in.
+const LOGIN: &str = "/login.html";
 
 /// A running server. Dropping it closes its port.
 pub struct Server {
@@ -214,6 +221,8 @@ fn answer(shared: &Shared, path: &str) -> Answer {
             }
             (shared.handler)(path)
         }
+        Some(Fault::Portal) if path == LOGIN => Answer::Page("<!DOCTYPE html><title>Sign in</title>"),
+        Some(Fault::Portal) => Answer::Elsewhere(format!("{LOGIN}?from=a-long-way")),
         Some(Fault::Loops) => Answer::Elsewhere(path.to_owned()),
         Some(fault) => {
             let mut bytes = match (shared.handler)(path) {
@@ -281,6 +290,11 @@ fn send(mut stream: &TcpStream, answer: Answer, range: Option<(u64, Option<u64>)
         Answer::Elsewhere(to) => {
             let head = format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n");
             return Ok(stream.write_all(head.as_bytes())?);
+        }
+        Answer::Page(text) => {
+            let fields = "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length";
+            let body = if head { "" } else { text };
+            return Ok(stream.write_all(format!("{fields}: {}\r\n\r\n{body}", text.len()).as_bytes())?);
         }
         Answer::Claims(..) | Answer::Cut(..) | Answer::Drip(_) => anyhow::bail!("these were taken apart"),
     };

@@ -110,6 +110,30 @@ fn rows() -> Vec<Row> {
             ..ROW
         },
         Row {
+            what: "a portal comes up in the middle of the download, and somebody signs in after seven seconds",
+            spoil: |line, _| first(line, DEB, Fault::Cuts(300_000)) && line.slow(4000),
+            meanwhile: |line, state| {
+                let since = state.downloading(line);
+                if since > Duration::from_millis(7500) && !state.done.swap(true, Ordering::SeqCst) {
+                    line.mirrors[0].mend();
+                } else if since > Duration::from_millis(500) && !state.done.load(Ordering::SeqCst) {
+                    first(line, "", Fault::Portal);
+                }
+            },
+            ..ROW
+        },
+        Row {
+            what: "a portal comes up in the middle of the download, and nobody signs in",
+            spoil: |line, _| first(line, DEB, Fault::Cuts(300_000)) && line.slow(4000),
+            meanwhile: |line, state| {
+                if state.downloading(line) > Duration::from_millis(500) {
+                    first(line, "", Fault::Portal);
+                }
+            },
+            ends: Refused(&["portal"], "/login.html"),
+            ..ROW
+        },
+        Row {
             what: "the first mirror sends one byte a second of a package",
             mirrors: 2,
             spoil: |line, _| first(line, DEB, Fault::Drips),

@@ -2,10 +2,12 @@
 
 use std::fs;
 
+use akene_archive::lock::{Snapshots, Variant, Variants, make};
 use akene_exec::SystemRunner;
 use akene_protocol::inventory::FirmwareKind;
 use akene_protocol::issue::Issues;
-use akene_protocol::profile::LocalPackage;
+use akene_protocol::lock::Request;
+use akene_protocol::profile::{Bundle, Distribution, Layer, LocalPackage};
 use akene_protocol::resolve::{Archive, resolve};
 use akene_protocol::{Bytes, Inventory, Issue, Sha256};
 use akene_server::site::init::{Options, init};
@@ -119,6 +121,50 @@ fn what_is_never_to_be_installed() {
 }
 
 #[test]
+fn whoever_makes_a_lock_is_told_of_packages_that_only_fetch_a_snap() {
+    let Some(site) = Site::new() else { return };
+    let key = Key::new("ed25519");
+    let mut archive = distribution(
+        &site,
+        &key,
+        &[
+            "Package: browser\nVersion: 1:1snap1-0ubuntu5\nArchitecture: amd64\n",
+            "Package: browser-locale-fr\nVersion: 1:1snap1-0ubuntu5\nArchitecture: amd64\nDepends: browser\n",
+            "Package: snapd\nVersion: 2.63-0ubuntu1\nArchitecture: amd64\n",
+        ],
+    );
+    let told = |archive: &Archive| {
+        let variant = |wanted: &[&str]| Variant {
+            archive: archive.clone(),
+            request: Request {
+                packages: wanted.iter().map(|w| w.to_string()).collect(),
+                optional: vec![],
+                recommends: false,
+            },
+            what: format!("{wanted:?}"),
+        };
+        let list = vec![variant(&["browser"]), variant(&["browser-locale-fr", "snapd"]), variant(&["snapd"])];
+        let bundle = Bundle {
+            site: "site".into(),
+            name: "desk".into(),
+            revision: "0".into(),
+            classes: vec![],
+            profile: Layer::default(),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let mut snapshots = Snapshots::new(dir.path(), None, &|_| Ok(None));
+        let variants = Variants { list, ..Variants::default() };
+        make(&SystemRunner, &bundle, &variants, &mut snapshots, &mut |_| {}).unwrap().notes
+    };
+    assert_eq!(told(&archive), []);
+    archive.distribution = Distribution::Ubuntu;
+    let notes = told(&archive);
+    let [note] = &notes[..] else { panic!("{notes:?}") };
+    assert_eq!((note.code.as_str(), note.path.as_str()), ("package-is-a-snap", "browser"));
+    assert!(note.message.contains("browser 1:1snap1-0ubuntu5") && !note.next.is_empty(), "{note}");
+}
+
+#[test]
 fn versions_that_are_pinned() {
     let Some(site) = Site::new() else { return };
     let (key, other) = (Key::new("ed25519"), Key::new("ed25519"));
@@ -165,7 +211,7 @@ fn each_thing_that_is_wrong_with_a_release_has_its_own_name() {
     fs::write(&release, site.release("main", &Says::default())).unwrap();
     refused("release-unsigned", "carries no signature");
     fs::write(&release, "<html>Log in to use this network</html>").unwrap();
-    refused("archive-unreachable", "answers in its place");
+    refused("portal", "instead of the release");
     fs::remove_file(&release).unwrap();
     fs::write(site.path("main/dists/stable/Release"), site.release("main", &Says::default())).unwrap();
     refused("release-unsigned", "is not signed");
@@ -182,6 +228,36 @@ fn each_thing_that_is_wrong_with_a_release_has_its_own_name() {
     let issues = site.refusal(&archive(&[site.url("main")], &old.armoured()));
     assert_eq!(codes(&issues), ["archive-key-expired"]);
     assert!(issues[0].message.contains(&old.fingerprint()[24..]), "{}", issues[0]);
+}
+
+#[test]
+fn a_portal_that_comes_up_between_the_release_and_its_index_is_no_damaged_mirror() {
+    let Some(site) = Site::new() else { return };
+    let key = Key::new("ed25519");
+    let archive = distribution(&site, &key, &[]);
+    let only_portal = || {
+        let issues = site.refusal(&archive);
+        assert_eq!(codes(&issues), ["portal"], "{issues:?}");
+        assert_eq!(issues[0].path, site.url("main"));
+        assert!(issues[0].message.contains(&site.url("main/dists/stable/InRelease")), "{}", issues[0]);
+    };
+    site.server.take_served();
+    for path in [INDEX, "/login.html"] {
+        site.server.fault(path, Fault::Portal);
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Whoever signed this network in is out when the index is asked for, and stays so.
+            while !site.server.take_served().iter().any(|path| path.ends_with(INDEX)) {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            site.server.fault("", Fault::Portal);
+        });
+        only_portal();
+    });
+    only_portal();
+    site.server.mend();
+    site.apt(&archive).update(&SystemRunner, &mut |_| {}).unwrap();
 }
 
 #[test]

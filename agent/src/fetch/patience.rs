@@ -57,6 +57,9 @@ const TRANSIENT: [&str; 11] = [
     stick::PULLED,
 ];
 
+/// Of these, what whoever stands at the machine can mend: it is shown as long as it lasts.
+const ON_SITE: [&str; 3] = ["portal", stick::MISSING, stick::PULLED];
+
 /// Whether trying again may help.
 pub fn is_transient(issue: &Issue) -> bool {
     TRANSIENT.contains(&issue.code.as_str())
@@ -116,9 +119,7 @@ pub fn patiently<T>(
             return Err(error);
         }
         reporter.debug(format!("{what}: {error:#}"));
-        // Whoever stands at the machine is the one to mend that.
-        let of_medium = |issue: &&Issue| [stick::PULLED, stick::MISSING].contains(&issue.code.as_str());
-        let trouble = issues.iter().find(of_medium).cloned();
+        let trouble = issues.iter().find(|issue| ON_SITE.contains(&issue.code.as_str())).cloned();
         if trouble.is_some() || troubled {
             troubled = trouble.is_some();
             reporter.trouble(trouble);
@@ -179,6 +180,37 @@ mod tests {
         tries(&mixed, at_once()).unwrap();
         assert!(tries(&[mixed, vec![silent]].concat(), at_once()).is_err());
         assert!(tries(&[both; 6], at_once()).is_err());
+    }
+
+    /// Notes each time whether something is shown.
+    struct Shown(std::sync::mpsc::Sender<Option<String>>);
+    impl crate::report::Listener for Shown {
+        fn message(&mut self, message: &crate::report::Message) -> Result<()> {
+            if let crate::report::Message::Trouble(issue) = message {
+                self.0.send(issue.as_ref().map(|issue| issue.code.clone()))?;
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_portal_is_waited_for_as_long_as_a_network_that_is_away_and_shown_while_it_lasts() {
+        assert_eq!(attempts(&["portal", "package-unreachable"]), 6);
+        let reporter = Reporter::new(RunId([1; 8]), 1);
+        let (sender, shown) = std::sync::mpsc::channel();
+        reporter.listen("shown", Shown(sender)).unwrap();
+        let mut count = 0;
+        let endless = Patience { first: Duration::ZERO, longest: Duration::ZERO, ..Patience::endless() };
+        patiently(endless, &reporter, "downloading", || {
+            count += 1;
+            let code = if count < 40 { "portal" } else { "package-unreachable" };
+            if count > 41 { Ok(()) } else { Err(Issue::new(code, "", "no", "").into()) }
+        })
+        .unwrap();
+        drop(reporter);
+        let shown: Vec<_> = shown.iter().collect();
+        assert_eq!(shown.iter().filter(|shown| shown.as_deref() == Some("portal")).count(), 39);
+        assert_eq!(shown.last(), Some(&None), "what is over is still shown");
     }
 
     #[test]

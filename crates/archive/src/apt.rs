@@ -226,7 +226,7 @@ Acquire::https::Timeout "20";
 
     /// Fetches and verifies the indexes of all archives. Where a profile lists several mirrors, the next one
     /// is tried when something is wrong with one; one that seems to be in the middle of an update is asked once
-    /// more before that. Gives what is odd but no reason to refuse.
+    /// more before that, which also tells it from a portal that came up between two files. Gives what is odd but no reason to refuse.
     ///
     /// # Errors
     /// [`Issues`] with the codes of `refusal.rs`: `archive-signature`, `release-expired`, `mirror-updating`…
@@ -241,7 +241,7 @@ Acquire::https::Timeout "20";
                 Ok(noted) => return Ok(noted),
                 Err(issues) => issues,
             };
-            if std::mem::take(&mut patience) && issues.iter().all(|i| i.code == "mirror-updating") {
+            if std::mem::take(&mut patience) && issues.iter().all(unsettled) {
                 std::thread::sleep(SETTLE.min(self.patience));
                 continue;
             }
@@ -309,6 +309,11 @@ Acquire::https::Timeout "20";
             Err(failure) => Ok(Err(known.issues(&Apt::from_failure(failure)?))),
         }
     }
+}
+
+/// Whether an index was another than the release says: in a minute it may not be, or the release be no release either.
+fn unsettled(issue: &Issue) -> bool {
+    ["mirror-updating", "index-oversized"].contains(&issue.code.as_str())
 }
 
 /// `dlstatus:ITEM:PERCENT:TEXT` in hundredths of a percent.

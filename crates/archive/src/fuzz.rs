@@ -22,6 +22,8 @@ pub enum Answered {
     Absent,
     /// It does not work now.
     Broken,
+    /// Somebody on the way answers.
+    Between,
     /// It does not know the range.
     NoSuchRange,
 }
@@ -41,6 +43,7 @@ pub fn answered(url: &str, client: &Client, have: u64, most: u64) -> Answered {
         }
         Opened::Absent(_) => Answered::Absent,
         Opened::Broken(..) => Answered::Broken,
+        Opened::Between(_) => Answered::Between,
         Opened::NoSuchRange(_) => Answered::NoSuchRange,
     }
 }

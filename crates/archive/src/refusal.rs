@@ -11,7 +11,8 @@
 //! | `release-future` | it is dated after now: a clock that is behind |
 //! | `mirror-updating` | an index is not the one the signed release names |
 //! | `index-oversized` | it goes on and on |
-//! | `archive-unreachable` | nothing, or somebody else, answers |
+//! | `archive-unreachable` | nothing answers, or says that it has no such release |
+//! | `portal` | somebody on the way answers in the archive's place |
 //!
 //! The path of each is the archive's address, so that the next mirror can be tried.
 
@@ -235,12 +236,10 @@ impl Known<'_> {
             if self.is_release(url) {
                 return unsigned(&uri, format!("{who}: {url} carries no signature"));
             }
-            return Issue::new(
-                "archive-unreachable",
-                uri,
-                format!("{who}: something between here and the archive answers in its place"),
-                "log in to the network's portal, or set the proxy",
-            );
+            return portal(&uri, format!("{who}: {url} shows a page of somebody else's instead of the release"));
+        }
+        if reason.starts_with("511") {
+            return portal(&uri, format!("{who}: {url} answers {}", first_sentence(reason)));
         }
         if holds(&["NO_PUBKEY", "signatures were invalid", "BADSIG", "EXPKEYSIG", "not signed"]) {
             return self.signature(&uri, reason);
@@ -321,6 +320,13 @@ impl Known<'_> {
             .map(|(setting, _)| format!(" (that of `{setting}`, which counts for nothing else)"))
             .unwrap_or_default()
     }
+}
+
+fn portal(uri: &str, message: String) -> Issue {
+    let next = "sign this computer's network connection in (ask who runs the network), set the proxy, or use another \
+                connection";
+    let message = format!("this network wants somebody to sign in first; {message}");
+    Issue::new("portal", uri, message, next)
 }
 
 fn unsigned(uri: &str, message: String) -> Issue {
@@ -435,6 +441,16 @@ mod tests {
             (
                 "Failed to fetch http://a.test/debian/dists/x/InRelease  Could not resolve 'a.test'",
                 "archive-unreachable",
+            ),
+            (
+                "Failed to fetch http://a.test/debian/dists/x/InRelease  Clearsigned file isn't valid, got 'NOSPLIT' \
+              (does the network require authentication?)",
+                "portal",
+            ),
+            (
+                "Failed to fetch http://a.test/debian/dists/x/InRelease  511  Network Authentication Required \
+              [IP: 192.0.2.1 80]",
+                "portal",
             ),
             (
                 "Failed to fetch http://a.test/debian/dists/x/main/binary-amd64/Packages.xz  File has unexpected \

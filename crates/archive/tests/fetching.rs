@@ -220,6 +220,119 @@ fn a_server_that_stalls_is_left() {
     assert!(issues.0[0].message.contains("next to nothing came"), "{issues}");
 }
 
+/// Somewhere else, where somebody is to sign in.
+fn portal() -> Server {
+    let page = |s: &mut TcpStream, _, _| {
+        let headers = "Content-Type: Text/HTML; charset=utf-8\r\nContent-Length: 5000\r\n";
+        reply(s, "200 OK", headers, &[b'x'; 5000]);
+    };
+    serve(vec![("/login?token=from-a-guest", Box::new(page))])
+}
+
+fn send_to(stream: &mut TcpStream, portal: &str) {
+    let headers = format!("Location: {portal}/login?token=from-a-guest\r\nContent-Length: 0\r\n");
+    reply(stream, "302 Found", &headers, b"");
+}
+
+#[test]
+fn a_portal_that_stays_is_called_one_and_what_had_come_is_kept() {
+    let portal = portal();
+    let login = format!("{}/login", portal.url);
+    let page = "Content-Type: text/html\r\n";
+    let ways: [(&str, Handler, &[&str]); 4] = [
+        (
+            "/redirect",
+            Box::new(move |s, _, _| send_to(s, &portal.url)),
+            &["/redirect sends us to http", &login, "shows a page"],
+        ),
+        (
+            "/direct",
+            Box::new(move |s, _, _| reply(s, "200 OK", &format!("{page}Content-Length: 3\r\n"), b"<p>")),
+            &["/direct shows a page"],
+        ),
+        // Without a length, and longer than the package.
+        (
+            "/endless",
+            Box::new(move |s, _, _| {
+                reply(s, "200 OK", page, b"");
+                while s.write_all(&[b'x'; 65536]).is_ok() {}
+            }),
+            &["/endless shows a page"],
+        ),
+        (
+            "/511",
+            Box::new(move |s, _, _| reply(s, "511 Network Authentication Required", page, b"<p>")),
+            &["/511 answers 511 Network Authentication Required"],
+        ),
+    ];
+    for (path, handler, words) in ways {
+        let signed_in = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let open = signed_in.clone();
+        let answer: Handler = Box::new(move |s, from, number| match number {
+            1 => reply(s, "200 OK", "Content-Length: 800000\r\n", &content()[..300_000]),
+            _ if open.load(std::sync::atomic::Ordering::SeqCst) => good(s, from, number),
+            _ => handler(s, from, number),
+        });
+        let server = serve(vec![(path, answer)]);
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("{}{path}", server.url);
+        let soon = |fetcher: Fetcher| fetcher.patience(Duration::from_millis(600));
+        let issues = fetch_with(package(std::slice::from_ref(&url)), dir.path(), soon).unwrap_err();
+        let [issue] = &issues.0[..] else { panic!("{issues}") };
+        assert_eq!((issue.code.as_str(), &issue.path), ("portal", &url), "{issue}");
+        for part in [&["thing 1.0"], words].concat() {
+            assert!(issue.message.contains(part), "{path}: {part} is missing in {issue}");
+        }
+        assert!(!issue.to_string().contains("token"), "{issue}");
+        assert!(server.seen.lock().unwrap().len() > 2, "it was not tried again");
+        // When somebody has signed in, the rest comes.
+        signed_in.store(true, std::sync::atomic::Ordering::SeqCst);
+        fetch_with(package(&[url]), dir.path(), soon).unwrap();
+        let last = server.seen.lock().unwrap().last().cloned();
+        assert_eq!(last, Some(format!("{path} Some(300000)")));
+    }
+}
+
+#[test]
+fn a_portal_that_goes_away_again_costs_no_source_its_good_name() {
+    let portal = portal();
+    let names = ["/a", "/b", "/c", "/d"];
+    let handlers = names.map(|name| {
+        let portal = portal.url.clone();
+        let handler: Handler = Box::new(move |s, from, number| match number {
+            1 => send_to(s, &portal),
+            _ => good(s, from, number),
+        });
+        (name, handler)
+    });
+    let server = serve(handlers.into_iter().collect());
+    let packages = names.map(|name| LockedPackage {
+        name: name[1..].into(),
+        file: format!("{}.deb", &name[1..]),
+        ..package(&[format!("{}{name}", server.url)])
+    });
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let client = reqwest::blocking::Client::builder().redirect(redirect_policy()).build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let report = Fetcher::new(client).fetch(&packages, dir.path(), &|_| {}).unwrap();
+    assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+    assert!(report.sources.iter().all(|source| source.wrong == 0 && !source.dropped), "{:?}", report.sources);
+}
+
+#[test]
+fn a_server_that_calls_everything_a_page_still_has_the_file() {
+    let server = serve(vec![(
+        "/p",
+        Box::new(|s, _, _| {
+            let content = content();
+            let headers = format!("Content-Type: text/html\r\nContent-Length: {}\r\n", content.len());
+            reply(s, "200 OK", &headers, &content);
+        }),
+    )]);
+    let dir = tempfile::tempdir().unwrap();
+    fetch(package(&[format!("{}/p", server.url)]), dir.path()).unwrap();
+}
+
 #[test]
 fn redirects_are_followed_but_not_for_ever_and_not_anywhere() {
     let server = serve(vec![

@@ -49,6 +49,8 @@ enum Attempt {
     Wrong(String),
     Absent(String),
     Broken(String, Duration),
+    /// Somebody on the way answers in its place: no fault of the source.
+    Between(String),
     /// Another source promises far more.
     Overtaken,
     /// A server that knows no ranges began anew, and its beginning is not what is there.
@@ -67,6 +69,8 @@ struct Job<'a> {
     alone: Option<usize>,
     /// The parts of what was wrong.
     suspects: Vec<(Part, Sha256)>,
+    /// What somebody on the way did the last time, and to which offer, since bytes came.
+    between: Option<(usize, String)>,
     /// How often a source was left for another.
     left: usize,
     /// How often it was begun anew, and how far it came since.
@@ -103,6 +107,7 @@ pub(super) fn bring(
         offers,
         alone: None,
         suspects: vec![],
+        between: None,
         left: 0,
         begun: 0,
         reached: 0,
@@ -146,6 +151,7 @@ impl Job<'_> {
             if partial.at() >= self.reached + LEAST_BYTES {
                 (self.reached, heard) = (partial.at(), self.book.network());
                 self.offers[offer].tries = 0;
+                self.between = None;
                 self.book.well(self.offers[offer].source);
             }
             self.judge(offer, attempt, partial)?;
@@ -173,18 +179,10 @@ impl Job<'_> {
             Attempt::Wrong(message) => self.lie(offer, message),
             Attempt::Absent(message) => self.offers[offer].out = Some((message, false)),
             Attempt::Overtaken => self.left += 1,
-            Attempt::Broken(message, rest) => {
-                let this = &mut self.offers[offer];
-                this.trouble = Some(message.clone());
-                this.tries += 1;
-                // A file that cannot be read does not get better.
-                if this.tries >= TRIES || matches!(this.address, Address::File(_)) {
-                    this.out = Some((message, false));
-                }
-                match this.tries {
-                    0 | 1 if rest.is_zero() => {}
-                    _ => self.book.failed(source, self.fetcher.patience / 60, rest),
-                }
+            Attempt::Broken(message, rest) => self.failed(offer, message, rest),
+            Attempt::Between(message) => {
+                self.between = Some((offer, message.clone()));
+                self.failed(offer, message, Duration::ZERO);
             }
             Attempt::NoSuchRange(message) => {
                 // Asked for all of it, it gives what is there again, and that is compared.
@@ -201,6 +199,21 @@ impl Job<'_> {
             }
         }
         Ok(())
+    }
+
+    /// It brought nothing, and may do so later: it rests `rest`, and longer each time.
+    fn failed(&mut self, offer: usize, message: String, rest: Duration) {
+        let this = &mut self.offers[offer];
+        this.troubled = true;
+        this.tries += 1;
+        // A file that cannot be read does not get better.
+        if this.tries >= TRIES || matches!(this.address, Address::File(_)) {
+            this.out = Some((message, false));
+        }
+        match this.tries {
+            0 | 1 if rest.is_zero() => {}
+            _ => self.book.failed(this.source, self.fetcher.patience / 60, rest),
+        }
     }
 
     /// A file of the right size is wrong. One who gave all of it is to blame; of several, one gives it again.
@@ -298,6 +311,13 @@ impl Job<'_> {
                     "the source is damaged or was changed since the packages were chosen: try again, or use another mirror",
                 ));
             }
+            (None, Some(_)) if let Some((offer, seen)) = &self.between => Issue::new(
+                "portal",
+                self.offers[*offer].address.to_string(),
+                format!("{named} cannot be fetched: this network wants somebody to sign in first: {seen}"),
+                "sign this computer's network connection in (ask who runs the network), or use another connection; if \
+                 that page is the mirror's own, use another mirror",
+            ),
             (None, Some(offer)) => {
                 let why = offer.out.as_ref().map_or("", |(message, _)| message);
                 Issue::new(
@@ -313,7 +333,7 @@ impl Job<'_> {
             }
         };
         // Somebody who answers that a file is not there is not dead.
-        let broken = self.offers.iter().any(|o| o.trouble.is_some());
+        let broken = self.offers.iter().any(|o| o.troubled);
         let next_to_nothing = LEAST_BYTES * u64::from(TRIES) * self.fetcher.streams as u64;
         Outcome::Unreachable { issue, silent: broken && self.book.network() - heard < next_to_nothing }
     }
@@ -331,7 +351,12 @@ impl Job<'_> {
         let have = if self.book.knows_ranges(source) { partial.at() } else { 0 };
         let opened = open(&self.offers[offer].address, &self.fetcher.client, have);
         let (mut reader, from, length, whole) = match opened {
-            Opened::Stream { reader, from, length, whole } => (reader, from, length, whole),
+            // One of the right size is looked at all the same: there are servers that call everything a page.
+            Opened::Stream { page: Some(seen), whole, .. } if whole != Some(size) => {
+                return Ok(Attempt::Between(seen));
+            }
+            Opened::Stream { reader, from, length, whole, .. } => (reader, from, length, whole),
+            Opened::Between(seen) => return Ok(Attempt::Between(seen)),
             Opened::Absent(message) => return Ok(Attempt::Absent(message)),
             Opened::Broken(message, rest) => return Ok(Attempt::Broken(message, rest)),
             Opened::NoSuchRange(message) => return Ok(Attempt::NoSuchRange(message)),

@@ -12,6 +12,8 @@
 //! - When a file turns out wrong, whoever gave all of it is to blame. Where several had a part in it, one alone gives it
 //!   again, and the parts are compared with what was right. A source that was wrong about several files is
 //!   dropped and reported.
+//! - A page for people where a file should be is no lie of the source: somebody on the way answers, a network that wants
+//!   a person to sign in. It is asked again as when nothing comes, and if that goes on, it is called by its name.
 //! - Every wait has a limit: for an answer, for each piece of it, for a source that rests, for tries without progress.
 //!
 //! [`source`] knows who offers what and how each source fares, [`stream`] opens addresses, [`partial`] is a file in the
@@ -158,7 +160,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// [`Issues`], one for each package that could not be had: `package-hash` (what every source gave
-    /// differs from the lock), `package-unreachable`; or the one that the disk is full, `no-space`. A full disk, and a
+    /// differs from the lock), `package-unreachable`, `portal` (somebody on the way answers); or the one that the disk is full, `no-space`. A full disk, and a
     /// network that brings nothing any more, end everything at once. The files that were good stay, and so do the parts
     /// of the others.
     pub fn fetch(

@@ -68,8 +68,8 @@ pub(super) struct Offer {
     pub out: Option<(String, bool)>,
     /// Tries in a row that brought next to nothing.
     pub tries: u32,
-    /// What went wrong last.
-    pub trouble: Option<String>,
+    /// Whether anything went wrong with it that may pass.
+    pub troubled: bool,
 }
 
 pub(crate) enum Address {
@@ -161,7 +161,7 @@ impl<'a> Book<'a> {
     /// Where a package can be had, in the order in which to ask. The first `first` of the given sources come before
     /// the lock's own addresses.
     pub fn offers(&self, package: &LockedPackage, first: usize) -> Vec<Offer> {
-        let offer = |source, address| Offer { source, address, out: None, tries: 0, trouble: None };
+        let offer = |source, address| Offer { source, address, out: None, tries: 0, troubled: false };
         let given = |at: usize| {
             let address = match &self.given.get(at)?.way {
                 Way::Directory(dir) => Address::File(in_directory(dir, package)?),

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::time::Duration;
 
 use reqwest::blocking::{Client, Response};
-use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, LOCATION, RANGE, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE, RETRY_AFTER};
 use reqwest::{Method, StatusCode, Url};
 
 use super::source::Address;
@@ -27,7 +27,11 @@ pub(crate) enum Opened {
         length: Option<u64>,
         /// How long it says the whole file is.
         whole: Option<u64>,
+        /// It calls it a page for people: who shows it.
+        page: Option<String>,
     },
+    /// Somebody on the way answers: the network wants somebody to sign in first.
+    Between(String),
     /// It has the file in no way.
     Absent(String),
     /// It does not work now; it may be asked again after this time.
@@ -62,6 +66,7 @@ fn ask(method: &Method, address: &Address, client: &Client, have: u64) -> Opened
                     from: have,
                     length: Some(length.saturating_sub(have)),
                     whole: Some(length),
+                    page: None,
                 },
                 Err(e) if e.kind() == ErrorKind::NotFound => Opened::Absent(format!("opening {shown}: {e}")),
                 Err(e) => Opened::Broken(format!("opening {shown}: {e}"), Duration::ZERO),
@@ -93,14 +98,15 @@ fn ask(method: &Method, address: &Address, client: &Client, have: u64) -> Opened
         };
         let status = response.status();
         let length = response.content_length();
+        let page = is_page(&response).then(|| between(&first, &url, "shows a page"));
         match status {
             StatusCode::OK => {
-                return Opened::Stream { reader: Box::new(response), from: 0, length, whole: length };
+                return Opened::Stream { reader: Box::new(response), from: 0, length, whole: length, page };
             }
             StatusCode::PARTIAL_CONTENT if have > 0 => {
                 return match range(&response) {
                     Some((from, whole)) if from == have => {
-                        Opened::Stream { reader: Box::new(response), from, length, whole }
+                        Opened::Stream { reader: Box::new(response), from, length, whole, page }
                     }
                     _ => {
                         Opened::NoSuchRange(format!("{url} answers with another part than it was asked for"))
@@ -123,7 +129,11 @@ fn ask(method: &Method, address: &Address, client: &Client, have: u64) -> Opened
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
                 return Opened::Broken(format!("{url} answers {status}"), rest(&response));
             }
-            StatusCode::METHOD_NOT_ALLOWED => {
+            StatusCode::NETWORK_AUTHENTICATION_REQUIRED => {
+                return Opened::Between(between(&first, &url, &format!("answers {status}")));
+            }
+            // It is the proxy that speaks: the file may well be there.
+            StatusCode::METHOD_NOT_ALLOWED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
                 return Opened::Broken(format!("{url} answers {status}"), Duration::ZERO);
             }
             _ if status.is_server_error() => {
@@ -133,6 +143,21 @@ fn ask(method: &Method, address: &Address, client: &Client, have: u64) -> Opened
         }
     }
     Opened::Absent(format!("more than {MAX_REDIRECTS} redirects, the last to {url}"))
+}
+
+/// Whether what comes calls itself a page for people.
+fn is_page(response: &Response) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    ["text/html", "application/xhtml+xml"].iter().any(|page| kind.eq_ignore_ascii_case(page))
+}
+
+/// Who was asked, where that led to, and what was found there instead of the file.
+fn between(first: &Url, last: &Url, what: &str) -> String {
+    // What a portal hangs to its address is long and nobody's business.
+    let shown = |url: &Url| format!("{}{}", url.origin().ascii_serialization(), url.path());
+    let led = if first == last { String::new() } else { format!(" sends us to {}, which", shown(last)) };
+    format!("{}{led} {what} instead of the file", shown(first))
 }
 
 /// First byte and size of the whole of `Content-Range: bytes 100-199/200`.
