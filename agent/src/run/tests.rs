@@ -312,8 +312,7 @@ fn whoever_watches_is_told_of_a_package_that_only_fetches_a_snap() {
         let mut world = World { of, ..World::new() };
         let (result, _, events) = run(&mut world);
         assert!(result.is_ok(), "{result:?}");
-        let about =
-            |e: &&Event| matches!(&e.kind, EventKind::Log { message, .. } if message.contains("[package-is-a-snap]"));
+        let about = |e: &&Event| matches!(&e.kind, EventKind::Log { message, .. } if message.contains("[package-is-a-snap]"));
         events.iter().filter(about).count()
     };
     assert_eq!(warned((Distribution::Ubuntu, "1:1snap1-0ubuntu5")), 1);

@@ -236,7 +236,10 @@ impl Known<'_> {
             if self.is_release(url) {
                 return unsigned(&uri, format!("{who}: {url} carries no signature"));
             }
-            return portal(&uri, format!("{who}: {url} shows a page of somebody else's instead of the release"));
+            return portal(
+                &uri,
+                format!("{who}: {url} shows a page of somebody else's instead of the release"),
+            );
         }
         if reason.starts_with("511") {
             return portal(&uri, format!("{who}: {url} answers {}", first_sentence(reason)));

@@ -70,7 +70,10 @@ mod tests {
         let [firefox] = &snaps(Distribution::Ubuntu, packages[1..2].iter().copied())[..] else { panic!() };
         assert_eq!(firefox.code, "package-is-a-snap");
         assert!(firefox.message.contains("firefox 1:1snap1-0ubuntu5"), "{firefox}");
-        assert!(firefox.next.contains("packages.mozilla.org") && firefox.next.contains("apt.sources"), "{firefox}");
+        assert!(
+            firefox.next.contains("packages.mozilla.org") && firefox.next.contains("apt.sources"),
+            "{firefox}"
+        );
         // A part alone is as empty as the whole.
         assert_eq!(named(Distribution::Ubuntu, &packages[2..3]), ["firefox-locale-fr"]);
     }
