@@ -254,6 +254,20 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_of_all_ready_made_classes_is_correct() {
+        let (_dir, site) = site();
+        let path = site.dir().join("profiles/default.toml");
+        let all: Vec<&str> = builtin::CLASSES.iter().map(|(name, _)| *name).collect();
+        let text = fs::read_to_string(&path).unwrap();
+        let with_all = text.replace("[\"base\", \"ssh\"]", &format!("{all:?}"));
+        assert_ne!(text, with_all);
+        fs::write(&path, with_all).unwrap();
+        let classes = site.bundle(&site.config().unwrap(), "default").unwrap().classes;
+        assert!(classes.iter().any(|(_, class)| class.when.is_some()), "one of them carries a rule");
+        assert_eq!(site.check(None).unwrap().issues, vec![]);
+    }
+
+    #[test]
     fn secrets_are_private_and_ignored_by_git() {
         let (_dir, site) = site();
         let mode = |path: &str| fs::metadata(site.dir().join(path)).unwrap().permissions().mode() & 0o777;

@@ -436,7 +436,12 @@ fn check_bundle(bundle: &Bundle) -> Vec<Issue> {
     let mut all = bundle.clone();
     all.classes.iter_mut().for_each(|(_, class)| class.when = None);
     let mut bare = bundle.clone();
-    bare.classes.retain(|(_, class)| class.when.is_none());
+    bare.classes.retain(|(name, class)| {
+        if class.when.is_some() {
+            bare.profile.classes.retain(|listed| listed != name);
+        }
+        class.when.is_none()
+    });
     [all, bare].iter().filter_map(|b| resolve(b, &machine, None).err()).flat_map(|found| found.0).collect()
 }
 
