@@ -443,11 +443,11 @@ impl Merged {
         let unsupported = layer.packages.iter().filter(|p| OTHER_INITRAMFS.contains(&package_name(p)));
         self.issues.extend(unsupported.map(|package| {
             let layers = bundle.classes.iter().filter(|(name, _)| self.classes.contains(name));
-            let layers = layers
+            let mut layers = layers
                 .map(|(name, class)| (format!("classes/{name}"), class))
                 .chain([(format!("profiles/{}", bundle.name), &bundle.profile)]);
             // The uppermost has the say, also about the version.
-            let path = layers.filter(|(_, layer)| layer.packages.contains(package)).last();
+            let path = layers.rfind(|(_, layer)| layer.packages.contains(package));
             let name = package_name(package);
             Issue::new(
                 "package-not-supported",
