@@ -320,6 +320,28 @@ fn a_portal_that_goes_away_again_costs_no_source_its_good_name() {
 }
 
 #[test]
+fn nothing_is_gone_because_somebody_on_the_way_says_so() {
+    let answers = [
+        ("/page", "200 OK"),
+        ("/portal", "511 Network Authentication Required"),
+        ("/proxy", "407 Proxy Authentication Required"),
+        ("/gone", "404 Not Found"),
+    ];
+    let handlers = answers.map(|(path, status)| {
+        let answer: Handler = Box::new(move |s, _, _| reply(s, status, "Content-Type: text/html\r\n", b""));
+        (path, answer)
+    });
+    let server = serve(handlers.into_iter().collect());
+    let packages =
+        answers.map(|(path, _)| LockedPackage { name: path.into(), ..package(&[server.url.clone() + path]) });
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let client = reqwest::blocking::Client::builder().redirect(redirect_policy()).build().unwrap();
+    let fetcher = Fetcher::new(client);
+    let gone: Vec<&str> = fetcher.gone(&packages).into_iter().map(|package| package.name.as_str()).collect();
+    assert_eq!(gone, ["/gone"]);
+}
+
+#[test]
 fn a_server_that_calls_everything_a_page_still_has_the_file() {
     let server = serve(vec![(
         "/p",
