@@ -262,6 +262,14 @@ fn paths() -> Vec<Package<'static>> {
         package("crafted-alias", "Pre-Depends: crafted-real\n").entry(link("/usr/share/crafted/alias", "real")),
         package("crafted-through", "Pre-Depends: crafted-alias\n")
             .entry(file("/usr/share/crafted/alias/two", "2\n")),
+        // The link is there before this one's directory.
+        package("crafted-through-later", "Pre-Depends: crafted-alias\n")
+            .control("preinst", "#!/bin/sh\nset -e\ntest -e /usr/share/crafted/alias/one\n")
+            .entry(file("/usr/share/crafted/alias/three", "3\n")),
+        // It says only that it depends on it, and apt has it there all the same.
+        package("crafted-mistaken", "Depends: crafted-needed\n")
+            .control("preinst", "#!/bin/sh\nset -e\ntest -e /usr/share/crafted/needed\n"),
+        package("crafted-needed", "").entry(file("/usr/share/crafted/needed", "n\n")),
         package("crafted-doc-link", "Depends: crafted-real\n")
             .control("preinst", "#!/bin/sh\nset -e\ndpkg-maintscript-helper dir_to_symlink /usr/share/doc/crafted-doc-link /usr/share/crafted/real 1:1.0~ -- \"$@\"\n")
             .control("postinst", "#!/bin/sh\nset -e\ndpkg-maintscript-helper dir_to_symlink /usr/share/doc/crafted-doc-link /usr/share/crafted/real 1:1.0~ -- \"$@\"\n")

@@ -484,10 +484,14 @@ fn jobs(packages: &[Package], base: usize) -> Vec<Job> {
 }
 
 fn needs_of(package: &Package) -> Needs {
-    let scripted = package.member("preinst").is_some();
+    let of_script = |names: &BTreeSet<String>| match package.member("preinst") {
+        Some(_) => names.clone(),
+        None => BTreeSet::new(),
+    };
     Needs {
         provides: package.provides.clone(),
-        before: if scripted { package.pre_depends.clone() } else { BTreeSet::new() },
+        before: of_script(&package.pre_depends),
+        after: of_script(&package.depends),
         depends: package.depends.union(&package.pre_depends).cloned().collect(),
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! A package's `preinst` may use what it pre-depends on, which has to be configured by then. Only packages
 //! with such a script therefore ever wait; all others are laid at once.
+//!
+//! Some use what they merely depend on (`adduser`, in usbmuxd's of Ubuntu 24.04), and get away with it, because apt unpacks
+//! dependencies first wherever that is possible. So it is done here.
 
 use std::collections::BTreeSet;
 
@@ -12,6 +15,8 @@ pub(super) struct Needs {
     pub provides: BTreeSet<String>,
     /// What must be configured before its first script runs; empty for a package without that script.
     pub before: BTreeSet<String>,
+    /// What should at least be unpacked by then; empty for a package without that script.
+    pub after: BTreeSet<String>,
     /// What must be there when it is configured.
     pub depends: BTreeSet<String>,
 }
@@ -45,20 +50,23 @@ pub(super) fn next(needs: &[Needs], states: &[State]) -> Step {
         let others = (0..needs.len()).filter(|o| *o != p && states[*o] != State::Configured);
         others.filter(|o| !needs[*o].provides.is_disjoint(&needs[p].before)).collect()
     };
+    let is_first =
+        |p: usize| waiting.iter().all(|o| *o == p || needs[*o].provides.is_disjoint(&needs[p].after));
     let unmet: Vec<(usize, Vec<usize>)> = waiting.iter().map(|p| (*p, unmet(*p))).collect();
-    let ready: Vec<usize> = unmet.iter().filter(|(_, u)| u.is_empty()).map(|(p, _)| *p).collect();
+    let may: Vec<usize> = unmet.iter().filter(|(_, u)| u.is_empty()).map(|(p, _)| *p).collect();
+    let ready: Vec<usize> = may.iter().copied().filter(|p| is_first(*p)).collect();
     if !ready.is_empty() {
         return Step::Lay(ready);
     }
     // Those that only wait for what is laid already, with all it depends on.
-    for (_, wanted) in &unmet {
+    for (_, wanted) in unmet.iter().filter(|(_, wanted)| !wanted.is_empty()) {
         let closure = closure(needs, states, wanted);
         if closure.iter().all(|p| states[*p] == State::Unpacked) {
             return Step::Configure(closure);
         }
     }
     // They wait for each other: the first goes on with what there is, as with apt.
-    Step::Lay(vec![unmet[0].0])
+    Step::Lay(vec![may.first().copied().unwrap_or(unmet[0].0)])
 }
 
 /// The packages and everything they depend on that is not configured, in order.
@@ -84,7 +92,13 @@ mod tests {
 
     fn needs(name: &str, before: &[&str], depends: &[&str]) -> Needs {
         let set = |names: &[&str]| names.iter().map(|n| n.to_string()).collect();
-        Needs { provides: set(&[name]), before: set(before), depends: set(depends) }
+        Needs { provides: set(&[name]), before: set(before), after: set(&[]), depends: set(depends) }
+    }
+
+    /// One with a script.
+    fn scripted(name: &str, before: &[&str], depends: &[&str]) -> Needs {
+        let needs = needs(name, before, depends);
+        Needs { after: needs.depends.clone(), ..needs }
     }
 
     /// Carries the steps out and gives them.
@@ -125,6 +139,18 @@ mod tests {
     fn scripts_that_wait_for_each_other_go_on() {
         let all = [needs("a", &["b"], &[]), needs("b", &["a"], &[])];
         assert_eq!(run(&all), [Step::Lay(vec![0]), Step::Lay(vec![1])]);
+        let all = [scripted("a", &[], &["b"]), scripted("b", &[], &["a"]), scripted("c", &[], &["b"])];
+        assert_eq!(run(&all), [Step::Lay(vec![0]), Step::Lay(vec![1]), Step::Lay(vec![2])]);
+    }
+
+    #[test]
+    fn what_a_script_may_call_by_mistake_is_there() {
+        let all = [
+            scripted("daemon", &[], &["adduser"]),
+            needs("adduser", &[], &["passwd"]),
+            needs("passwd", &[], &[]),
+        ];
+        assert_eq!(run(&all), [Step::Lay(vec![1, 2]), Step::Lay(vec![0])]);
     }
 
     proptest! {
@@ -146,14 +172,18 @@ mod tests {
             // Dependencies may lead back, so a cycle is possible through them; drop those.
             for (at, one) in all.iter_mut().enumerate() {
                 one.depends.retain(|d| d[1..].parse::<usize>().unwrap() > at);
+                if at % 2 == 0 {
+                    one.after = one.depends.clone();
+                }
             }
             let steps = run(&all);
-            let mut laid = BTreeSet::new();
+            let (mut laid, mut there) = (BTreeSet::new(), BTreeSet::new());
             let mut configured = BTreeSet::new();
             for step in steps {
                 match step {
                     Step::Lay(these) => for p in these {
                         prop_assert!(all[p].before.iter().all(|b| configured.contains(b)));
+                        prop_assert!(all[p].after.iter().all(|b| there.contains(b)));
                         prop_assert!(laid.insert(p));
                     },
                     Step::Configure(these) => for p in these {
@@ -161,6 +191,7 @@ mod tests {
                     },
                     Step::Done => {}
                 }
+                there.extend(laid.iter().map(|p| format!("p{p}")));
             }
             prop_assert_eq!(laid.len(), 12);
         }
