@@ -9,6 +9,7 @@ use std::time::Duration;
 use akene_exec::{Cmd, Runner};
 use anyhow::{Context, Result};
 
+use crate::run::second_root;
 use crate::target;
 
 /// How often it is looked: upgrades come by day and by night, and nobody says when a computer is started next.
@@ -38,6 +39,10 @@ pub(super) fn keep(root: &Path, runner: &dyn Runner) {
 }
 
 fn renew(root: &Path, runner: &dyn Runner) -> Result<Vec<String>> {
+    // Another system's loaders are that one's to renew.
+    if !super::is_the_one(root) || !second_root::is_current(root) {
+        return Ok(Vec::new());
+    }
     let (boot, esp) = (root.join("boot"), root.join("boot/efi"));
     let on = |path: &Path| fs::metadata(path).ok().map(|about| about.dev());
     // `nofail`: it may not be there, and the directory is not it.

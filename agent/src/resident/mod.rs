@@ -182,10 +182,8 @@ pub fn run(root: &Path, options: Options) -> Result<()> {
         if let Err(error) = returned::take_back(root, runner).and_then(|()| settle(root, runner)) {
             eprintln!("telling the boot menu that the system has started: {error:#}");
         }
-        if is_the_one(root) {
-            loader::keep(root, runner);
-            loader::watch(root, runner);
-        }
+        loader::keep(root, runner);
+        loader::watch(root, runner);
     }
     let resident = Resident::open(root)?;
     if options.once {

@@ -344,6 +344,13 @@ pub fn standing(top: &Path) -> Standing {
     }
 }
 
+/// Whether the system below `top` is the one that its boot partition starts when nobody chooses, as far as that says so. One that is left
+/// of earlier times is not, whoever has started it.
+pub fn is_current(top: &Path) -> bool {
+    let own = own_root(top).map(|(own, _)| own);
+    current(&top.join("boot")).is_none_or(|current| own.is_none_or(|own| own == current))
+}
+
 /// This system has confirmed itself: it is the one to stay, and an old one is let go. Its place is where the next system is
 /// made; until then everything on it stays. True: there was one.
 pub fn release(top: &Path) -> Result<bool> {
@@ -351,8 +358,7 @@ pub fn release(top: &Path) -> Result<bool> {
     let Some((own, _)) = own_root(top) else { return Ok(false) };
     match standing(top) {
         Standing::New => {}
-        // Somebody started one that is left of earlier times.
-        Standing::Alone if current(&boot).is_some_and(|current| current != own) => return Ok(false),
+        Standing::Alone if !is_current(top) => return Ok(false),
         Standing::Alone => {}
         Standing::Back | Standing::Guest => return Ok(false),
     }

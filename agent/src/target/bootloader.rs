@@ -252,6 +252,7 @@ fn for_efi(with: &Tools<'_>, root: &Root, watch: &mut dyn Watch) -> Result<()> {
     let prefix_is = prefix_of(uuid);
     let where_it_is = menu_of(uuid);
     let mut files = EspFiles::default();
+    files.remove(signed::FALLBACK);
     let loader = match signed::loaders(root)? {
         Some(loaders) => {
             for loader in loaders {

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 #[derive(Debug, Default)]
 pub(super) struct EspFiles {
     files: Vec<(String, Vec<u8>)>,
+    gone: Vec<String>,
 }
 
 impl EspFiles {
@@ -21,7 +22,12 @@ impl EspFiles {
         self.files.push((path.to_owned(), content.into()));
     }
 
-    /// Writes all of them. `scratch` is a directory for the copies mtools reads.
+    /// Removes a file, if it is there.
+    pub fn remove(&mut self, path: &str) {
+        self.gone.push(path.to_owned());
+    }
+
+    /// Writes all of them, and removes what has to go. `scratch` is a directory for the copies mtools reads.
     pub fn write(&self, device: &Path, scratch: &Path, runner: &dyn Runner) -> Result<()> {
         let tool = |name: &str| {
             // The size in a kept ESP's header may not be a multiple of what mtools thinks a disk has.
@@ -49,6 +55,10 @@ impl EspFiles {
             runner
                 .run(&tool("mcopy").arg("-o").arg(&copy).arg(format!("::{path}")))
                 .with_context(|| format!("writing {path} to the ESP"))?;
+        }
+        for path in self.gone.iter().filter(|path| self.has(&tool, Path::new(path), runner)) {
+            let remove = tool("mdel").arg(format!("::{path}"));
+            runner.run(&remove).with_context(|| format!("removing {path} from the ESP"))?;
         }
         // mtools leaves them in memory.
         std::fs::File::options()
@@ -100,7 +110,19 @@ mod tests {
         files.add("EFI/debian/grub.cfg", "configfile");
         let runner = WithoutConverters { empty };
         files.write(&esp, dir.path(), &runner).unwrap();
+        let mut others = EspFiles::default();
+        others.add("EFI/BOOT/fbx64.efi", "another distribution's");
+        others.write(&esp, dir.path(), &runner).unwrap();
+        files.remove("EFI/BOOT/fbx64.efi");
         files.write(&esp, dir.path(), &runner).unwrap();
+        files.write(&esp, dir.path(), &runner).unwrap();
+        let listed =
+            SystemRunner.run(&Cmd::new("mdir").args(["-b", "-i"]).arg(&esp).arg("::EFI/BOOT")).unwrap();
+        assert!(
+            listed.text().contains("BOOTX64.EFI") && !listed.text().contains("fbx64"),
+            "{}",
+            listed.text()
+        );
 
         SystemRunner.run(&Cmd::new("fsck.vfat").arg("-n").arg(&esp)).unwrap();
         let back = Cmd::new("mtype").arg("-i").arg(&esp).arg("::EFI/debian/grub.cfg");

@@ -14,7 +14,7 @@ use akene_protocol::profile::Distribution;
 use anyhow::{Context, Result};
 
 use super::esp::EspFiles;
-use super::{bios, bootloader};
+use super::{bios, bootloader, signed};
 use crate::storage::Layout;
 
 /// Makes the disk start the installer that lies on its boot partition.
@@ -51,6 +51,7 @@ pub(super) fn put_on_disk(
     for dir in [distribution.directory(), "BOOT"] {
         files.add(&format!("EFI/{dir}/grub.cfg"), menu.clone());
     }
+    files.remove(signed::FALLBACK);
     // Last: until it is there, the firmware starts what it started before.
     files.add("EFI/BOOT/BOOTX64.EFI", read(image::LOADER_SHIM)?);
     fs::create_dir_all(scratch).with_context(|| format!("making {}", scratch.display()))?;

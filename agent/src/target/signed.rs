@@ -4,15 +4,22 @@
 //! packages do not bring their new loaders to the partition everywhere: Ubuntu's scripts do it only where `grub-install` has left
 //! its `core.efi`, Debian's only for the way a computer starts that they were installed on. [`renew`] does it for both.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use akene_archive::Root;
 use anyhow::{Context, Result};
+use object::read::pe::PeFile64;
+use object::{Object, ObjectSection};
 
 /// The directory of the loader that starts where the firmware knows of no other.
 const REMOVABLE: &str = "EFI/BOOT";
+
+/// By this shim makes new entries for a firmware that has lost its own, and starts those before anything else. `grub-install` puts
+/// one there, and another distribution's shim takes it for an attack.
+pub(super) const FALLBACK: &str = "EFI/BOOT/fbx64.efi";
 
 /// A loader.
 pub(super) struct Loader {
@@ -53,38 +60,76 @@ impl Loader {
 }
 
 /// Replaces the loaders on a mounted EFI system partition that are not those of the packages of the running system, whose root
-/// this is, and gives their paths. A loader that is not there is not brought, and one in `EFI/BOOT` that was not the distribution's is left.
+/// this is, and gives their paths. In a directory where there is no `grub.cfg` nobody of ours ever put one.
 ///
-/// First all of one directory, then of the other: whichever a power cut finds half done, a firmware goes on to the other.
+/// What is older than what is there is left: shim remembers, outside of the disk, which generations it must not start any more.
+/// First all of one directory, then of the other, each on the disk before the next: whichever a power cut finds half done, a
+/// firmware goes on to the other. A FAT has no journal: what a cut has torn or taken away is brought again.
 ///
 /// # Errors
-/// They cannot be read or written.
+/// The first that could not be read or written. What could be was.
 pub(crate) fn renew(root: &Path, esp: &Path, distribution: &str) -> Result<Vec<String>> {
     let Some(loaders) = loaders(&Root::open(root)?)? else { return Ok(Vec::new()) };
-    let mut renewed = Vec::new();
+    let (mut renewed, mut failed) = (Vec::new(), None);
     for place in [0, 1] {
-        let before = renewed.len();
+        let dir = [REMOVABLE, &format!("EFI/{distribution}")][place].to_owned();
+        if !esp.join(dir).join("grub.cfg").exists() {
+            continue;
+        }
         for loader in &loaders {
-            let places = loader.places(distribution);
-            let Some(there) = read(&esp.join(&places[place]))? else { continue };
-            let is_ours = place == 1 || read(&esp.join(&places[1]))?.is_some_and(|twin| twin == there);
-            if there != loader.content && is_ours {
-                replace(&esp.join(&places[place]), &loader.content)?;
-                renewed.push(places[place].clone());
+            let path = &loader.places(distribution)[place];
+            match bring(&esp.join(path), &loader.content, distribution) {
+                Ok(true) => renewed.push(path.clone()),
+                Ok(false) => {}
+                Err(error) => {
+                    // A new shim must not meet an old GRUB.
+                    failed.get_or_insert(error);
+                    break;
+                }
             }
         }
-        if renewed.len() > before {
-            sync(esp)?;
-        }
     }
-    Ok(renewed)
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(renewed),
+    }
 }
 
-fn read(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        read => read.map(Some).with_context(|| format!("reading {}", path.display())),
+/// Brings one loader, unless what is there is as good. True: it was brought.
+fn bring(path: &Path, content: &[u8], distribution: &str) -> Result<bool> {
+    let there = match fs::read(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => None,
+        there => Some(there.with_context(|| format!("reading {}", path.display()))?),
+    };
+    if there.is_some_and(|there| there == content || !gives_way(&there, content, distribution)) {
+        return Ok(false);
     }
+    replace(path, content)?;
+    Ok(true)
+}
+
+/// Whether the program that is there gives way to another: it is damaged, or the distribution's own and of no later generation.
+fn gives_way(there: &[u8], new: &[u8], distribution: &str) -> bool {
+    let Some(there) = generations(there) else { return true };
+    let Some(new) = generations(new) else { return false };
+    let own = |component: &String| {
+        component.split('.').nth(1).is_some_and(|vendor| vendor.starts_with(distribution))
+    };
+    there.keys().any(own)
+        && there.iter().all(|(component, old)| new.get(component).is_none_or(|new| new >= old))
+}
+
+/// The generation of each component that a program says it has (its section `.sbat`: lines of `NAME,GENERATION,…`, SBAT.md of
+/// shim). None has none that is older than that, or somebody else's. `None`: these bytes are no whole program.
+fn generations(program: &[u8]) -> Option<BTreeMap<String, u32>> {
+    let file = PeFile64::parse(program).ok()?;
+    let Some(section) = file.section_by_name(".sbat") else { return Some(BTreeMap::new()) };
+    let text = String::from_utf8_lossy(section.data().ok()?);
+    let line = |line: &str| {
+        let mut fields = line.split(',');
+        Some((fields.next()?.to_owned(), fields.next()?.trim().parse().ok()?))
+    };
+    Some(text.trim_end_matches('\0').lines().filter_map(line).collect())
 }
 
 /// A FAT knows no modes: none is set.
@@ -94,19 +139,53 @@ fn replace(path: &Path, content: &[u8]) -> Result<()> {
         let mut file = File::create(&new)?;
         file.write_all(content)?;
         file.sync_all()?;
-        fs::rename(&new, path)
+        fs::rename(&new, path)?;
+        // Names on a FAT are only in order when all of it is.
+        nix::unistd::syncfs(File::open(path)?).map_err(Into::into)
     };
-    write().with_context(|| format!("replacing {}", path.display()))
-}
-
-fn sync(esp: &Path) -> Result<()> {
-    let doing = || format!("writing out {}", esp.display());
-    nix::unistd::syncfs(File::open(esp).with_context(doing)?).with_context(doing)
+    write().map_err(|error| {
+        // It may have taken the last room there is.
+        fs::remove_file(&new).ok();
+        anyhow::Error::new(error).context(format!("replacing {}", path.display()))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A program of one section, as much of one as is looked at: with these generations, or with something else.
+    fn program(generations: &str) -> Vec<u8> {
+        let (name, text) = match generations {
+            "" => (b".text\0\0\0", "code"),
+            text => (b".sbat\0\0\0", text),
+        };
+        let mut bytes = b"MZ".to_vec();
+        bytes.resize(60, 0);
+        bytes.extend(64u32.to_le_bytes());
+        bytes.extend(b"PE\0\0");
+        // Machine, sections, time, symbols (2), size of the optional header, characteristics.
+        bytes.extend([0x64, 0x86, 1, 0]);
+        bytes.extend([0; 12]);
+        bytes.extend([240, 0, 0x22, 0]);
+        let mut optional = vec![0; 240];
+        optional[..2].copy_from_slice(&0x20b_u16.to_le_bytes());
+        // Tables, whose places follow.
+        optional[108] = 16;
+        bytes.extend(optional);
+        bytes.extend(name);
+        let (size, at) = (text.len() as u32, bytes.len() as u32 + 32);
+        for number in [size, 0x1000, size, at] {
+            bytes.extend(number.to_le_bytes());
+        }
+        bytes.extend([0; 16]);
+        bytes.extend(text.as_bytes());
+        bytes
+    }
+
+    fn of(generation: u32, vendor: &str, name: &str) -> Vec<u8> {
+        program(&format!("sbat,1,SBAT Version\nshim,{generation},UEFI shim\nshim.{vendor},1,{name}\n"))
+    }
 
     struct Rig {
         root: tempfile::TempDir,
@@ -114,27 +193,30 @@ mod tests {
     }
 
     impl Rig {
-        fn put(dir: &Path, path: &str, content: &str) {
+        fn put(dir: &Path, path: &str, content: &[u8]) {
             let path = dir.join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, content).unwrap();
         }
 
-        /// The packages' loaders are called so, those on the partition so.
-        fn new(packaged: &str, there: &str) -> Rig {
+        /// The packages' loaders have this generation, those on the partition that one.
+        fn new(packaged: u32, there: u32) -> Rig {
             let rig = Rig { root: tempfile::tempdir().unwrap(), esp: tempfile::tempdir().unwrap() };
             for path in
                 ["shim/shimx64.efi.signed", "shim/mmx64.efi", "grub/x86_64-efi-signed/grubx64.efi.signed"]
             {
                 let name = path.rsplit('/').next().unwrap().split('.').next().unwrap();
-                Self::put(rig.root.path(), &format!("usr/lib/{path}"), &format!("{packaged} {name}"));
+                Self::put(rig.root.path(), &format!("usr/lib/{path}"), &of(packaged, "ubuntu", name));
             }
             for loader in loaders(&Root::open(rig.root.path()).unwrap()).unwrap().unwrap() {
                 let name = loader.name.split('.').next().unwrap();
                 for place in loader.places("ubuntu") {
-                    Self::put(rig.esp.path(), &place, &format!("{there} {name}"));
+                    Self::put(rig.esp.path(), &place, &of(there, "ubuntu", name));
                 }
             }
+            ["BOOT", "ubuntu"]
+                .iter()
+                .for_each(|dir| Self::put(rig.esp.path(), &format!("EFI/{dir}/grub.cfg"), b""));
             rig
         }
 
@@ -142,58 +224,82 @@ mod tests {
             renew(self.root.path(), self.esp.path(), "ubuntu").unwrap()
         }
 
-        fn there(&self, path: &str) -> String {
-            fs::read_to_string(self.esp.path().join(path)).unwrap()
+        fn on_esp(&self, path: &str, content: &[u8]) {
+            Self::put(self.esp.path(), path, content);
+        }
+
+        fn there(&self, path: &str) -> Vec<u8> {
+            fs::read(self.esp.path().join(path)).unwrap()
         }
     }
 
+    const ALL: [&str; 6] = [
+        "EFI/BOOT/grubx64.efi",
+        "EFI/BOOT/mmx64.efi",
+        "EFI/BOOT/BOOTX64.EFI",
+        "EFI/ubuntu/grubx64.efi",
+        "EFI/ubuntu/mmx64.efi",
+        "EFI/ubuntu/shimx64.efi",
+    ];
+
     #[test]
     fn what_an_upgrade_brought_comes_to_the_partition_once() {
-        let rig = Rig::new("new", "old");
-        let wanted = [
-            "EFI/BOOT/grubx64.efi",
-            "EFI/BOOT/mmx64.efi",
-            "EFI/BOOT/BOOTX64.EFI",
-            "EFI/ubuntu/grubx64.efi",
-            "EFI/ubuntu/mmx64.efi",
-            "EFI/ubuntu/shimx64.efi",
-        ];
-        assert_eq!(rig.renew(), wanted);
-        assert_eq!(rig.there("EFI/BOOT/BOOTX64.EFI"), "new shimx64");
-        assert_eq!(rig.there("EFI/ubuntu/grubx64.efi"), "new grubx64");
+        let rig = Rig::new(4, 3);
+        assert_eq!(rig.renew(), ALL);
+        assert_eq!(rig.there("EFI/BOOT/BOOTX64.EFI"), of(4, "ubuntu", "shimx64"));
+        assert_eq!(rig.there("EFI/ubuntu/grubx64.efi"), of(4, "ubuntu", "grubx64"));
         assert_eq!(rig.renew(), Vec::<String>::new());
-        let left: Vec<_> =
-            ["EFI/BOOT", "EFI/ubuntu"].map(|d| fs::read_dir(rig.esp.path().join(d)).unwrap().count()).into();
-        assert_eq!(left, [3, 3]);
+        let count = |dir: &str| fs::read_dir(rig.esp.path().join(dir)).unwrap().count();
+        assert_eq!(["EFI/BOOT", "EFI/ubuntu"].map(count), [4, 4], "nothing else is left there");
     }
 
     #[test]
     fn whatever_a_power_cut_left_is_completed() {
-        let all = Rig::new("new", "old").renew();
-        for done in 0..all.len() {
-            let rig = Rig::new("new", "old");
-            for path in &all[..done] {
-                let name =
-                    if path.contains("BOOTX64") { "shimx64" } else { path.rsplit('/').next().unwrap() };
-                Rig::put(rig.esp.path(), path, &format!("new {}", name.split('.').next().unwrap()));
+        for path in ALL {
+            let whole = of(4, "ubuntu", "x");
+            for torn in [None, Some(&whole[..whole.len() - 9]), Some(b"".as_slice())] {
+                let rig = Rig::new(4, 3);
+                rig.renew();
+                fs::remove_file(rig.esp.path().join(path)).unwrap();
+                torn.iter().for_each(|torn| rig.on_esp(path, torn));
+                rig.on_esp(&format!("{path}.new"), b"ha");
+                assert_eq!(rig.renew(), [path]);
+                assert!(!rig.esp.path().join(format!("{path}.new")).exists());
             }
-            Rig::put(rig.esp.path(), &format!("{}.new", all[done]), "ha");
-            assert_eq!(rig.renew(), all[done..]);
-            assert!(!rig.esp.path().join(format!("{}.new", all[done])).exists());
         }
     }
 
     #[test]
-    fn what_somebody_else_put_there_and_what_is_not_there_stays_so() {
-        let rig = Rig::new("new", "old");
-        Rig::put(rig.esp.path(), "EFI/BOOT/BOOTX64.EFI", "of Windows");
-        fs::remove_file(rig.esp.path().join("EFI/ubuntu/mmx64.efi")).unwrap();
-        let renewed = rig.renew();
-        assert_eq!(renewed, ["EFI/BOOT/grubx64.efi", "EFI/ubuntu/grubx64.efi", "EFI/ubuntu/shimx64.efi"]);
-        assert_eq!(rig.there("EFI/BOOT/BOOTX64.EFI"), "of Windows");
+    fn nothing_takes_the_place_of_a_later_generation_or_of_somebody_elses() {
+        assert_eq!(Rig::new(3, 4).renew(), Vec::<String>::new());
+        // A rebuild of one generation is an upgrade as any other.
+        let rig = Rig::new(4, 4);
+        rig.on_esp(ALL[0], &of(4, "ubuntu", "an earlier build"));
+        assert_eq!(rig.renew(), [ALL[0]]);
+        for other in [of(1, "debian", "shimx64"), program(""), program("bootmgfw,1,Windows\n")] {
+            let rig = Rig::new(4, 3);
+            rig.on_esp(ALL[2], &other);
+            rig.renew();
+            assert_eq!(rig.there(ALL[2]), other);
+        }
+        let rig = Rig::new(4, 3);
+        fs::remove_file(rig.esp.path().join("EFI/BOOT/grub.cfg")).unwrap();
+        assert_eq!(rig.renew(), ALL[3..]);
         // Nothing that is signed: nothing to bring.
         fs::remove_dir_all(rig.root.path().join("usr/lib/shim")).unwrap();
-        Rig::put(rig.esp.path(), "EFI/ubuntu/grubx64.efi", "made here");
+        rig.on_esp(ALL[3], b"");
         assert_eq!(rig.renew(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn one_that_cannot_be_replaced_keeps_its_shim_back_and_nothing_else() {
+        let rig = Rig::new(4, 3);
+        let path = rig.esp.path().join(ALL[0]);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let error = renew(rig.root.path(), rig.esp.path(), "ubuntu").unwrap_err();
+        assert!(format!("{error:#}").contains("EFI/BOOT/grubx64.efi"), "{error:#}");
+        assert_eq!(rig.there(ALL[2]), of(3, "ubuntu", "shimx64"));
+        assert_eq!(rig.there(ALL[5]), of(4, "ubuntu", "shimx64"));
     }
 }
