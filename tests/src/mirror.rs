@@ -14,6 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use akene_exec::{Cmd, Runner, SystemRunner};
+use akene_protocol::profile::Distribution;
 use anyhow::{Context, Result, ensure};
 
 use crate::http::{Answer, Server};
@@ -215,6 +216,59 @@ impl Cache {
     }
 }
 
+/// A server on loopback that keeps what it fetches from these archives, by name.
+fn keeping(archives: BTreeMap<String, String>) -> Result<Server> {
+    let dir = cache_dir()?.join("mirror");
+    let cache = Arc::new(Cache { dir, archives, busy: Mutex::default(), done: Condvar::new() });
+    Server::start(move |path| cache.get(path))
+}
+
+/// Ubuntu's own archive, on loopback, where it can be reached.
+pub struct Ubuntu {
+    /// The server. The archive lies below `/ubuntu`.
+    pub server: Server,
+    /// The keys it is signed with.
+    pub keyring: PathBuf,
+}
+
+/// Ubuntu 24.04's package of keys, which its archive has as long as it has the release.
+const UBUNTU_KEYS: &str = "pool/main/u/ubuntu-keyring/ubuntu-keyring_2023.11.28.1_all.deb";
+
+/// Fingerprint of the key by which Ubuntu's archive has been signed since 2018.
+const UBUNTU_KEY: &str = "F6ECB3762474EDA9D21B7022871920D1991BC93C";
+
+impl Ubuntu {
+    /// Starts it. `None`, and says so, where the archive cannot be reached.
+    pub fn start() -> Result<Option<Self>> {
+        let upstream = Distribution::Ubuntu.default_mirror();
+        let server = keeping(BTreeMap::from([("ubuntu".into(), upstream.into())]))?;
+        let keys = cache_dir()?.join("ubuntu-keys");
+        let keyring = keys.join("usr/share/keyrings/ubuntu-archive-keyring.gpg");
+        let scratch = tempfile::tempdir().context("making a directory")?;
+        let deb = scratch.path().join("keys.deb");
+        let get =
+            Cmd::new("/usr/lib/apt/apt-helper").args(["-o", "APT::Sandbox::User=root", "download-file"]);
+        let get = get.arg(format!("{}/ubuntu/{UBUNTU_KEYS}", server.url())).arg(&deb);
+        if let Err(error) = SystemRunner.run(&get.timeout(Duration::from_secs(60))) {
+            eprintln!("SKIPPED: {upstream} cannot be reached from here: {error:#}");
+            return Ok(None);
+        }
+        SystemRunner.run(&Cmd::new("dpkg-deb").arg("-x").arg(&deb).arg(&keys)).context("unpacking keys")?;
+        let show = Cmd::new("gpg").args(["--show-keys", "--with-colons"]).arg(&keyring);
+        let shown = SystemRunner.run(&show).context("reading Ubuntu's keys")?.text();
+        ensure!(
+            shown.contains(&format!(":{UBUNTU_KEY}:")),
+            "the keyring of {upstream} lacks the archive's key"
+        );
+        Ok(Some(Ubuntu { server, keyring }))
+    }
+
+    /// Its address on loopback.
+    pub fn url(&self) -> String {
+        format!("{}/ubuntu", self.server.url())
+    }
+}
+
 /// The host's mirror on loopback.
 pub struct Mirror {
     /// The server, for faults and the record of what was asked for.
@@ -231,10 +285,7 @@ impl Mirror {
             (host.archive().to_owned(), host.main.clone()),
             (format!("{}-security", host.archive()), host.security.clone()),
         ]);
-        let dir = cache_dir()?.join("mirror");
-        let cache = Arc::new(Cache { dir, archives, busy: Mutex::default(), done: Condvar::new() });
-        let server = Server::start(move |path| cache.get(path))?;
-        Ok(Mirror { server, host })
+        Ok(Mirror { server: keeping(archives)?, host })
     }
 
     /// Address of the main archive as the host sees it.

@@ -29,6 +29,15 @@ impl Archive {
         let security = line(&mirror.security(), &format!("{suite}-security"));
         Archive { suite: suite.into(), sources: line(&mirror.main(), suite) + &security }
     }
+
+    /// One of Ubuntu's, or one that looks like it, with its updates.
+    pub fn ubuntu(url: &str, keyring: &Path, suite: &str) -> Self {
+        let components = "main restricted universe multiverse";
+        let line = |pocket: &str| {
+            format!("deb [signed-by={}] {url} {suite}{pocket} {components}\n", keyring.display())
+        };
+        Archive { suite: suite.into(), sources: ["", "-updates", "-security"].map(line).concat() }
+    }
 }
 
 /// Packages and what they were chosen for.

@@ -41,7 +41,11 @@ pub const DESKTOP: &[&str] = &[
     "xfce4",
 ];
 
-/// What the stand-in for Ubuntu has.
+/// Ubuntu's own desktop, with what is recommended.
+pub const UBUNTU_DESKTOP: &[&str] =
+    &["eatmydata", "linux-generic", "openssh-server", "ubuntu-desktop-minimal", "ubuntu-standard"];
+
+/// What the stand-in for Ubuntu has, and Ubuntu itself.
 pub const STANDIN: &[&str] = &[
     "console-setup",
     "eatmydata",

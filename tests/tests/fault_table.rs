@@ -478,7 +478,9 @@ fn a_disk_that_is_full_before_everything_is_there() {
     let issues = outcome.issues();
     assert_eq!(issues[0]["code"], "no-space", "{}", outcome.story());
     assert_eq!(outcome.events_of("failed")[0]["disks-changed"], true);
-    assert_eq!(outcome.events_of("failed")[0]["phase"], "stage", "{}", outcome.story());
+    // Where packages are fetched to has more room: it may be setting them up that has none.
+    let phase = &outcome.events_of("failed")[0]["phase"];
+    assert!(phase == "stage" || phase == "install", "{}", outcome.story());
     let outcome = with(100, &disk, &|_| {});
     is_staged(&outcome);
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use akene_exec::{ChrootMounts, Cmd, Runner, SystemRunner};
 use akene_tests::disks::{can_run, has};
-use akene_tests::mirror::{Mirror, cache_dir};
+use akene_tests::mirror::{Mirror, Ubuntu, cache_dir};
 use akene_tests::reference::{self, Archive, Set};
 use akene_tests::roots::{Comparison, compare};
 use akene_tests::standin::{self, Standin};
@@ -133,17 +133,33 @@ fn the_ubuntu_stand_in() {
     let dir = tempfile::tempdir_in(cache_dir().unwrap()).unwrap();
     let key = dir.path().join("archive.asc");
     std::fs::write(&key, &standin.key).unwrap();
-    let line = |suite: &str| {
-        let components = "main restricted universe multiverse";
-        format!("deb [signed-by={}] {} {suite} {components}\n", key.display(), standin.url())
-    };
-    let suite = standin::SUITE;
-    let sources =
-        [suite, "noble-updates", "noble-security"].map(|s| line(&s.replace("noble", suite))).concat();
-    let archive = Archive { suite: suite.into(), sources };
+    let archive = Archive::ubuntu(&standin.url(), &key, standin::SUITE);
     let set = reference::choose(dir.path(), &archive, sets::STANDIN, false).unwrap();
     let comparison = both(&set, dir.path(), false, &[]);
     assert_eq!(comparison.differences, [], "{comparison}");
+}
+
+/// Ubuntu itself, where its archive can be reached.
+fn ubuntu_itself(requested: &[&str], recommends: bool) {
+    if !full() || mirror().is_none() {
+        return;
+    }
+    let Some(ubuntu) = Ubuntu::start().unwrap() else { return };
+    let dir = tempfile::tempdir_in(cache_dir().unwrap()).unwrap();
+    let archive = Archive::ubuntu(&ubuntu.url(), &ubuntu.keyring, "noble");
+    let set = reference::choose(dir.path(), &archive, requested, recommends).unwrap();
+    let comparison = both(&set, dir.path(), recommends, &[]);
+    assert_eq!(comparison.differences, [], "{comparison}");
+}
+
+#[test]
+fn ubuntu() {
+    ubuntu_itself(sets::STANDIN, false);
+}
+
+#[test]
+fn ubuntu_with_a_desktop() {
+    ubuntu_itself(sets::UBUNTU_DESKTOP, true);
 }
 
 #[test]

@@ -11,6 +11,8 @@ pub enum Allowed {
     All,
     /// When it was written.
     Time,
+    /// Where a link leads.
+    Link,
     /// One statement of it: those that begin with these words.
     Part(&'static str),
 }
@@ -40,6 +42,8 @@ const CHANCE: &str = "made by chance, so that no two systems have the same";
 const LOG: &str = "a log: says when and in which order";
 const CACHE: &str = "a cache: made again from what was compared";
 const BEHIND: &str = "a backup by the program that keeps the file: one change behind, whichever was the last";
+const UNITS: &str = "the same unit below /lib and /usr/lib: `deb-systemd-helper` says it so, and `systemctl`, which it calls where it is there already, \
+                     in the other way; the reference sets up what is required, but not essential, later";
 const LOCK: &str = "an empty lock: there once the program has run";
 
 /// The whole list.
@@ -63,6 +67,7 @@ pub const PERMITTED: &[Permitted] = &[
     ),
     may("var/cache/debconf/config.dat", Allowed::Part("dictionaries-common/default-wordlist Flags"), ASKED),
     may("var/cache/debconf/config.dat", Allowed::Part("libpaper/defaultpaper Owners"), ASKED),
+    may("etc/systemd/system/*.wants/e2scrub_*", Allowed::Link, UNITS),
     may("etc/console-setup/cached_*", Allowed::Content, "names the consoles of the machine it is made on"),
     may("boot/initrd.img-*", Allowed::Content, "an archive with the times of its making"),
     may("var/lib/initramfs-tools/*", Allowed::Content, "sums of those archives"),
@@ -97,6 +102,7 @@ impl Permitted {
                 matches!(aspect, Aspect::Content | Aspect::Part(_) | Aspect::Time)
             }
             (Allowed::Time, aspect) => *aspect == Aspect::Time,
+            (Allowed::Link, aspect) => *aspect == Aspect::Target,
             (Allowed::Part(start), Aspect::Part(part)) => part.starts_with(start),
             (Allowed::Part(_), _) => false,
         };

@@ -225,10 +225,15 @@ impl Fetcher {
         if failed.iter().any(|(_, error)| is_full(error)) {
             // Which of the files was the last to have room says nothing.
             let (left, total) = meter.left();
+            let left = if left.0 > 0 {
+                format!(": {left} of {total} were still to be fetched")
+            } else {
+                String::new()
+            };
             return Err(Issues::from(Issue::new(
                 "no-space",
                 dir.display().to_string(),
-                format!("there is no room for the packages: {left} of {total} were still to be fetched"),
+                format!("there is no room for the packages{left}"),
                 "use a larger disk or more memory, or ask for fewer packages",
             ))
             .into());
