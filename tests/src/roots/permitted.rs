@@ -44,6 +44,7 @@ const CACHE: &str = "a cache: made again from what was compared";
 const BEHIND: &str = "a backup by the program that keeps the file: one change behind, whichever was the last";
 const UNITS: &str = "the same unit below /lib and /usr/lib: `deb-systemd-helper` says it so, and `systemctl`, which it calls where it is there already, \
                      in the other way; the reference sets up what is required, but not essential, later";
+const FIRST: &str = "tells which of several alternatives was there first, and nothing else";
 const LOCK: &str = "an empty lock: there once the program has run";
 
 /// The whole list.
@@ -67,13 +68,25 @@ pub const PERMITTED: &[Permitted] = &[
     ),
     may("var/cache/debconf/config.dat", Allowed::Part("dictionaries-common/default-wordlist Flags"), ASKED),
     may("var/cache/debconf/config.dat", Allowed::Part("libpaper/defaultpaper Owners"), ASKED),
+    may("var/cache/debconf/config.dat", Allowed::Part("grub-efi/"), ASKED),
+    may("var/cache/debconf/config.dat", Allowed::Part("openvpn/create_tun Value"), ASKED),
+    may("var/cache/debconf/config.dat", Allowed::Part("ubuntu-drivers-common/obsolete-driver"), ASKED),
+    may("var/cache/debconf/templates.dat", Allowed::Part("ubuntu-drivers-common/obsolete-driver"), ASKED),
+    may("etc/alternatives/*", Allowed::Time, FIRST),
+    may("usr/share/gnome-shell/gdm-theme.gresource", Allowed::Time, FIRST),
+    may("usr/share/icons/default/index.theme", Allowed::Time, FIRST),
     may("etc/systemd/system/*.wants/e2scrub_*", Allowed::Link, UNITS),
     may("etc/console-setup/cached_*", Allowed::Content, "names the consoles of the machine it is made on"),
     may("boot/initrd.img-*", Allowed::Content, "an archive with the times of its making"),
     may("var/lib/initramfs-tools/*", Allowed::Content, "sums of those archives"),
     may("dev/**", Allowed::All, DEVICES),
     may("run/**", Allowed::All, MEMORY),
+    may("tmp/**", Allowed::All, "the maker of the reference empties it"),
+    may("etc/.resolv.conf.systemd-resolved.bak", Allowed::All, REFERENCE),
     may("etc/machine-id", Allowed::All, CHANCE),
+    may("etc/brlapi.key", Allowed::Content, CHANCE),
+    may("etc/ssl/certs/ssl-cert-snakeoil.pem", Allowed::Content, CHANCE),
+    may("etc/ssl/private/ssl-cert-snakeoil.key", Allowed::Content, CHANCE),
     may("var/lib/dbus/machine-id", Allowed::All, CHANCE),
     may("etc/ssh/ssh_host_*_key", Allowed::Content, CHANCE),
     may("etc/ssh/ssh_host_*_key.pub", Allowed::Content, CHANCE),
@@ -83,8 +96,10 @@ pub const PERMITTED: &[Permitted] = &[
     may("var/cache/ldconfig/aux-cache", Allowed::All, CACHE),
     may("var/cache/man/**", Allowed::Content, CACHE),
     may("var/cache/fontconfig/*", Allowed::Content, CACHE),
+    may("var/cache/swcatalog/**", Allowed::Content, CACHE),
     may("var/cache/debconf/*-old", Allowed::All, BEHIND),
     may("var/lib/dpkg/*-old", Allowed::All, BEHIND),
+    may("usr/share/info/dir.old", Allowed::Content, BEHIND),
     may("var/lib/ucf/hashfile.*", Allowed::Content, BEHIND),
     may("var/lib/ucf/registry.*", Allowed::Content, BEHIND),
     may("etc/*-", Allowed::All, BEHIND),

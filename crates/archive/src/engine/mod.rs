@@ -172,7 +172,17 @@ impl<'a> Engine<'a> {
         if laid.len() != places.len() {
             bail!("laying the base: some of its packages need dpkg, which does not run before it is there");
         }
-        self.dpkg_configure(&places, &["--force-depends"], said)
+        // It makes directories that others count on without a word, such as /usr/local/share; with apt it is set up long before them.
+        let needs: Vec<Needs> = self.packages.iter().map(needs_of).collect();
+        let is_files = |p: &usize| self.packages[*p].name == "base-files";
+        let files: Vec<usize> = places.iter().copied().filter(is_files).collect();
+        let mut first = order::closure(&needs, &self.states, &files);
+        first.retain(|p| places.contains(p));
+        places.retain(|p| !first.contains(p));
+        for these in [first, places].iter().filter(|these| !these.is_empty()) {
+            self.dpkg_configure(these, &["--force-depends"], said)?;
+        }
+        Ok(())
     }
 
     /// Lays all others.
