@@ -296,7 +296,16 @@ pub const BOOT_IF_THERE: &[Wanted] =
 /// Packages of firmware that wired cards and storage name; searched only for the files the chosen modules name.
 pub fn firmware(distribution: Distribution, wireless: bool) -> Vec<&'static str> {
     let mut names = match distribution {
-        Distribution::Ubuntu => vec!["linux-firmware"],
+        // All of it was one package, until the updates of 24.04 divided it.
+        Distribution::Ubuntu => vec![
+            "linux-firmware",
+            "linux-firmware-amd-misc",
+            "linux-firmware-intel-misc",
+            "linux-firmware-mediatek",
+            "linux-firmware-misc",
+            "linux-firmware-qlogic",
+            "linux-firmware-realtek",
+        ],
         Distribution::Debian => vec![
             "firmware-linux-free",
             "firmware-realtek",
@@ -310,8 +319,14 @@ pub fn firmware(distribution: Distribution, wireless: bool) -> Vec<&'static str>
             "firmware-intel-misc",
         ],
     };
-    if wireless && distribution == Distribution::Debian {
-        names.extend([
+    let of_wireless: &[&str] = match distribution {
+        Distribution::Ubuntu => &[
+            "linux-firmware-broadcom-wireless",
+            "linux-firmware-intel-wireless",
+            "linux-firmware-marvell-wireless",
+            "linux-firmware-qualcomm-wireless",
+        ],
+        Distribution::Debian => &[
             "firmware-iwlwifi",
             "firmware-atheros",
             "firmware-ath9k-htc",
@@ -320,7 +335,10 @@ pub fn firmware(distribution: Distribution, wireless: bool) -> Vec<&'static str>
             "firmware-libertas",
             "firmware-ti-connectivity",
             "firmware-zd1211",
-        ]);
+        ],
+    };
+    if wireless {
+        names.extend(of_wireless);
     }
     names
 }

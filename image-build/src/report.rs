@@ -83,6 +83,14 @@ impl fmt::Display for Report {
             self.firmware,
             self.missing_firmware.len()
         )?;
+        if self.firmware == 0 && !self.missing_firmware.is_empty() {
+            let searched: Vec<&str> = self.firmware_packages.iter().map(|p| p.name.as_str()).collect();
+            writeln!(
+                f,
+                "WARNING: none of the firmware that cards ask for is in {}: some network cards will not work",
+                if searched.is_empty() { "the archive's components".into() } else { searched.join(", ") }
+            )?;
+        }
         for program in &self.dropped_programs {
             writeln!(f, "left out for want of a library: {program}")?;
         }
