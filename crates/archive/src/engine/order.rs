@@ -50,11 +50,12 @@ pub(super) fn next(needs: &[Needs], states: &[State]) -> Step {
         let others = (0..needs.len()).filter(|o| *o != p && states[*o] != State::Configured);
         others.filter(|o| !needs[*o].provides.is_disjoint(&needs[p].before)).collect()
     };
-    let is_first =
-        |p: usize| waiting.iter().all(|o| *o == p || needs[*o].provides.is_disjoint(&needs[p].after));
+    let waits_for = |p: usize| {
+        waiting.iter().copied().find(|o| *o != p && !needs[*o].provides.is_disjoint(&needs[p].after))
+    };
     let unmet: Vec<(usize, Vec<usize>)> = waiting.iter().map(|p| (*p, unmet(*p))).collect();
     let may: Vec<usize> = unmet.iter().filter(|(_, u)| u.is_empty()).map(|(p, _)| *p).collect();
-    let ready: Vec<usize> = may.iter().copied().filter(|p| is_first(*p)).collect();
+    let ready: Vec<usize> = may.iter().copied().filter(|p| waits_for(*p).is_none()).collect();
     if !ready.is_empty() {
         return Step::Lay(ready);
     }
@@ -65,8 +66,15 @@ pub(super) fn next(needs: &[Needs], states: &[State]) -> Step {
             return Step::Configure(closure);
         }
     }
-    // They wait for each other: the first goes on with what there is, as with apt.
-    Step::Lay(vec![may.first().copied().unwrap_or(unmet[0].0)])
+    // Some wait for each other: one of them goes on with what there is, as with apt, and none that only waits behind them.
+    let mut at = may.first().copied().unwrap_or(unmet[0].0);
+    let mut met = BTreeSet::new();
+    while met.insert(at)
+        && let Some(next) = waits_for(at).filter(|next| may.contains(next))
+    {
+        at = next;
+    }
+    Step::Lay(vec![at])
 }
 
 /// The packages and everything they depend on that is not configured, in order.
@@ -141,6 +149,8 @@ mod tests {
         assert_eq!(run(&all), [Step::Lay(vec![0]), Step::Lay(vec![1])]);
         let all = [scripted("a", &[], &["b"]), scripted("b", &[], &["a"]), scripted("c", &[], &["b"])];
         assert_eq!(run(&all), [Step::Lay(vec![0]), Step::Lay(vec![1]), Step::Lay(vec![2])]);
+        let all = [scripted("c", &[], &["b"]), scripted("a", &[], &["b"]), scripted("b", &[], &["a"])];
+        assert_eq!(run(&all), [Step::Lay(vec![2]), Step::Lay(vec![0, 1])]);
     }
 
     #[test]
