@@ -35,6 +35,17 @@ impl EspFiles {
             // it needs converters that the live system does not carry.
             Cmd::new(name).env("MTOOLS_SKIP_CHECK", "1").env("DEFAULT_CODEPAGE", "367").arg("-i").arg(device)
         };
+        // mtools leaves what they write in memory.
+        let sync = || {
+            let esp = std::fs::File::options().write(true).open(device);
+            esp.and_then(|esp| esp.sync_all()).with_context(|| format!("writing out {}", device.display()))
+        };
+        for path in self.gone.iter().filter(|path| self.has(&tool, Path::new(path), runner)) {
+            let remove = tool("mdel").arg(format!("::{path}"));
+            runner.run(&remove).with_context(|| format!("removing {path} from the ESP"))?;
+            // Before what it must not meet is there.
+            sync()?;
+        }
         let mut made = BTreeSet::new();
         for (path, content) in &self.files {
             let above: Vec<PathBuf> = Path::new(path).ancestors().skip(1).map(Path::to_owned).collect();
@@ -56,16 +67,7 @@ impl EspFiles {
                 .run(&tool("mcopy").arg("-o").arg(&copy).arg(format!("::{path}")))
                 .with_context(|| format!("writing {path} to the ESP"))?;
         }
-        for path in self.gone.iter().filter(|path| self.has(&tool, Path::new(path), runner)) {
-            let remove = tool("mdel").arg(format!("::{path}"));
-            runner.run(&remove).with_context(|| format!("removing {path} from the ESP"))?;
-        }
-        // mtools leaves them in memory.
-        std::fs::File::options()
-            .write(true)
-            .open(device)
-            .and_then(|esp| esp.sync_all())
-            .with_context(|| format!("writing out {}", device.display()))
+        sync()
     }
 
     fn has(&self, tool: &dyn Fn(&str) -> Cmd, dir: &Path, runner: &dyn Runner) -> bool {

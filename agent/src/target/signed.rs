@@ -129,7 +129,9 @@ fn generations(program: &[u8]) -> Option<BTreeMap<String, u32>> {
         let mut fields = line.split(',');
         Some((fields.next()?.to_owned(), fields.next()?.trim().parse().ok()?))
     };
-    Some(text.trim_end_matches('\0').lines().filter_map(line).collect())
+    let all: BTreeMap<String, u32> = text.trim_end_matches('\0').lines().filter_map(line).collect();
+    // Which version of this they are in comes first, always.
+    all.contains_key("sbat").then_some(all)
 }
 
 /// A FAT knows no modes: none is set.
@@ -183,8 +185,12 @@ mod tests {
         bytes
     }
 
+    fn generations_text(generation: u32, vendor: &str, name: &str) -> String {
+        format!("sbat,1,SBAT Version\nshim,{generation},UEFI shim\nshim.{vendor},1,{name}\n")
+    }
+
     fn of(generation: u32, vendor: &str, name: &str) -> Vec<u8> {
-        program(&format!("sbat,1,SBAT Version\nshim,{generation},UEFI shim\nshim.{vendor},1,{name}\n"))
+        program(&generations_text(generation, vendor, name))
     }
 
     struct Rig {
@@ -257,7 +263,11 @@ mod tests {
     fn whatever_a_power_cut_left_is_completed() {
         for path in ALL {
             let whole = of(4, "ubuntu", "x");
-            for torn in [None, Some(&whole[..whole.len() - 9]), Some(b"".as_slice())] {
+            let mut zeros = whole.clone();
+            let end = zeros.len();
+            let text = end - generations_text(4, "ubuntu", "x").len();
+            zeros[text..].fill(0);
+            for torn in [None, Some(&whole[..end - 9]), Some(b"".as_slice()), Some(&zeros)] {
                 let rig = Rig::new(4, 3);
                 rig.renew();
                 fs::remove_file(rig.esp.path().join(path)).unwrap();
@@ -276,7 +286,9 @@ mod tests {
         let rig = Rig::new(4, 4);
         rig.on_esp(ALL[0], &of(4, "ubuntu", "an earlier build"));
         assert_eq!(rig.renew(), [ALL[0]]);
-        for other in [of(1, "debian", "shimx64"), program(""), program("bootmgfw,1,Windows\n")] {
+        for other in
+            [of(1, "debian", "shimx64"), program(""), program("sbat,1,SBAT Version\nbootmgfw,1,Windows\n")]
+        {
             let rig = Rig::new(4, 3);
             rig.on_esp(ALL[2], &other);
             rig.renew();
