@@ -110,20 +110,23 @@ pub fn patiently<T>(
         if left != u32::MAX && !put_back_in_time {
             left = left.saturating_sub(1);
         }
-        if is_settling(&issues) {
-            settling -= 1;
-            left = left.min(settling);
-        }
+        // In a row: what passes in between may take as long as it likes.
+        settling = if is_settling(&issues) { settling - 1 } else { SETTLING_ATTEMPTS };
         let may_pass = issues.iter().all(is_transient) || is_settling(&issues);
-        if left == 0 || !may_pass {
+        if left == 0 || settling == 0 || !may_pass {
             return Err(error);
         }
         reporter.debug(format!("{what}: {error:#}"));
         let trouble = issues.iter().find(|issue| ON_SITE.contains(&issue.code.as_str())).cloned();
+        if let Some(issue) = trouble.as_ref().filter(|_| !troubled) {
+            // The server may well be reached meanwhile, and its administrator know better.
+            reporter.warn(issue.to_string());
+        }
         if trouble.is_some() || troubled {
             troubled = trouble.is_some();
             reporter.trouble(trouble);
         }
+        let left = if is_settling(&issues) { left.min(settling) } else { left };
         let again = Text::TryingAgain.get(reporter.language());
         reporter.waiting(&match reporter.language() {
             _ if patience.attempts == u32::MAX || put_back_in_time => again.to_owned(),
@@ -211,6 +214,19 @@ mod tests {
         let shown: Vec<_> = shown.iter().collect();
         assert_eq!(shown.iter().filter(|shown| shown.as_deref() == Some("portal")).count(), 39);
         assert_eq!(shown.last(), Some(&None), "what is over is still shown");
+    }
+
+    #[test]
+    fn a_mirror_that_changes_once_in_between_ends_no_patience() {
+        let reporter = Reporter::new(RunId([1; 8]), 1);
+        let endless = Patience { first: Duration::ZERO, longest: Duration::ZERO, ..Patience::endless() };
+        let mut codes =
+            [&["mirror-updating"; 2][..], &["portal"; 20], &["mirror-updating"; 2]].concat().into_iter();
+        patiently(endless, &reporter, "downloading", || match codes.next() {
+            Some(code) => Err(Issue::new(code, "", "no", "").into()),
+            None => Ok(()),
+        })
+        .unwrap();
     }
 
     #[test]

@@ -167,7 +167,7 @@ const FRENCH: &[(&str, &str, &str)] = &[
     (
         "portal",
         "le réseau demande une connexion par une page web, ou un proxy bloque le passage",
-        "identifiez-vous sur ce réseau avec un autre appareil, ou utilisez une autre connexion",
+        "demandez au responsable du réseau d'autoriser cet ordinateur, ou utilisez une autre connexion",
     ),
     (
         "name-not-found",
@@ -325,6 +325,11 @@ const FRENCH: &[(&str, &str, &str)] = &[
         "package-hash",
         "un fichier téléchargé est abîmé",
         "attendez ; si rien ne change, appelez l'administrateur",
+    ),
+    (
+        "index-oversized",
+        "le serveur de paquets envoie autre chose que ce qui est attendu",
+        "recommencez plus tard ; si rien ne change, appelez l'administrateur",
     ),
     (
         "mirror-updating",

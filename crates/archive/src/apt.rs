@@ -241,7 +241,9 @@ Acquire::https::Timeout "20";
                 Ok(noted) => return Ok(noted),
                 Err(issues) => issues,
             };
-            if std::mem::take(&mut patience) && issues.iter().all(unsettled) {
+            let is_portal = |issue: &Issue| issue.code == "portal";
+            let settles = issues.iter().any(unsettled) && issues.iter().all(|i| unsettled(i) || is_portal(i));
+            if std::mem::take(&mut patience) && settles {
                 std::thread::sleep(SETTLE.min(self.patience));
                 continue;
             }
@@ -262,7 +264,9 @@ Acquire::https::Timeout "20";
                 moved = true;
             }
             drop(at);
-            for issue in issues {
+            // Where pages take the place of some files, others that are not as they should be are pages, too.
+            let portal = issues.iter().any(is_portal);
+            for issue in issues.into_iter().filter(|issue| !(portal && unsettled(issue))) {
                 if !seen.contains(&issue) {
                     seen.push(issue);
                 }

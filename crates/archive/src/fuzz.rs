@@ -41,7 +41,7 @@ pub fn answered(url: &str, client: &Client, have: u64, most: u64) -> Answered {
             }
             Answered::Bytes { from, came, length }
         }
-        Opened::Absent(_) => Answered::Absent,
+        Opened::Absent(_) | Opened::Refused(_) => Answered::Absent,
         Opened::Broken(..) => Answered::Broken,
         Opened::Between(_) => Answered::Between,
         Opened::NoSuchRange(_) => Answered::NoSuchRange,

@@ -241,7 +241,7 @@ impl Known<'_> {
                 format!("{who}: {url} shows a page of somebody else's instead of the release"),
             );
         }
-        if reason.starts_with("511") {
+        if reason.starts_with("511") || reason.starts_with("407") {
             return portal(&uri, format!("{who}: {url} answers {}", first_sentence(reason)));
         }
         if holds(&["NO_PUBKEY", "signatures were invalid", "BADSIG", "EXPKEYSIG", "not signed"]) {

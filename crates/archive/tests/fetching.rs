@@ -325,6 +325,7 @@ fn nothing_is_gone_because_somebody_on_the_way_says_so() {
         ("/page", "200 OK"),
         ("/portal", "511 Network Authentication Required"),
         ("/proxy", "407 Proxy Authentication Required"),
+        ("/forbidden", "403 Forbidden"),
         ("/gone", "404 Not Found"),
     ];
     let handlers = answers.map(|(path, status)| {

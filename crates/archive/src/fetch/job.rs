@@ -357,7 +357,7 @@ impl Job<'_> {
             }
             Opened::Stream { reader, from, length, whole, .. } => (reader, from, length, whole),
             Opened::Between(seen) => return Ok(Attempt::Between(seen)),
-            Opened::Absent(message) => return Ok(Attempt::Absent(message)),
+            Opened::Absent(message) | Opened::Refused(message) => return Ok(Attempt::Absent(message)),
             Opened::Broken(message, rest) => return Ok(Attempt::Broken(message, rest)),
             Opened::NoSuchRange(message) => return Ok(Attempt::NoSuchRange(message)),
         };

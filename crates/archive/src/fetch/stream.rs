@@ -32,8 +32,10 @@ pub(crate) enum Opened {
     },
     /// Somebody on the way answers: the network wants somebody to sign in first.
     Between(String),
-    /// It has the file in no way.
+    /// It says that it does not have the file.
     Absent(String),
+    /// It does not give the file, and leaves open whether it has it.
+    Refused(String),
     /// It does not work now; it may be asked again after this time.
     Broken(String, Duration),
     /// It does not know the range asked for.
@@ -119,30 +121,33 @@ fn ask(method: &Method, address: &Address, client: &Client, have: u64) -> Opened
             _ if status.is_redirection() => {
                 let target = response.headers().get(LOCATION).and_then(|l| l.to_str().ok());
                 let Some(target) = target.and_then(|l| url.join(l).ok()) else {
-                    return Opened::Absent(format!("{url} answers {status} without saying where to"));
+                    return Opened::Refused(format!("{url} answers {status} without saying where to"));
                 };
                 if url.scheme() == "https" && target.scheme() != "https" {
-                    return Opened::Absent(format!("{url} leads from https to {target}"));
+                    return Opened::Refused(format!("{url} leads from https to {target}"));
                 }
                 url = target;
             }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
                 return Opened::Broken(format!("{url} answers {status}"), rest(&response));
             }
-            StatusCode::NETWORK_AUTHENTICATION_REQUIRED => {
+            StatusCode::NETWORK_AUTHENTICATION_REQUIRED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
                 return Opened::Between(between(&first, &url, &format!("answers {status}")));
             }
-            // It is the proxy that speaks: the file may well be there.
-            StatusCode::METHOD_NOT_ALLOWED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            StatusCode::METHOD_NOT_ALLOWED => {
                 return Opened::Broken(format!("{url} answers {status}"), Duration::ZERO);
             }
             _ if status.is_server_error() => {
                 return Opened::Broken(format!("{url} answers {status}"), rest(&response));
             }
-            _ => return Opened::Absent(format!("{url} answers {status}")),
+            // Where somebody else was led to, that one does not speak for it.
+            StatusCode::NOT_FOUND | StatusCode::GONE if url.origin() == first.origin() => {
+                return Opened::Absent(format!("{url} answers {status}"));
+            }
+            _ => return Opened::Refused(format!("{url} answers {status}")),
         }
     }
-    Opened::Absent(format!("more than {MAX_REDIRECTS} redirects, the last to {url}"))
+    Opened::Refused(format!("more than {MAX_REDIRECTS} redirects, the last to {url}"))
 }
 
 /// Whether what comes calls itself a page for people.
