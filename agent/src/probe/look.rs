@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use super::os_release;
 use super::root::text;
 use crate::journal;
 use crate::sys::loopdev;
@@ -170,7 +171,7 @@ fn recognise(top: &Path, kind: &str) -> Option<LooksLike> {
     for root in [top.to_owned(), top.join("@")] {
         let release = ["etc/os-release", "usr/lib/os-release"].iter().find_map(|f| text(&root.join(f)));
         if release.is_some() || (root.join("etc/fstab").exists() && root.join("usr/bin").is_dir()) {
-            let name = release.as_deref().and_then(pretty_name);
+            let name = release.as_deref().and_then(|text| os_release::value(text, "PRETTY_NAME"));
             let homes = [root.join("home"), top.join("@home")];
             return Some(LooksLike::LinuxRoot {
                 name,
@@ -293,12 +294,6 @@ fn has_people(dir: &Path) -> bool {
     super::root::names(dir)
         .iter()
         .any(|person| SIGNS.iter().any(|sign| dir.join(person).join(sign).symlink_metadata().is_ok()))
-}
-
-/// `PRETTY_NAME` of an os-release.
-fn pretty_name(release: &str) -> Option<String> {
-    let value = release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="))?;
-    Some(value.trim().trim_matches(['"', '\'']).to_owned()).filter(|v| !v.is_empty())
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub(crate) mod look;
 pub(crate) mod lvm;
 mod nic;
 mod notes;
+pub(crate) mod os_release;
 mod root;
 mod system;
 pub mod table;

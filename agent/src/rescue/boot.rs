@@ -20,6 +20,7 @@ use anyhow::{Context, Result, bail};
 use super::open::{Opened, Purpose, open};
 use super::volumes::{Place, Volume};
 use super::{Rescue, apart, current};
+use crate::probe::os_release;
 use crate::storage::{Layout, MountedDisk, MountedPartition};
 use crate::target::{self, Watch};
 
@@ -157,8 +158,8 @@ fn ours(
             "start the computer from its disk, or from this medium with *Install this computer*: the installation goes on",
         ));
     }
-    let Some(distribution) = target::distribution_of(&inside.release) else {
-        let name = target::release(&inside.release, "ID").unwrap_or_default();
+    let Some(distribution) = os_release::distribution(&inside.release) else {
+        let name = os_release::value(&inside.release, "ID").unwrap_or_default();
         bail!(unusual(system, format!("it calls itself `{name}`")));
     };
     let (boot_disk, _) = on_partition(machine, boot, system)?;
@@ -315,7 +316,7 @@ fn other(
         let needed = ["/", "/boot"].contains(&place.as_str()) || NEEDED.contains(&place.as_str());
         needed || (efi == Some(place.as_str()))
     });
-    let name = target::release(&inside.release, "PRETTY_NAME").unwrap_or_else(|| "Linux".into());
+    let name = os_release::value(&inside.release, "PRETTY_NAME").unwrap_or_else(|| "Linux".into());
     let steps =
         commands.iter().map(|c| format!("run inside {name} on {}: {}", system.name, c.join(" "))).collect();
     Ok(Repair {

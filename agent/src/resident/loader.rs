@@ -9,6 +9,7 @@ use std::time::Duration;
 use akene_exec::{Cmd, Runner};
 use anyhow::{Context, Result};
 
+use crate::probe::os_release;
 use crate::run::second_root;
 use crate::target;
 
@@ -50,7 +51,7 @@ fn renew(root: &Path, runner: &dyn Runner) -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let release = fs::read_to_string(root.join("etc/os-release")).context("reading etc/os-release")?;
-    match target::distribution_of(&release) {
+    match os_release::distribution(&release) {
         Some(distribution) => target::renew_loaders(root, &esp, distribution.directory()),
         None => Ok(Vec::new()),
     }

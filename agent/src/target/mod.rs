@@ -201,21 +201,6 @@ pub fn repair_loader(
     bootloader::put_on_disk(&tools, root, watch).context("putting the boot loader on the disk")
 }
 
-/// A value of an os-release.
-pub(crate) fn release(text: &str, key: &str) -> Option<String> {
-    let value = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='))?;
-    Some(value.trim().trim_matches(['"', '\'']).to_owned()).filter(|v| !v.is_empty())
-}
-
-/// The distribution an os-release is of, if it is one of ours.
-pub(crate) fn distribution_of(release_text: &str) -> Option<Distribution> {
-    match release(release_text, "ID")?.as_str() {
-        "debian" => Some(Distribution::Debian),
-        "ubuntu" => Some(Distribution::Ubuntu),
-        _ => None,
-    }
-}
-
 fn boot_uuid(layout: &Layout) -> Result<&str> {
     let boot =
         layout.partition(&Role::Boot).context("looking for the boot partition, which the plan lacks")?;

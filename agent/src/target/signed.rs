@@ -72,13 +72,13 @@ pub(crate) fn renew(root: &Path, esp: &Path, distribution: &str) -> Result<Vec<S
     let Some(loaders) = loaders(&Root::open(root)?)? else { return Ok(Vec::new()) };
     let (mut renewed, mut failed) = (Vec::new(), None);
     for place in [0, 1] {
-        let dir = [REMOVABLE, &format!("EFI/{distribution}")][place].to_owned();
-        if !esp.join(dir).join("grub.cfg").exists() {
-            continue;
-        }
         for loader in &loaders {
             let path = &loader.places(distribution)[place];
-            match bring(&esp.join(path), &loader.content, distribution) {
+            let at = esp.join(path);
+            if !at.with_file_name("grub.cfg").exists() {
+                break;
+            }
+            match bring(&at, &loader.content, distribution) {
                 Ok(true) => renewed.push(path.clone()),
                 Ok(false) => {}
                 Err(error) => {
