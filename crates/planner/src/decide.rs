@@ -45,7 +45,8 @@ pub(crate) fn decide<'a>(
     // Where nothing that is there is touched, the room beside it can be used.
     if wishes.keep_homes && wishes.foreign != Foreign::Leave {
         let spared = |d: &Disk| never_used.contains(&d.name.as_str());
-        excluded.extend(homes::set_aside(&mut free, wishes, &inventory.volume_groups, &spared, &|_| false));
+        excluded
+            .extend(homes::set_aside(&mut free, wishes, &inventory.volume_groups, &spared, &|_, _| false));
     }
     let kind = inventory.firmware.kind;
     let around = match allowed {

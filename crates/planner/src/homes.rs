@@ -91,7 +91,7 @@ pub(crate) fn set_aside(
     wishes: &StorageWishes,
     groups: &[VolumeGroup],
     spared: &dyn Fn(&Disk) -> bool,
-    ours: &dyn Fn(&Partition) -> bool,
+    ours: &dyn Fn(&Disk, &Partition) -> bool,
 ) -> Vec<Excluded> {
     let mut set_aside = Vec::new();
     loop {
@@ -112,7 +112,7 @@ fn untouchable(
     disks: &[&Disk],
     wishes: &StorageWishes,
     groups: &[VolumeGroup],
-    ours: &dyn Fn(&Partition) -> bool,
+    ours: &dyn Fn(&Disk, &Partition) -> bool,
 ) -> Option<Excluded> {
     let no = |what: String| Some(Excluded::files(disk, what));
     if let Some(content) = &disk.content {
@@ -125,7 +125,7 @@ fn untouchable(
             return no(what);
         }
     }
-    for partition in disk.table.iter().flat_map(|t| &t.partitions).filter(|p| !ours(p)) {
+    for partition in disk.table.iter().flat_map(|t| &t.partitions).filter(|p| !ours(disk, p)) {
         let Some(content) = &partition.content else { continue };
         if content.kind == "LVM2_member" {
             let node = words::partition(&disk.name, partition.number);

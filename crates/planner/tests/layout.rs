@@ -6,7 +6,7 @@ use akene_planner::{Action, DiskPlan, Plan, Role, plan, plan_within};
 use akene_protocol::Bytes;
 use akene_protocol::api::Consent;
 use akene_protocol::inventory::*;
-use akene_protocol::resolve::StorageWishes;
+use akene_protocol::resolve::{StorageWishes, VolumeWish};
 use common::{after, disk, machine, usual, with_spare};
 
 fn windows(name: &str, size: Bytes) -> Disk {
@@ -66,32 +66,31 @@ fn peoples_files_stop_the_installation_when_they_cannot_stay() {
     assert_eq!((issues.0[0].code.as_str(), issues.0[0].path.as_str()), ("kept-data-in-the-way", "sda6"));
 }
 
-#[test]
-fn files_that_were_left_alone_are_not_taken_by_the_next_installation() {
-    let partition = |number, kind: &str, looks_like| Partition {
+/// One of another system: 100 GiB, behind as many.
+fn partition(number: u32, kind: &str, looks_like: LooksLike) -> Partition {
+    let looks_like = Some(looks_like);
+    Partition {
         number,
         start: Bytes::gib(u64::from(number) * 100),
         size: Bytes::gib(100),
         kind: "0fc63daf-8483-4772-8e79-3d69d8477de4".into(),
         name: None,
         uuid: None,
-        content: Some(Content {
-            kind: kind.into(),
-            label: None,
-            uuid: None,
-            used: None,
-            looks_like: Some(looks_like),
-        }),
-    };
+        content: Some(Content { kind: kind.into(), label: None, uuid: None, used: None, looks_like }),
+    }
+}
+
+fn strange(kind: TableKind, partitions: Vec<Partition>) -> Table {
+    let hash = akene_protocol::Sha256::of(b"theirs");
+    Table { kind, id: None, hash, damage: None, partitions }
+}
+
+#[test]
+fn files_that_were_left_alone_are_not_taken_by_the_next_installation() {
     // On btrfs they cannot be told apart from their system, so that the whole disk is left alone.
     let within = LooksLike::LinuxRoot { name: None, home_inside: true, home_used: None };
-    let table = Table {
-        kind: TableKind::Gpt,
-        id: None,
-        hash: akene_protocol::Sha256::of(b"theirs"),
-        damage: None,
-        partitions: vec![partition(1, "btrfs", within), partition(2, "xfs", LooksLike::Home)],
-    };
+    let table =
+        strange(TableKind::Gpt, vec![partition(1, "btrfs", within), partition(2, "xfs", LooksLike::Home)]);
     let theirs = Disk { table: Some(table), ..disk("sdb", Bytes::gib(400)) };
     let mut wishes = usual();
     wishes.volumes[1].min = Bytes::gib(6);
@@ -101,6 +100,29 @@ fn files_that_were_left_alone_are_not_taken_by_the_next_installation() {
     assert_eq!((names(&first.disks), first.rung.as_str()), (vec!["sda".to_owned()], "no-home"));
     let second = plan(&wishes, &after(&first, &before)).unwrap();
     assert_eq!((names(&second.disks), second.rung.as_str()), (vec!["sda".to_owned()], "no-home"));
+}
+
+#[test]
+fn a_home_that_was_adopted_between_the_parts_of_a_group_is_found_again() {
+    for kind in [TableKind::Mbr, TableKind::Gpt] {
+        let theirs = strange(kind, vec![partition(2, "ext4", LooksLike::Home)]);
+        let theirs = Disk { table: Some(theirs), ..disk("sdb", Bytes::gib(500)) };
+        let mut wishes = StorageWishes { table: kind, ..usual() };
+        // No single place holds it.
+        let srv = common::volume("data", Some("/srv"), Bytes::gib(350), Bytes::gib(350), None);
+        wishes.volumes.push(VolumeWish { user_data: true, span: true, ..srv });
+        let before = machine(FirmwareKind::Bios, vec![disk("sda", Bytes::gib(20)), theirs]);
+        let first = plan(&wishes, &before).unwrap();
+        let homes = |plan: &Plan| {
+            let sdb = plan.disks.iter().find(|d| d.disk.name == "sdb").unwrap();
+            sdb.partitions.iter().map(|p| (p.number, p.size, p.purpose.clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(first.groups[0].members.len(), 2, "{first:?}");
+        assert!(homes(&first).contains(&(2, Bytes::gib(100), Role::Volume("home".into()))));
+        let second = plan(&wishes, &after(&first, &before)).unwrap();
+        assert_eq!(homes(&second), homes(&first));
+        assert_eq!(second.groups[0].action, Action::Keep);
+    }
 }
 
 /// The number of the root of a plan and of what stays beside it.

@@ -239,15 +239,15 @@ fn check_wishes(plan: &Plan, wishes: &StorageWishes, inventory: &Inventory) {
     assert!(kept || boot.label.as_deref() == Some("AKENE_BOOT"));
     let Some(esp) = one(Role::Esp) else {
         assert!(!first.new_table && inventory.firmware.kind == FirmwareKind::Bios, "an EFI system partition");
-        return check_sizes(plan, &parts, wishes);
+        return check_sizes(plan, &parts, wishes, inventory);
     };
     assert!(first.partitions.contains(esp));
     let made = esp.action == Action::Create;
     assert!(!made || esp.size >= if disk.logical_sector == 4096 { Bytes::mib(257) } else { Bytes::mib(64) });
-    check_sizes(plan, &parts, wishes);
+    check_sizes(plan, &parts, wishes, inventory);
 }
 
-fn check_sizes(plan: &Plan, parts: &[&PartitionPlan], wishes: &StorageWishes) {
+fn check_sizes(plan: &Plan, parts: &[&PartitionPlan], wishes: &StorageWishes, inventory: &Inventory) {
     for wish in &wishes.volumes {
         let p = parts
             .iter()
@@ -275,7 +275,14 @@ fn check_sizes(plan: &Plan, parts: &[&PartitionPlan], wishes: &StorageWishes) {
         assert!(!made || most.is_none_or(|max| size <= max + slack), "{}", wish.name);
     }
     for group in &plan.groups {
-        assert!(group.action == Action::Keep || wishes.volumes.iter().any(|v| v.span));
+        // One that is there serves whatever was laid on it, by a profile that allows none, too.
+        assert_eq!(
+            group.action == Action::Create,
+            inventory.volume_groups.iter().all(|g| g.name != group.name),
+            "{} is made where there is none",
+            group.name
+        );
+        assert!(group.action != Action::Create || wishes.volumes.iter().any(|v| v.span));
         let members: Bytes = group
             .members
             .iter()

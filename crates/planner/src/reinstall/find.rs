@@ -30,7 +30,16 @@ pub(super) fn left_alone<'a>(
     let own = |d: &Disk| d.name == disks[at].name;
     let mut used: Vec<&Disk> = disks.iter().copied().filter(|d| own(d) || !is_boot_disk(d)).collect();
     let volumes = &wishes.volumes;
-    let ours = |p: &Partition| pv_name(p) || volumes.iter().any(|v| named(p, &role(v), v.filesystem));
+    // An MBR has no names: there a physical volume is this system's by the name of its group.
+    let member = |node: &String| {
+        let group = groups.iter().find(|g| g.complete && g.members.contains(node));
+        group.is_some_and(|g| volumes.iter().any(|v| group_name(v) == g.name))
+    };
+    let ours = |d: &Disk, p: &Partition| {
+        pv_name(p)
+            || member(&words::partition(&d.name, p.number))
+            || volumes.iter().any(|v| named(p, &role(v), v.filesystem))
+    };
     set_aside(&mut used, wishes, groups, &own, &ours);
     let left = disks.iter().filter(|d| !is_boot_disk(d) && !used.iter().any(|u| u.name == d.name));
     left.map(|d| d.name.as_str()).collect()
