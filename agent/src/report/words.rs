@@ -386,6 +386,11 @@ const FRENCH: &[(&str, &str, &str)] = &[
         "des fichiers à garder ne laissent pas assez de place au nouveau système",
         "choisissez un système plus petit, ou sauvez les fichiers ailleurs et appelez l'administrateur",
     ),
+    (
+        "not-startable-by-bios",
+        "cet ordinateur ne peut pas démarrer depuis le disque qui a de la place",
+        "mettez un autre disque, ou appelez l'administrateur",
+    ),
     ("table-full", "la liste des partitions de ce disque est pleine", "appelez l'administrateur"),
     (
         "volume-too-large",

@@ -221,6 +221,13 @@ fn for_bios(with: &Tools<'_>, watch: &mut dyn Watch) -> Result<()> {
                 format!("the computer will not start if its BIOS tries this disk first: {error:#}"),
                 "nothing, while the BIOS starts from the other disk",
             )),
+            // A kept table may leave no room; a BIOS was refused such a disk by the planner.
+            Err(error) if with.firmware != FirmwareKind::Bios => watch.warn(Issue::new(
+                "not-startable-by-bios",
+                disk.path.display().to_string(),
+                format!("a computer with a BIOS will not start from it: {error:#}"),
+                "nothing, while this computer starts by UEFI",
+            )),
             written => written?,
         }
     }

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 
 use akene_protocol::Bytes;
 use akene_protocol::api::Consent;
-use akene_protocol::inventory::{Disk, Health, Inventory, TableKind, VolumeGroup};
+use akene_protocol::inventory::{Disk, FirmwareKind, Health, Inventory, TableKind, VolumeGroup};
 use akene_protocol::profile::Foreign;
 use akene_protocol::resolve::StorageWishes;
 
 use crate::arrangement::{Arrangement, Solved};
 use crate::candidates::{Candidates, Excluded, candidates};
 use crate::lay;
-use crate::problem::{Kind, PRIMARIES, Problem, REGIONS, bits};
+use crate::problem::{EMBEDDING_AREA, Kind, PRIMARIES, Problem, REGIONS, bits};
 use crate::recognise::never_used;
 use crate::{Destroyed, GRAIN, Issue, Issues, Plan, Role, VERSION, ground, homes, reinstall, risk, words};
 
@@ -365,6 +365,44 @@ fn shortages(problem: &Problem<'_>) -> Vec<String> {
 
 /// Why even the least does not fit.
 fn too_small(problem: &Problem<'_>) -> Vec<Issue> {
+    let chain = problem.items.iter().any(|item| matches!(item.kind, Kind::Chain));
+    let mut issues: Vec<Issue> = match chain && problem.firmware == FirmwareKind::Bios {
+        true => problem
+            .grounds
+            .iter()
+            .enumerate()
+            .filter(|(g, ground)| !ground.bios && problem.regions.iter().any(|r| r.ground == *g))
+            .map(|(_, ground)| not_startable(ground.disk))
+            .collect(),
+        false => Vec::new(),
+    };
+    // The others are not asked to hold more than they would.
+    if issues.is_empty() || problem.regions.iter().any(|r| problem.grounds[r.ground].bios) {
+        issues.extend(too_little_room(problem));
+    }
+    issues
+}
+
+/// A BIOS would not start what is laid on a disk that has room.
+fn not_startable(disk: &Disk) -> Issue {
+    let name = &disk.name;
+    let (why, next) = match disk.logical_sector {
+        512 => (
+            format!(
+                "has an MBR and a partition that stays and begins before {EMBEDDING_AREA}, where GRUB has to lie"
+            ),
+            "let what is there be replaced (`storage.foreign`, permission to wipe), or put in another disk",
+        ),
+        _ => (
+            format!("has sectors of {} bytes", disk.logical_sector),
+            "start this computer by UEFI, or put in another disk",
+        ),
+    };
+    Issue::new("not-startable-by-bios", name, format!("a BIOS cannot start from {name}, which {why}"), next)
+}
+
+/// What is missing where everything could be started.
+fn too_little_room(problem: &Problem<'_>) -> Vec<Issue> {
     let bytes = |grains: u64| Bytes(grains * GRAIN.0);
     let Some(largest) = problem.regions.iter().max_by_key(|r| (r.grains, Reverse(r.ground))) else {
         if problem.grounds.is_empty() {

@@ -4,7 +4,7 @@ use akene_protocol::Bytes;
 use akene_protocol::inventory::{Disk, Partition, Table, TableKind};
 use akene_protocol::resolve::StorageWishes;
 
-use crate::problem::{Ground, PRIMARIES, REGIONS, Region};
+use crate::problem::{Ground, PRIMARIES, REGIONS, Region, starts_by_bios};
 use crate::{Action, BootChain, Destroyed, GRAIN, PartitionPlan, Role, words};
 
 /// A disk with its free stretches and what using it takes away.
@@ -61,6 +61,7 @@ pub(crate) fn fresh<'a>(disk: &'a Disk, wishes: &StorageWishes) -> Site<'a> {
             removes: removed.len() as u32 + u32::from(disk.content.is_some()),
             destroys: !lost.is_empty(),
             chain: BootChain::on(disk),
+            bios: starts_by_bios(disk, wishes.table, None),
         },
         free: vec![(GRAIN, grains)],
         removed,
@@ -85,6 +86,7 @@ pub(crate) fn kept<'a>(disk: &'a Disk, table: &'a Table, stays: &dyn Fn(&Partiti
             removes: removed.len() as u32,
             destroys: !lost.is_empty(),
             chain: BootChain::on(disk),
+            bios: starts_by_bios(disk, table.kind, staying.iter().map(|p| p.start).min()),
         },
         // Into a table that is damaged nothing is added.
         free: if table.damage.is_some() { Vec::new() } else { gaps(disk, table, &staying) },

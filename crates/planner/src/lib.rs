@@ -40,7 +40,7 @@ use akene_protocol::resolve::StorageWishes;
 pub use akene_protocol::issue::{Issue, Issues};
 pub use explain::{Explanation, Reason, explain, explain_within};
 pub use model::*;
-pub use problem::BootChain;
+pub use problem::{BootChain, EMBEDDING_AREA};
 pub use recognise::whole_root;
 pub use words::partition as partition_node;
 

@@ -31,6 +31,18 @@ pub(crate) struct Ground<'a> {
     pub destroys: bool,
     /// What the boot chain would need here.
     pub chain: BootChain,
+    /// Whether a BIOS can start from it: [`starts_by_bios`].
+    pub bios: bool,
+}
+
+/// What there must be before the first partition of an MBR disk that a BIOS starts: two core images of GRUB (146 KiB each with
+/// what our menus need), so that one starts while the other is written. Partitions made before 2008 begin at sector 63.
+pub const EMBEDDING_AREA: Bytes = Bytes(512 << 10);
+
+/// Whether a BIOS can start from a disk whose first partition begins there, if there is one. It reads sectors of 512 bytes only;
+/// a GPT has a partition for GRUB's core image, an MBR the room before the first partition.
+pub(crate) fn starts_by_bios(disk: &Disk, table: TableKind, first: Option<Bytes>) -> bool {
+    disk.logical_sector == 512 && (table == TableKind::Gpt || first.is_none_or(|at| at >= EMBEDDING_AREA))
 }
 
 /// A free stretch of a disk.
@@ -386,8 +398,14 @@ impl<'a> Problem<'a> {
             let fixed = self.fixed_files | self.fixed_system | self.fixed_root;
             (alone && fixed & (1 << region.ground) == 0).then_some((
                 (region.grains, disk.size, disk.logical_sector, disk.health, risk::latency(disk)),
-                (self.doubtful(disk), ground.table == TableKind::Gpt, ground.new_table, ground.entries),
-                (ground.removes, ground.destroys, boots(region)),
+                (
+                    self.doubtful(disk),
+                    ground.bios,
+                    ground.table == TableKind::Gpt,
+                    ground.new_table,
+                    ground.entries,
+                ),
+                (ground.removes, ground.destroys, reached(region)),
             ))
         };
         (0..self.regions.len())
@@ -396,6 +414,11 @@ impl<'a> Problem<'a> {
                 some => (0..r).find(|o| key(*o) == some).unwrap_or(r),
             })
             .collect()
+    }
+
+    /// Whether the boot chain may lie there: where 32-bit sector numbers reach, on a disk that the firmware can start.
+    pub(crate) fn boots(&self, region: &Region) -> bool {
+        reached(region) && (self.firmware != FirmwareKind::Bios || self.grounds[region.ground].bios)
     }
 
     /// Whether an item may lie there.
@@ -409,8 +432,7 @@ impl<'a> Problem<'a> {
             return span && sectors.all(|s| Some(s) == first) && regions().all(|r| r.grains >= MEMBER_LEAST);
         }
         match item.kind {
-            // The boot partition lies where 32-bit sector numbers reach.
-            Kind::Chain => regions().all(boots),
+            Kind::Chain => regions().all(|r| self.boots(r)),
             Kind::Volume(_) => regions().all(|r| r.grains >= item.ask.min),
         }
     }
@@ -429,7 +451,7 @@ pub(crate) const PRIMARIES: usize = 4;
 const REACH: Bytes = Bytes((2 << 40) - (8 << 30));
 
 /// Whether the boot chain may begin where a region does.
-fn boots(region: &Region) -> bool {
+fn reached(region: &Region) -> bool {
     region.start <= REACH
 }
 

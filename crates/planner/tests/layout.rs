@@ -6,6 +6,7 @@ use akene_planner::{Action, DiskPlan, Plan, Role, plan, plan_within};
 use akene_protocol::Bytes;
 use akene_protocol::api::Consent;
 use akene_protocol::inventory::*;
+use akene_protocol::profile::Foreign;
 use akene_protocol::resolve::{StorageWishes, VolumeWish};
 use common::{after, disk, machine, usual, with_spare};
 
@@ -123,6 +124,41 @@ fn a_home_that_was_adopted_between_the_parts_of_a_group_is_found_again() {
         assert_eq!(homes(&second), homes(&first));
         assert_eq!(second.groups[0].action, Action::Keep);
     }
+}
+
+/// Until 2008 partitions began at sector 63: with one that stays there, GRUB has no place before it.
+#[test]
+fn a_bios_starts_no_disk_whose_first_partition_leaves_grub_no_room() {
+    let beginning = |start, looks_like, kind: &str| {
+        let first = Partition { start, ..partition(1, kind, looks_like) };
+        Disk { table: Some(strange(TableKind::Mbr, vec![first])), ..disk("sda", Bytes::gib(300)) }
+    };
+    let home = |start| beginning(start, LooksLike::Home, "ext4");
+    let (early, late) = (Bytes(63 * 512), Bytes::mib(1));
+    let boot = |firmware, disks: Vec<Disk>| {
+        plan(&usual(), &machine(firmware, disks)).map(|plan| plan.disks[0].disk.name.clone())
+    };
+    assert_eq!(boot(FirmwareKind::Bios, vec![home(late)]).unwrap(), "sda");
+    assert_eq!(boot(FirmwareKind::Uefi64, vec![home(early)]).unwrap(), "sda");
+    assert_eq!(boot(FirmwareKind::Bios, vec![home(early), disk("sdb", Bytes::gib(20))]).unwrap(), "sdb");
+    let refused = boot(FirmwareKind::Bios, vec![home(early)]).unwrap_err().0;
+    assert_eq!(refused[0].code, "kept-data-in-the-way");
+    assert!(refused[0].message.contains("begins before 512 KiB"), "{}", refused[0].message);
+    // Beside what is left of others just the same.
+    let leave = StorageWishes { foreign: Foreign::Leave, ..usual() };
+    let theirs = |start| machine(FirmwareKind::Bios, vec![beginning(start, LooksLike::Windows, "ntfs")]);
+    assert!(plan(&leave, &theirs(late)).is_ok());
+    let codes: Vec<String> =
+        plan(&leave, &theirs(early)).unwrap_err().0.into_iter().map(|i| i.code).collect();
+    assert_eq!(codes, ["not-startable-by-bios"]);
+    let large = Disk { logical_sector: 4096, ..disk("sda", Bytes::gib(300)) };
+    let codes: Vec<String> = plan(&usual(), &machine(FirmwareKind::Bios, vec![large]))
+        .unwrap_err()
+        .0
+        .into_iter()
+        .map(|i| i.code)
+        .collect();
+    assert_eq!(codes, ["not-startable-by-bios"]);
 }
 
 /// The number of the root of a plan and of what stays beside it.

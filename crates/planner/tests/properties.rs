@@ -2,7 +2,9 @@
 
 mod common;
 
-use akene_planner::{Action, DiskPlan, GRAIN, Issues, PartitionPlan, Plan, Role, plan, plan_within, render};
+use akene_planner::{
+    Action, DiskPlan, EMBEDDING_AREA, GRAIN, Issues, PartitionPlan, Plan, Role, plan, plan_within, render,
+};
 use akene_protocol::Bytes;
 use akene_protocol::api::Consent;
 use akene_protocol::inventory::*;
@@ -58,7 +60,9 @@ fn table(whole: Bytes, strays: Strays) -> impl Strategy<Value = Option<Table>> {
         prop_oneof![1 => Just(None), ours => Just(Some("AKENE_BOOT")), ours => Just(Some("akene-home"))];
     let part = (1u64..50, content(strays), name);
     let table = (prop::collection::vec(part, 0..6), any::<bool>()).prop_map(move |(parts, gpt)| {
-        let mut at = Bytes::mib(1);
+        // Before 2008 they began at sector 63.
+        let early = !gpt && parts.first().is_some_and(|(share, ..)| share % 4 == 0);
+        let mut at = if early { Bytes(63 * 512) } else { Bytes::mib(1) };
         let mut partitions = Vec::new();
         for (i, (share, content, name)) in parts.into_iter().enumerate() {
             let size = Bytes(whole.0 / 400 * share).align_down(Bytes(4096));
@@ -236,6 +240,12 @@ fn check_wishes(plan: &Plan, wishes: &StorageWishes, inventory: &Inventory) {
         "in reach of a BIOS"
     );
     assert_eq!(boot.filesystem, Some(Filesystem::Ext4));
+    if !kept && inventory.firmware.kind == FirmwareKind::Bios {
+        let staying = first.partitions.iter().filter(|p| p.action != Action::Delete);
+        let begins = staying.map(|p| p.start).min().expect("a boot partition");
+        assert!(first.table == TableKind::Gpt || begins >= EMBEDDING_AREA, "room for GRUB");
+        assert_eq!(disk.logical_sector, 512, "what a BIOS reads");
+    }
     assert!(kept || boot.label.as_deref() == Some("AKENE_BOOT"));
     let Some(esp) = one(Role::Esp) else {
         assert!(!first.new_table && inventory.firmware.kind == FirmwareKind::Bios, "an EFI system partition");

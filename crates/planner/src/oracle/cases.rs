@@ -45,6 +45,7 @@ fn ground(disk: &Disk) -> Ground<'_> {
         removes: 0,
         destroys: false,
         chain: BootChain { esp: 1, boot: (2, 4), smallest: 2 },
+        bios: true,
     }
 }
 

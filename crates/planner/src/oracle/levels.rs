@@ -163,6 +163,9 @@ pub fn house(problem: &Problem<'_>, place: &Place) -> Option<House> {
                     return None;
                 }
                 let ground = &problem.grounds[region.ground];
+                if problem.firmware == FirmwareKind::Bios && !ground.bios {
+                    return None;
+                }
                 let before = ground.chain.esp + u64::from(ground.table == TableKind::Gpt);
                 regions[at[0]] = regions[at[0]].checked_sub(before)?;
                 let (least, enough) = ground.chain.boot;

@@ -21,6 +21,7 @@ pub struct MadeDisk {
     bus: Bus,
     rotational: Option<bool>,
     chain: BootChain,
+    bios: bool,
     /// The parts of all the room that its regions have.
     weights: Vec<u64>,
     /// Where its first region begins, in grains before the place where the boot chain may not begin any more.
@@ -54,6 +55,7 @@ impl MadeDisk {
             // As slow, but a BIOS does not know it.
             13 | 14 if self.bus == Bus::Usb => MadeDisk { bus: Bus::Firewire, ..same },
             13 | 14 if self.bus == Bus::Firewire => MadeDisk { bus: Bus::Usb, ..same },
+            17 => MadeDisk { bios: !self.bios, ..same },
             15 | 16 => MadeDisk { reach: if self.reach.is_none() { Some(-1) } else { None }, ..same },
             _ => same,
         }
@@ -104,12 +106,14 @@ fn disk() -> impl Strategy<Value = MadeDisk> {
         (table, any::<bool>(), 0usize..7, 0u32..3, any::<bool>()),
         (prop_oneof![4 => Just(512u32), 1 => Just(4096u32)], health, bus, any::<Option<bool>>()),
         (chain, prop::collection::vec(1u64..7, 1..3), reach, prop::option::weighted(0.6, 0u8..20)),
+        prop::bool::weighted(0.85),
     )
         .prop_map(
             |(
                 (table, new_table, entries, removes, destroys),
                 (sector, health, bus, rotational),
                 (chain, weights, reach, again),
+                bios,
             )| MadeDisk {
                 table,
                 new_table,
@@ -126,6 +130,7 @@ fn disk() -> impl Strategy<Value = MadeDisk> {
                 bus,
                 rotational,
                 chain,
+                bios,
                 // A new table leaves one free stretch.
                 weights: if new_table { weights[..1].to_vec() } else { weights },
                 reach,
@@ -272,6 +277,7 @@ impl Machine {
                 removes: made.removes,
                 destroys: made.destroys,
                 chain: made.chain,
+                bios: made.bios,
             })
             .collect();
         Problem {
