@@ -327,6 +327,11 @@ const FRENCH: &[(&str, &str, &str)] = &[
         "attendez ; si rien ne change, appelez l'administrateur",
     ),
     (
+        "package-damaged",
+        "un fichier vérifié est devenu illisible : la mémoire ou le disque est en panne",
+        "testez la mémoire depuis le menu, puis recommencez",
+    ),
+    (
         "index-oversized",
         "le serveur de paquets envoie autre chose que ce qui est attendu",
         "recommencez plus tard ; si rien ne change, appelez l'administrateur",

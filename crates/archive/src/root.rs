@@ -15,7 +15,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstatat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 
 /// How many directories are kept open: files usually come directory by directory.
@@ -219,6 +219,15 @@ impl Root {
         openat2(self.dir.as_fd(), clean.as_path(), how).is_ok()
     }
 
+    /// Whether there is a directory, and not a link to one. Directories above it are made if they are missing.
+    pub(crate) fn is_directory(&mut self, path: &Path) -> Result<bool> {
+        let (parent, name) = self.parent(path)?;
+        match fstatat(&*parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => Ok(false),
+            stat => stat.map(|s| is_dir(&s)).with_context(|| format!("looking at {}", path.display())),
+        }
+    }
+
     /// The directory that holds `path`, made if it is missing, and the last component.
     pub(crate) fn parent<'p>(&mut self, path: &'p Path) -> Result<(Rc<OwnedFd>, &'p OsStr)> {
         let name = path.file_name().context("using an empty path")?;
@@ -271,12 +280,16 @@ pub(crate) fn inside(path: &Path) -> Result<PathBuf> {
     Ok(clean)
 }
 
+fn is_dir(stat: &FileStat) -> bool {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR
+}
+
 /// Takes away what is at a name where a file or link has to come. A directory is never taken away.
 pub(crate) fn make_room(parent: &OwnedFd, name: &OsStr) -> Result<()> {
     match fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Err(Errno::ENOENT) => Ok(()),
         Err(e) => Err(e).context("looking at what is there"),
-        Ok(stat) if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR => {
+        Ok(stat) if is_dir(&stat) => {
             bail!("there is a directory of that name")
         }
         Ok(_) => unlinkat(parent, name, UnlinkatFlags::NoRemoveDir).context("replacing what is there"),

@@ -18,6 +18,7 @@ pub const NEEDS: &[&str] = &["adduser", "libcap2-bin"];
 pub const BEFORE: &[(&str, &str)] = &[
     ("etc/crafted/admin.conf", "as the administrator wants it\n"),
     ("etc/crafted/same.conf", "as shipped\n"),
+    ("etc/crafted/through.conf", "as the administrator wants it\n"),
 ];
 
 /// Writes all of them to a directory, and gives their files.
@@ -261,6 +262,8 @@ fn paths() -> Vec<Package<'static>> {
         package("crafted-real", "").entry(file("/usr/share/crafted/real/one", "1\n")),
         package("crafted-alias", "Pre-Depends: crafted-real\n").entry(link("/usr/share/crafted/alias", "real")),
         package("crafted-through", "Pre-Depends: crafted-alias\n")
+            .control("conffiles", "/etc/crafted/through.conf\n")
+            .entry(file("/etc/crafted/through.conf", "as shipped\n"))
             .entry(file("/usr/share/crafted/alias/two", "2\n")),
         // The link is there before this one's directory.
         package("crafted-through-later", "Pre-Depends: crafted-alias\n")
@@ -274,10 +277,19 @@ fn paths() -> Vec<Package<'static>> {
             .control("preinst", "#!/bin/sh\nset -e\ndpkg-maintscript-helper dir_to_symlink /usr/share/doc/crafted-doc-link /usr/share/crafted/real 1:1.0~ -- \"$@\"\n")
             .control("postinst", "#!/bin/sh\nset -e\ndpkg-maintscript-helper dir_to_symlink /usr/share/doc/crafted-doc-link /usr/share/crafted/real 1:1.0~ -- \"$@\"\n")
             .entry(link("/usr/share/doc/crafted-doc-link", "../crafted/real")),
-        package("crafted-old", "")
+        // Its directory has been changed by the script of another one, which comes later in the order.
+        package("crafted-guest", "Pre-Depends: crafted-host\n")
+            .control("preinst", "#!/bin/sh\nset -e\ntest -e /var/lib/crafted-host/own\n")
+            .entry(Entry { what: What::Directory, mode: 0o755, ..file("/var/lib/crafted-host", "") })
+            .entry(file("/var/lib/crafted-host/guest", "g\n")),
+        package("crafted-host", "")
+            .control("postinst", "#!/bin/sh\nset -e\nchown games:games /var/lib/crafted-host\nchmod 2750 /var/lib/crafted-host\n")
+            .entry(Entry { what: What::Directory, mode: 0o755, ..file("/var/lib/crafted-host", "") })
+            .entry(file("/var/lib/crafted-host/own", "o\n")),
+        once(package("crafted-old", ""), "#!/bin/sh\nset -e\nmkdir /var/lib/crafted-old\n", "#!/bin/sh\nset -e\n[ \"$1\" != abort-install ] || rmdir /var/lib/crafted-old\n")
             .entry(file("/usr/share/crafted/shared", "of the old one\n"))
             .entry(file("/usr/share/crafted/only-old", "old\n")),
-        package("crafted-new", "Replaces: crafted-old (<< 1:3)\n")
+        once(package("crafted-new", "Replaces: crafted-old (<< 1:3)\n"), "#!/bin/sh\nset -e\nmkdir /var/lib/crafted-new\n", "#!/bin/sh\nset -e\n[ \"$1\" != abort-install ] || rmdir /var/lib/crafted-new\n")
             .entry(file("/usr/share/crafted/shared", "of the new one\n")),
         package("crafted-empty", ""),
         Package { executable: false, ..package("crafted-loose", "") }
@@ -294,6 +306,11 @@ fn paths() -> Vec<Package<'static>> {
     ]
 }
 
+/// With a first script that cannot run twice, unless what it did is undone in between.
+fn once<'a>(package: Package<'a>, preinst: &'a str, postrm: &'a str) -> Package<'a> {
+    package.control("preinst", preinst).control("postrm", postrm)
+}
+
 /// Every compression a package may have.
 fn packings() -> Vec<Package<'static>> {
     let of = |name, packing, path| package(name, "").packed(packing).entry(file(path, "packed\n"));
@@ -301,9 +318,16 @@ fn packings() -> Vec<Package<'static>> {
         of("crafted-plain", Packing::None, "/usr/share/crafted/plain"),
         of("crafted-gzip", Packing::Gzip, "/usr/share/crafted/gzip"),
         of("crafted-zstd", Packing::Zstd, "/usr/share/crafted/zstd"),
-        of("crafted-lzma", Packing::Lzma, "/usr/share/crafted/lzma").control(
-            "preinst",
-            "#!/bin/sh\nset -e\nmkdir -p /etc/crafted\necho \"$1\" >/etc/crafted/lzma.told\n",
-        ),
+        // Its first script cannot run twice at all.
+        of("crafted-lzma", Packing::Lzma, "/usr/share/crafted/lzma")
+            .control(
+                "preinst",
+                "#!/bin/sh\nset -e\nmkdir -p /etc/crafted\necho \"$1\" >>/etc/crafted/lzma.told\n",
+            )
+            .entry(file("/usr/share/crafted/lzma-too", "packed\n")),
+        // It comes when dpkg has laid the other, and takes a file of it.
+        package("crafted-heir", "Pre-Depends: crafted-lzma\nReplaces: crafted-lzma (<< 1:3)\n")
+            .control("preinst", "#!/bin/sh\nset -e\ntest -e /usr/share/crafted/lzma\n")
+            .entry(file("/usr/share/crafted/lzma", "of the heir\n")),
     ]
 }

@@ -4,6 +4,7 @@
 //! dpkg 1.21 and 1.22. dpkg reads what is written here the next time it runs and writes it anew in its own way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -66,17 +67,17 @@ impl Database {
         String::from_utf8(content).with_context(|| format!("reading {path}"))
     }
 
-    /// Puts the control part where dpkg has it while `preinst` runs: debconf finds questions and the package's name
-    /// beside the script. Gives the path of the script.
-    pub fn begin_work(&mut self, package: &Package) -> Result<String> {
+    /// Puts the control part where dpkg has it while a script of it runs before the package is there: debconf finds questions
+    /// and the package's name beside the script. Gives the path of the script.
+    pub fn begin_work(&mut self, package: &Package, script: &str) -> Result<String> {
         self.end_work(package)?;
         self.root.make_dir(IN_WORK, 0o755)?;
         for member in &package.members {
             // dpkg makes a script that it runs executable.
-            let mode = if member.name == "preinst" { 0o755 } else { member.mode };
+            let mode = if member.name == script { 0o755 } else { member.mode };
             self.root.write(&format!("{IN_WORK}/{}", member.name), &member.content, mode)?;
         }
-        Ok(format!("/{IN_WORK}/preinst"))
+        Ok(format!("/{IN_WORK}/{script}"))
     }
 
     /// Takes it away again.
@@ -105,6 +106,28 @@ impl Database {
             self.root.write(&format!("{INFO}/{label}.md5sums"), &unpacked.sums, 0o644)?;
         }
         Ok(())
+    }
+
+    /// What dpkg says of a package that it has unpacked itself: the paths it brought, without leading slashes, and its
+    /// `triggers`.
+    pub fn unpacked(&self, package: &Package) -> Result<(Vec<PathBuf>, String)> {
+        let (name, architecture) = (&package.name, &package.architecture);
+        let of = |label: &str| self.root.read(&format!("{INFO}/{label}.list"));
+        // Of one that could not be read it is not known how dpkg calls it.
+        let (label, list) = match of(name)? {
+            Some(list) => (name.clone(), list),
+            None => {
+                let label = format!("{name}:{architecture}");
+                let list =
+                    of(&label)?.with_context(|| format!("looking for what dpkg has unpacked of {name}"))?;
+                (label, list)
+            }
+        };
+        let paths = list.split(|b| *b == b'\n').filter_map(|line| line.strip_prefix(b"/"));
+        let paths =
+            paths.filter(|path| !matches!(path, [] | [b'.'])).map(|path| OsStr::from_bytes(path).into());
+        let triggers = self.root.read(&format!("{INFO}/{label}.triggers"))?.unwrap_or_default();
+        Ok((paths.collect(), String::from_utf8_lossy(&triggers).into_owned()))
     }
 
     /// Adds packages to the list, unpacked and not configured.

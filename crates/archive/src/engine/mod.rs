@@ -285,7 +285,7 @@ impl<'a> Engine<'a> {
             ownership,
             watched: &watched,
             accounts: &accounts,
-            these: places,
+            these: &places.iter().copied().collect(),
         };
         let mut layer = Layer::new(&ground, &mut self.claims, root);
         let stage = self.stage.as_mut().context("laying packages after the last")?;
@@ -332,11 +332,15 @@ impl<'a> Engine<'a> {
         let mut emptied = BTreeSet::new();
         for place in places {
             let (files, directories) = self.claims.forget(*place);
+            let conffiles = &self.packages[*place].conffiles;
             for file in files {
-                root.remove_path(&file)?;
-                let mut new = file.into_os_string();
-                new.push(".dpkg-new");
-                root.remove_path(Path::new(&new))?;
+                // What has the name of a configuration file is somebody else's.
+                let waits = conffiles.iter().any(|c| Path::new(c.path.trim_start_matches('/')) == file);
+                let mut name = file.into_os_string();
+                if waits {
+                    name.push(".dpkg-new");
+                }
+                root.remove_path(Path::new(&name))?;
             }
             emptied.extend(directories);
         }
@@ -379,19 +383,33 @@ impl<'a> Engine<'a> {
         self.database.activate(&activated)
     }
 
-    /// Runs the script a package has for before its files come.
+    /// Runs the script a package has for before its files come, unless dpkg is going to.
     fn preinst(&mut self, place: usize, said: &mut dyn FnMut(Said<'_>)) -> Result<()> {
+        match self.packages[place].foreign {
+            Some(_) => Ok(()),
+            None => self.script(place, "preinst", "install", said),
+        }
+    }
+
+    /// Runs a script of a package that is not there yet, if it has it.
+    fn script(
+        &mut self,
+        place: usize,
+        script: &str,
+        action: &str,
+        said: &mut dyn FnMut(Said<'_>),
+    ) -> Result<()> {
         let package = &self.packages[place];
-        if package.member("preinst").is_none() {
+        if package.member(script).is_none() {
             return Ok(());
         }
-        let script = self.database.begin_work(package)?;
-        let cmd = (self.inside)(&script)
-            .arg("install")
+        let path = self.database.begin_work(package, script)?;
+        let cmd = (self.inside)(&path)
+            .arg(action)
             .env("DPKG_MAINTSCRIPT_PACKAGE", &package.name)
             .env("DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT", "1")
             .env("DPKG_MAINTSCRIPT_ARCH", &package.architecture)
-            .env("DPKG_MAINTSCRIPT_NAME", "preinst")
+            .env("DPKG_MAINTSCRIPT_NAME", script)
             .env("DPKG_MAINTSCRIPT_DEBUG", "0")
             .env("DPKG_RUNNING_VERSION", &self.dpkg)
             .env("DPKG_ADMINDIR", "/var/lib/dpkg")
@@ -400,7 +418,7 @@ impl<'a> Engine<'a> {
         let ran = self.runner.run_lines(&cmd, &mut |line| said(Said::Line(line)));
         ran.map(drop).map_err(|error| {
             let Some(failure) = error.downcast_ref::<ExecError>() else { return error };
-            failed(&package.name, &format!("its preinst script {}: {}", failure.how, failure.tail))
+            failed(&package.name, &format!("its {script} script {}: {}", failure.how, failure.tail))
         })?;
         self.database.end_work(package)
     }
@@ -412,6 +430,10 @@ impl<'a> Engine<'a> {
         }
         let mut files = Vec::new();
         for place in places {
+            // dpkg begins at the beginning, as after an unpacking that did not succeed: what the first script did is undone.
+            if self.packages[*place].foreign.is_none() && self.packages[*place].member("preinst").is_some() {
+                self.script(*place, "postrm", "abort-install", said)?;
+            }
             let deb = self.packages[*place].deb.path();
             let name = deb.file_name().and_then(|n| n.to_str()).context("naming a package file for dpkg")?;
             files.push(format!("{HANDED_OVER}/{name}"));
@@ -420,7 +442,17 @@ impl<'a> Engine<'a> {
         // What they pre-depend on is there, though perhaps not configured.
         let how = ["--no-triggers", "--force-depends", "--unpack"];
         let cmd = self.command("dpkg").args(OPTIONS).args(how).args(files);
-        self.run(cmd, said)
+        self.run(cmd, said)?;
+        // Whoever comes later must not take their files, nor miss what they want to be told of.
+        let mut root = Root::open(&self.root)?;
+        let diversions = self.database.diversions()?;
+        for place in places {
+            let package = &mut self.packages[*place];
+            let (paths, triggers) = self.database.unpacked(package)?;
+            package.learn(&triggers);
+            self.claims.learn(*place, &package.name, &paths, &diversions, &mut root)?;
+        }
+        Ok(())
     }
 
     fn dpkg_configure(

@@ -1,12 +1,12 @@
 //! What a `.deb` says of itself: the control part, read whole and once.
 
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::deb::Deb;
+use crate::deb::{Deb, UnknownCompression};
 
 /// Everything of a control part that is kept in the database together may not be larger; the largest of a
 /// release have 3 MiB (tables of sums).
@@ -40,7 +40,7 @@ pub(super) struct Package {
     pub conffiles: Vec<Conffile>,
     /// What it wants to be told of, and what it tells others.
     pub triggers: Vec<Trigger>,
-    /// Why only dpkg can read it. Then nothing is known of it but its name.
+    /// Why only dpkg can read it. Where that is its control part, nothing is known of it but its name.
     pub foreign: Option<String>,
 }
 
@@ -153,6 +153,7 @@ impl Package {
             }
             members.push(Member { name, mode, time, content });
         }
+        to_its_end(tar)?;
         let paragraph = paragraph.context("looking for the control file, which it does not have")?;
         let paragraph = one_paragraph(&paragraph)?;
         let field = |name: &str| value(&paragraph, name);
@@ -169,6 +170,10 @@ impl Package {
             std::str::from_utf8(found).with_context(|| format!("reading {file}"))
         };
         let (conffiles, triggers) = (conffiles(text("conffiles")?), triggers(text("triggers")?)?);
+        let foreign = match deb.member("data.tar") {
+            Err(error) if error.is::<UnknownCompression>() => Some(format!("{error:#}")),
+            data => data.map(|_| None)?,
+        };
         Ok(Package {
             deb,
             multi_arch_same: field("Multi-Arch").as_deref() == Some("same"),
@@ -181,8 +186,16 @@ impl Package {
             members,
             conffiles,
             triggers,
-            foreign: None,
+            foreign,
         })
+    }
+
+    /// What dpkg has taken from one that was handed over to it, if it was not known before.
+    pub fn learn(&mut self, triggers_found: &str) {
+        if self.members.is_empty() {
+            // What we cannot read here either, dpkg carries out.
+            self.triggers = triggers(triggers_found).unwrap_or_default();
+        }
     }
 
     /// A script or other file of the control part.
@@ -225,6 +238,11 @@ impl Package {
         text.push('\n');
         text
     }
+}
+
+/// Reads an archive beyond its last entry: the checksum of what is compressed comes there.
+pub(super) fn to_its_end<R: Read>(tar: tar::Archive<R>) -> Result<()> {
+    io::copy(&mut tar.into_inner(), &mut io::sink()).map(drop).context("reading it to its end")
 }
 
 /// A file name that is nothing but a name.

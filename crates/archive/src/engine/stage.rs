@@ -17,14 +17,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
+use akene_protocol::Issue;
+use akene_protocol::issue::Issues;
 use anyhow::{Context, Result, bail};
 use md5::{Digest, Md5};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use tar::{Archive, Entry, EntryType};
 
-use crate::deb::{Deb, UnknownCompression};
+use super::package::to_its_end;
+use crate::deb::Deb;
 use crate::extract::{finish_file, link_target};
+use crate::fetch::is_full;
 use crate::root::{create, inside};
 
 /// Where files wait, below the new root.
@@ -212,24 +216,27 @@ impl Shared {
                 made => made.with_context(|| format!("making {}", dir.display()))?,
             }
             let dir = open(&dir)?;
-            let mut data = match job.deb.member_within("data.tar", DECODER_MEMORY) {
-                Err(error) if error.is::<UnknownCompression>() => {
-                    return Ok(Content::Foreign(format!("{error:#}")));
-                }
-                data => data?,
-            };
+            let mut data = job.deb.member_within("data.tar", DECODER_MEMORY)?;
             // A decoder that needs more memory says so before it gives anything.
             let mut first = [0; 512];
             let items = match read_full(&mut data, &mut first) {
                 Ok(n) => items(&dir, Cursor::new(&first[..n]).chain(data), job.sums)?,
                 Err(_) => {
                     let _alone = self.large.lock().unwrap_or_else(PoisonError::into_inner);
-                    items(&dir, job.deb.member_within("data.tar", LARGE_DECODER)?, job.sums)?
+                    let mut data = job.deb.member_within("data.tar", LARGE_DECODER)?;
+                    match read_full(&mut data, &mut first) {
+                        Ok(n) => items(&dir, Cursor::new(&first[..n]).chain(data), job.sums)?,
+                        // dpkg sets no such limit.
+                        Err(error) => return Ok(Content::Foreign(format!("decompressing it: {error}"))),
+                    }
                 }
             };
             Ok(Content::Waiting(items))
         };
-        read().with_context(|| format!("unpacking {}", job.deb.path().display()))
+        read().map_err(|error| match job.deb.check() {
+            Err(why) if !is_full(&error) => damaged(job.deb.path(), &why),
+            _ => error.context(format!("unpacking {}", job.deb.path().display())),
+        })
     }
 }
 
@@ -244,9 +251,24 @@ fn read_full(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(n)
 }
 
+/// A package was verified when it was fetched, and cannot be read any more.
+fn damaged(deb: &Path, why: &anyhow::Error) -> anyhow::Error {
+    let name = deb.file_name().unwrap_or_default().to_string_lossy();
+    Issues::from(Issue::new(
+        "package-damaged",
+        &*name,
+        format!(
+            "{name} was whole when it was fetched and is not any more: the memory of this computer, or the disk it lay \
+             on, gives back something else ({why:#})"
+        ),
+        "test the memory from the medium's menu, look at the disk's health, and install again",
+    ))
+    .into()
+}
+
 fn items(dir: &OwnedFd, tar: impl Read, sums: bool) -> Result<Vec<Item>> {
-    let mut items = Vec::new();
-    for entry in Archive::new(tar).entries().context("reading its table of contents")? {
+    let (mut items, mut tar) = (Vec::new(), Archive::new(tar));
+    for entry in tar.entries().context("reading its table of contents")? {
         let mut entry = entry.context("reading its table of contents")?;
         let path = inside(&entry.path().context("reading a file name")?)?;
         if path.as_os_str().as_bytes().contains(&b'\n') {
@@ -255,6 +277,7 @@ fn items(dir: &OwnedFd, tar: impl Read, sums: bool) -> Result<Vec<Item>> {
         let item = item(dir, items.len(), &mut entry, path.clone(), sums);
         items.push(item.with_context(|| format!("writing {}", path.display()))?);
     }
+    to_its_end(tar)?;
     Ok(items)
 }
 
@@ -315,5 +338,62 @@ impl<R: Read> Read for Summing<'_, R> {
             sum.update(&buffer[..n]);
         }
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use akene_exec::{Cmd, Runner, SystemRunner};
+
+    use super::*;
+
+    /// Reads a package with one file, and gives what it holds.
+    fn read(dir: &Path, deb: &Path) -> Result<Vec<u8>> {
+        let job = Job { place: 0, deb: Deb::new(deb), sums: false };
+        let mut stage = Stage::start(dir, vec![job])?;
+        let Content::Waiting(items) = stage.take(0)? else { bail!("left to dpkg") };
+        let file =
+            items.iter().position(|item| item.path == Path::new("file")).context("its file is gone")?;
+        let content = fs::read(dir.join(WAITING).join("0").join(file.to_string()))?;
+        stage.end()?;
+        Ok(content)
+    }
+
+    /// What a disk or memory gave back otherwise than it was verified is found, wherever in the package it is.
+    #[test]
+    fn what_was_damaged_since_it_was_verified_is_found() {
+        if !Path::new("/usr/bin/dpkg-deb").exists() {
+            eprintln!("SKIPPED: there is no dpkg-deb");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, deb) = (dir.path().join("tree"), dir.path().join("a_1_all.deb"));
+        let control =
+            "Package: a\nVersion: 1\nArchitecture: all\nMaintainer: A <a@example.org>\nDescription: a\n";
+        fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+        fs::write(tree.join("DEBIAN/control"), control).unwrap();
+        // What does not become smaller lies in the archive as it is.
+        let content: Vec<u8> = (0..600u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        fs::write(tree.join("file"), &content).unwrap();
+        for how in ["-Zxz", "-Zgzip", "-Zzstd"] {
+            let cmd = Cmd::new("dpkg-deb").args(["--root-owner-group", how, "-b"]).arg(&tree).arg(&deb);
+            SystemRunner.run(&cmd).unwrap();
+            assert_eq!(read(dir.path(), &deb).unwrap(), content);
+            let whole = fs::read(&deb).unwrap();
+            let data = whole.windows(8).rposition(|w| w == b"data.tar").unwrap() + 60;
+            let mut found = 0;
+            for at in data..whole.len() {
+                let mut bytes = whole.clone();
+                bytes[at] ^= 0x10;
+                fs::write(&deb, bytes).unwrap();
+                match read(dir.path(), &deb) {
+                    Ok(read) => assert!(read == content, "{how}: byte {at} of {}", whole.len()),
+                    Err(_) => found += 1,
+                }
+            }
+            assert!(found * 10 > (whole.len() - data) * 9, "{how}: {found} of {}", whole.len() - data);
+        }
+        let error = read(dir.path(), &deb).unwrap_err();
+        assert_eq!(error.downcast::<Issues>().unwrap().0[0].code, "package-damaged");
     }
 }

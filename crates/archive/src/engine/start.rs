@@ -122,12 +122,14 @@ pub(super) fn fingerprint(root: &Path) -> Result<Option<Vec<u8>>> {
     for kernel in kernels {
         text.extend_from_slice(format!("kernel {kernel}\n").as_bytes());
         // Modules that others add have directories of their own.
-        let modules = root.join("usr/lib/modules").join(&kernel);
-        let mut added = names(&modules)?;
-        added.retain(|name| modules.join(name).symlink_metadata().is_ok_and(|m| m.is_dir()));
+        let modules = Path::new("usr/lib/modules").join(&kernel);
+        let mut added = names(&root.join(&modules))?;
+        added.retain(|name| {
+            name != "kernel" && root.join(&modules).join(name).symlink_metadata().is_ok_and(|m| m.is_dir())
+        });
         added.sort();
         for name in added {
-            text.extend_from_slice(&[b"modules ", name.as_bytes(), b"\n"].concat());
+            describe(&root.join(&modules).join(&name), &modules.join(&name), &mut text)?;
         }
     }
     for input in INPUTS {
@@ -271,6 +273,7 @@ pub(super) mod tests {
             ("etc/fstab", "/dev/x / btrfs\n"),
             ("usr/share/initramfs-tools/hooks/mine", "#!/bin/sh\n"),
             ("usr/lib/modules/6.12/updates/dkms/y.ko", ""),
+            ("usr/lib/modules/6.12/updates/dkms/z.ko", ""),
             ("boot/vmlinuz-6.13", ""),
         ] {
             put(root.path(), path, text);

@@ -9,6 +9,7 @@
 //! - diverted paths go where the diversion says, overridden owners and modes are obeyed, names of owners are those
 //!   of the new system.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -85,6 +86,30 @@ impl Claims {
         (files, directories)
     }
 
+    /// Takes over what dpkg has laid of a package, as it says itself.
+    pub fn learn(
+        &mut self,
+        place: usize,
+        name: &str,
+        paths: &[PathBuf],
+        diversions: &Diversions,
+        root: &mut Root,
+    ) -> Result<()> {
+        for path in paths {
+            let at = diverted(diversions, name, path);
+            let claim = match root.is_directory(&at)? {
+                true => Claim::Directory(None),
+                // Also what another has brought, and this one replaces.
+                false => Claim::Other(place),
+            };
+            match self.0.entry(canonical(&at)) {
+                Entry::Occupied(there) if matches!(there.get(), Claim::Directory(_)) => {}
+                entry => drop(entry.insert_entry(claim)),
+            }
+        }
+        Ok(())
+    }
+
     /// Places of the packages that brought a path of which `wanted` is true.
     pub fn bringers(&self, wanted: impl Fn(&Path) -> bool) -> BTreeSet<usize> {
         let bringer = |(path, claim): (&PathBuf, &Claim)| match claim {
@@ -128,7 +153,7 @@ pub(super) struct Ground<'a> {
     /// Names of owners.
     pub accounts: &'a Accounts,
     /// The places of the packages of this go.
-    pub these: &'a [usize],
+    pub these: &'a BTreeSet<usize>,
 }
 
 /// Gives the files of packages their names, one package after the other.
@@ -294,8 +319,10 @@ impl<'a> Layer<'a> {
         };
         match self.claims.0.get_mut(&key) {
             Some(Claim::Directory(first)) => {
+                // One of an earlier go was there before: a script may have changed it meanwhile.
                 if let Some(before) = first
                     && *before > turn.place
+                    && self.ground.these.contains(before)
                 {
                     *before = turn.place;
                     settle()?;
@@ -355,12 +382,8 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// Where the diversions lead it.
     fn diverted(&self, turn: &Turn<'_>, path: &Path) -> PathBuf {
-        match self.ground.diversions.get(path) {
-            Some((to, by)) if *by != turn.package.name => to.clone(),
-            _ => path.to_owned(),
-        }
+        diverted(self.ground.diversions, &turn.package.name, path)
     }
 
     /// Remembers what is watched at or above a path.
@@ -394,6 +417,14 @@ impl<'a> Layer<'a> {
 
     fn group(&self, name: &str) -> Result<u32> {
         account(&self.ground.accounts.groups, name).with_context(|| format!("looking for the group {name}"))
+    }
+}
+
+/// Where the diversions lead a path of this package.
+fn diverted(diversions: &Diversions, name: &str, path: &Path) -> PathBuf {
+    match diversions.get(path) {
+        Some((to, by)) if by != name => to.clone(),
+        _ => path.to_owned(),
     }
 }
 
