@@ -42,6 +42,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "control", what: "a package's control paragraph", run: packages::control },
     Target { name: "database", what: "what dpkg and packages write for each other", run: packages::database },
     Target { name: "apt", what: "what apt prints: addresses, complaints, progress", run: packages::apt },
+    Target { name: "release", what: "a release file and the signatures in it", run: packages::release },
     Target {
         name: "answers",
         what: "what a server answers that is asked for a package",

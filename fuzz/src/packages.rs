@@ -1,6 +1,6 @@
 //! What archives and packages are made of.
 //!
-//! Indexes and their signatures are read by apt itself; ours are its answers and the packages.
+//! Indexes are read and signatures judged by apt itself; ours are its answers, what a release says of itself, and the packages.
 
 use std::cell::RefCell;
 use std::fs;
@@ -8,10 +8,14 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use akene_archive::fuzz::described;
 use akene_archive::{AptRoot, AptSettings, Deb, Engine, Later};
 use akene_exec::Cmd;
+use akene_protocol::lock::Release;
 use akene_protocol::profile::{Apt, Distribution};
 use akene_protocol::resolve::Archive;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::{Said, scratch};
 
@@ -273,6 +277,22 @@ fn apt_root() -> (tempfile::TempDir, AptRoot) {
     let root = AptRoot::create(&dir.path().join("apt"), &settings).unwrap();
     // A mirror in the middle of an update is not waited for.
     (dir, root.patience(Duration::from_millis(1)))
+}
+
+/// A release file with its signatures, and packets in the armour of one.
+pub fn release(data: &[u8]) {
+    let body = BASE64.encode(data);
+    let armoured =
+        format!("Origin: a\n-----BEGIN PGP SIGNATURE-----\n\n{body}\n-----END PGP SIGNATURE-----\n");
+    for bytes in [data, armoured.as_bytes()] {
+        let release = described(bytes);
+        let hex =
+            |key: &String| !key.is_empty() && key.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'));
+        // An empty fingerprint is none.
+        assert!(release.keys.iter().all(hex), "{:?}", release.keys);
+        let text = serde_json::to_string(&release).unwrap();
+        assert_eq!(serde_json::from_str::<Release>(&text).unwrap(), release);
+    }
 }
 
 /// What apt prints, when it ends well and when it does not.

@@ -79,4 +79,4 @@ macro_rules! targets {
     };
 }
 
-targets! { deb tar control database apt answers lock signed letter documents profile inventory table probe network media }
+targets! { deb tar control database apt release answers lock signed letter documents profile inventory table probe network media }

@@ -2,9 +2,15 @@
 
 use std::io::Read;
 
+use akene_protocol::lock::{MAIN, Release};
 use reqwest::blocking::Client;
 
 use crate::fetch::{Address, Opened, open};
+
+/// What a lock says of a release file, which apt has verified, and of whose signatures it carries.
+pub fn described(bytes: &[u8]) -> Release {
+    crate::release::describe(bytes, MAIN.to_owned(), "http://a.example.org/debian", "stable")
+}
 
 /// What was made of a server's answer to a question for a file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -136,7 +136,7 @@ fn release_files(lists: &Path) -> Result<Vec<(PathBuf, String)>> {
 }
 
 /// What a release file says of itself.
-fn describe(bytes: &[u8], repository: String, uri: &str, suite: &str) -> Release {
+pub(crate) fn describe(bytes: &[u8], repository: String, uri: &str, suite: &str) -> Release {
     let text = String::from_utf8_lossy(bytes);
     let field = |name: &str| {
         text.lines()
