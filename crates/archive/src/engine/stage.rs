@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, PoisonError, RwLock, mpsc};
 use std::thread::{self, JoinHandle};
 
 use akene_protocol::Issue;
@@ -34,9 +34,10 @@ use crate::root::{create, inside};
 /// Where files wait, below the new root.
 const WAITING: &str = ".akene-unpacking";
 
-/// What a decoder gets at first: enough for xz at the level dpkg uses, and for zstd. Each worker has one.
-const DECODER_MEMORY: u64 = 16 << 20;
-/// What a decoder gets that needs more, one at a time.
+/// What a decoder gets at first: enough for xz at the level dpkg uses (9 MiB), and for zstd (a window of 8 MiB). Each worker has
+/// one, so that all of them take no more than [`LARGE_DECODER`].
+const DECODER_MEMORY: u64 = 12 << 20;
+/// What a decoder gets that needs more, which then is the only one.
 const LARGE_DECODER: u64 = 128 << 20;
 /// Scripts wait for nobody but themselves, and these threads go on where processors are left.
 const NICE: i32 = 10;
@@ -110,8 +111,8 @@ struct Shared {
     dir: PathBuf,
     jobs: Vec<Job>,
     next: AtomicUsize,
-    /// Held by the one that decodes with much memory.
-    large: Mutex<()>,
+    /// Held by all that decode, alone by one that needs much memory for it.
+    memory: RwLock<()>,
 }
 
 impl Stage {
@@ -126,7 +127,7 @@ impl Stage {
         }
         let processors = thread::available_parallelism().map_or(1, |n| n.get());
         let count = processors.min(MOST_WORKERS).min(jobs.len());
-        let shared = Arc::new(Shared { dir, jobs, next: AtomicUsize::new(0), large: Mutex::new(()) });
+        let shared = Arc::new(Shared { dir, jobs, next: AtomicUsize::new(0), memory: RwLock::new(()) });
         let (sender, results) = mpsc::channel();
         let work = |_| {
             let (sender, shared) = (sender.clone(), shared.clone());
@@ -216,13 +217,15 @@ impl Shared {
                 made => made.with_context(|| format!("making {}", dir.display()))?,
             }
             let dir = open(&dir)?;
+            let beside = self.memory.read().unwrap_or_else(PoisonError::into_inner);
             let mut data = job.deb.member_within("data.tar", DECODER_MEMORY)?;
             // A decoder that needs more memory says so before it gives anything.
             let mut first = [0; 512];
             let items = match read_full(&mut data, &mut first) {
                 Ok(n) => items(&dir, Cursor::new(&first[..n]).chain(data), job.sums)?,
                 Err(_) => {
-                    let _alone = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+                    drop((data, beside));
+                    let _alone = self.memory.write().unwrap_or_else(PoisonError::into_inner);
                     let mut data = job.deb.member_within("data.tar", LARGE_DECODER)?;
                     match read_full(&mut data, &mut first) {
                         Ok(n) => items(&dir, Cursor::new(&first[..n]).chain(data), job.sums)?,
