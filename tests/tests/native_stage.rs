@@ -176,4 +176,48 @@ fn with_little_room(disk: &Path, small: &Path, mirror: &Mirror, profile: &str, b
         ..Expected::default()
     };
     checks::installed(disk, &expected).unwrap();
+    without_room(disk, small, &more, &expected);
+}
+
+/// Leaves so much room on the partitions that stay, and no packages.
+fn crowd(disk: &Path, dir: &Path, left: u64) {
+    let at = dir.join("crowded");
+    fs::create_dir(&at).unwrap();
+    let parts = Image::open(disk).unwrap().parts.clone();
+    let stays = |name: &str| ["AKENE_BOOT", "akene-home"].contains(&name);
+    let mut crowded = 0;
+    for part in parts.iter().filter(|p| stays(&p.name)) {
+        let options = format!("loop,offset={},sizelimit={}", part.start, part.size);
+        run("mount", &["-o", &options, disk.to_str().unwrap(), at.to_str().unwrap()]);
+        for packages in ["akene/packages", ".akene-packages"] {
+            let there = at.join(packages);
+            if there.exists() {
+                fs::remove_dir_all(there).unwrap();
+            }
+        }
+        let stat = nix::sys::statvfs::statvfs(&at).unwrap();
+        let free = stat.blocks_available() * stat.fragment_size();
+        run("fallocate", &["-l", &free.saturating_sub(left).to_string(), at.join("filler").to_str().unwrap()]);
+        run("umount", &[at.to_str().unwrap()]);
+        crowded += 1;
+    }
+    assert_eq!(crowded, 2, "{parts:#?}");
+    fs::remove_dir(at).unwrap();
+}
+
+/// Nothing holds the packages: that is said before anything is changed, and with the permission for it they are fetched when the
+/// old system is gone.
+fn without_room(disk: &Path, small: &Path, profile: &str, expected: &Expected) {
+    crowd(disk, small, 230 << 20);
+    let whole = sums(disk);
+    let go = |consent: &str| install(disk, &Orders::Profile(profile), small, &["--consent", consent]).unwrap();
+    let outcome = go("wipe");
+    assert!(!outcome.good);
+    assert_eq!(outcome.issues()[0]["code"], "no-room-to-stage", "{}", outcome.story());
+    assert_eq!(outcome.events_of("failed")[0]["disks-changed"], false);
+    assert_eq!(sums(disk), whole, "the old system was changed");
+    let outcome = go("streamed");
+    assert!(outcome.good, "{}", outcome.story());
+    assert!(outcome.log.contains("they are fetched onto the new disk"), "{}", outcome.log);
+    checks::installed(disk, expected).unwrap();
 }
