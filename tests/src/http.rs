@@ -345,7 +345,7 @@ fn refuse(mut stream: &TcpStream, status: &str, text: &str) -> std::io::Result<(
 }
 
 /// `%7E` to `~`. What is not a whole escape stays as it is.
-fn unescape(text: &str) -> String {
+pub fn unescape(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;

@@ -25,6 +25,7 @@ use akene_protocol::stamp::{Source, Tls};
 use akene_protocol::{Bytes, Inventory, Issue, Stamp};
 use akene_server::site::init::{Options, init};
 use akene_server::{Config, Running, Server};
+use akene_tests::http::unescape;
 use akene_tests::image::digest;
 use akene_tests::mirror::cache_dir;
 use akene_tests::port::own_port;
@@ -89,7 +90,7 @@ impl Rig {
         }
     }
 
-    /// The file of a package, as the archives of the profile have it now.
+    /// The file of a package, as the mirror is asked for it.
     pub fn file_of(&self, package: &str) -> String {
         let site = self.server().site();
         let bundle = site.bundle(&site.config().unwrap(), "default").unwrap();
@@ -100,7 +101,7 @@ impl Rig {
         apt.update(&SystemRunner, &mut |_| {}).unwrap();
         let lock = apt.solve(&SystemRunner, &[package.to_owned()], false).unwrap();
         let chosen = lock.packages.iter().find(|p| p.name == package).unwrap();
-        chosen.urls[0].rsplit('/').next().unwrap().to_owned()
+        unescape(chosen.urls[0].rsplit('/').next().unwrap())
     }
 
     /// The only machine at the server, with its events.
