@@ -6,7 +6,7 @@ use std::fs;
 
 use akene_protocol::Sha256;
 use akene_server::pool::Pool;
-use common::{Rig, inventory, refused};
+use common::{Rig, inventory, refused, soon};
 use reqwest::blocking::Response;
 
 fn deb(fill: u8) -> Vec<u8> {
@@ -112,13 +112,6 @@ fn so_many_at_a_time_and_the_others_are_told_to_come_back() {
     assert!(second.headers().contains_key("retry-after"));
     refused(second, 503, "pool-busy");
     assert_eq!(first.bytes().unwrap().len(), content.len());
-    let answer = (0..50).find_map(|_| {
-        let answer = get();
-        let free = answer.status() == 200;
-        if !free {
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
-        free.then_some(answer)
-    });
+    let answer = soon(|| Some(get()).filter(|answer| answer.status() == 200));
     assert_eq!(answer.expect("the place was not given back").bytes().unwrap().len(), content.len());
 }

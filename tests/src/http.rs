@@ -65,6 +65,8 @@ pub enum Fault {
     Loops,
     /// Redirects to a page where somebody is to sign in, `/login.html`.
     Portal,
+    /// With the first such request a portal comes up, for whatever is asked for: [`Fault::Portal`] from then on.
+    PortalBegins,
     /// The real answer, after this time, or when there is no fault any more.
     Late(Duration),
     /// This one for the first request, and then the real answers.
@@ -205,6 +207,10 @@ fn fault(shared: &Shared, path: &str) -> Option<Fault> {
             faults.remove(&end);
             Some(*fault)
         }
+        (_, Fault::PortalBegins) => {
+            faults.insert(String::new(), Fault::Portal);
+            Some(Fault::Portal)
+        }
         (_, fault) => Some(fault),
     }
 }
@@ -339,7 +345,7 @@ fn refuse(mut stream: &TcpStream, status: &str, text: &str) -> std::io::Result<(
 }
 
 /// `%7E` to `~`. What is not a whole escape stays as it is.
-fn unescape(text: &str) -> String {
+pub fn unescape(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -403,5 +409,8 @@ mod tests {
         server.fault("~b", Fault::Once(Box::new(Fault::Flipped)));
         let both = get(&server, "GET /a~b HTTP/1.1\r\n\r\nGET /a~b HTTP/1.1\r\n\r\n");
         assert!(both.contains("0123456788HTTP") && both.ends_with("0123456789"), "{both}");
+        server.fault("/c", Fault::PortalBegins);
+        let all = get(&server, "GET /a~b HTTP/1.1\r\n\r\nGET /c HTTP/1.1\r\n\r\nGET /a~b HTTP/1.1\r\n\r\n");
+        assert!(all.contains("0123456789HTTP/1.1 302") && all.matches("302 Found").count() == 2, "{all}");
     }
 }

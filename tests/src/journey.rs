@@ -170,7 +170,7 @@ impl Journey {
         let dir = dir.join("machine");
         let mut vm = machine.start(&dir)?;
         let started = Instant::now();
-        let soon = Duration::from_secs(180);
+        let soon = Duration::from_secs(600);
         vm.expect("Reinstall this computer", soon).context("waiting for the installed system's menu")?;
         // To the end of the list.
         vm.console.press("\x05")?;
@@ -218,7 +218,7 @@ impl Journey {
             None => {}
         }
         let again = Instant::now();
-        self.wait_for("confirmed", Duration::from_secs(15 * 60))?;
+        self.wait_for("confirmed", Duration::from_secs(30 * 60))?;
         Ok(Figures { install, confirm: again.elapsed() })
     }
 

@@ -380,7 +380,8 @@ fn killed_at_random_moments_before_it_may_write_it_has_written_nothing() {
     let mut whole = digest(&disk).unwrap();
     let profile = line.profile(1);
     let kills = if is_full() { 60 } else { 6 };
-    let seed = std::process::id().wrapping_mul(2_654_435_761);
+    // An ordinary run draws the same moments each time.
+    let seed = if is_full() { std::process::id().wrapping_mul(2_654_435_761) } else { 1 };
     println!("seed {seed}");
     let mut random = u64::from(seed);
     let mut seen = Vec::new();

@@ -28,7 +28,7 @@ fn a_machine_speaks_and_is_ended_with_its_handle() {
     let mut machine = Machine::new(Firmware::Bios);
     machine.disks = vec![talking_disk(dir.path())];
     let mut vm = machine.start(dir.path()).unwrap();
-    vm.expect("hello from the disk", Duration::from_secs(60)).unwrap();
+    vm.expect("hello from the disk", Duration::from_secs(300)).unwrap();
     assert!(vm.is_on());
     vm.pull_the_plug();
     let sockets = std::os::unix::net::UnixStream::connect(dir.path().join("control"));
@@ -41,7 +41,7 @@ fn every_firmware_starts() {
         let dir = tempfile::tempdir().unwrap();
         let mut vm = Machine::new(firmware).start(dir.path()).unwrap();
         // With nothing to start from, firmware asks the network.
-        vm.expect("PXE", Duration::from_secs(120)).unwrap_or_else(|e| panic!("{firmware:?}: {e:#}"));
+        vm.expect("PXE", Duration::from_secs(600)).unwrap_or_else(|e| panic!("{firmware:?}: {e:#}"));
     }
 }
 

@@ -53,9 +53,12 @@ fn cached(disk: &Path) -> Vec<String> {
     names
 }
 
+/// The packages asked for since the last call. One that is asked for again where the line broke counts once.
 fn debs(mirror: &Mirror) -> Vec<String> {
     let mut served: Vec<String> = mirror.server.take_served();
     served.retain(|path| path.ends_with(".deb"));
+    served.sort();
+    served.dedup();
     served
 }
 

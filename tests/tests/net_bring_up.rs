@@ -79,7 +79,7 @@ impl Lan {
             .args(["netns", "exec", &self.machine, env!("CARGO_BIN_EXE_net_agent"), "bring-up"])
             .arg(&state)
             .env("AKENE_RESOLV_CONF", self.dir.path().join("resolv.conf"))
-            .timeout(Duration::from_secs(60));
+            .timeout(Duration::from_secs(120));
         if let Some(fixed) = fixed {
             cmd = cmd.arg(fixed.to_string());
         }

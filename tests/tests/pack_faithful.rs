@@ -10,7 +10,7 @@ use akene_tests::reference::{self, Archive, Set};
 use akene_tests::roots::{Comparison, compare};
 use akene_tests::standin::{self, Standin};
 use akene_tests::{crafted, sets};
-use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 /// The mirror, where all of this can be tested. Says so where not.
@@ -214,7 +214,8 @@ fn one_processor_makes_what_several_make() {
     let alone = std::thread::scope(|scope| {
         let alone = scope.spawn(|| {
             let (this, mut first) = (Pid::from_raw(0), CpuSet::new());
-            first.set(0).unwrap();
+            let ours = sched_getaffinity(this).unwrap();
+            first.set((0..CpuSet::count()).find(|cpu| ours.is_set(*cpu).unwrap()).unwrap()).unwrap();
             sched_setaffinity(this, &first).unwrap();
             assert_eq!(std::thread::available_parallelism().unwrap().get(), 1);
             make("alone")

@@ -293,7 +293,7 @@ fn boot(image: &Path, dir: &Path, firmware: VmFirmware) -> Duration {
     machine.disks = vec![image.to_owned()];
     let started = Instant::now();
     let mut vm = machine.start(dir).unwrap();
-    let limit = Duration::from_secs(600);
+    let limit = Duration::from_secs(1800);
     vm.expect_any(&["pc-10429 login:"], limit).unwrap();
     let took = started.elapsed();
     vm.switch_off(limit).unwrap();

@@ -335,12 +335,12 @@ mod tests {
     fn events_wait_for_a_server_and_arrive_in_order() {
         let (server, courier) = (Server::default(), start().unwrap());
         (1..=3).for_each(|n| courier.event(event(RUN, n)));
-        assert!(courier.drain(Duration::from_secs(5)), "with no way to a server nobody waits");
+        assert!(courier.drain(Duration::from_secs(60)), "with no way to a server nobody waits");
         courier.route(server.clone());
         assert!(!courier.drain(Duration::from_millis(300)), "the server is down");
         assert_eq!(courier.pending().unwrap().iter().map(|e| e.seq).collect::<Vec<_>>(), [1, 2, 3]);
         server.up(true);
-        assert!(courier.drain(Duration::from_secs(10)));
+        assert!(courier.drain(Duration::from_secs(60)));
         assert_eq!(server.seen(), [1, 2, 3]);
         assert!(courier.pending().unwrap().is_empty());
     }
@@ -352,7 +352,7 @@ mod tests {
         server.up(true);
         courier.route(server.clone());
         (1..=2).for_each(|n| courier.event(event(RUN, n)));
-        assert!(courier.drain(Duration::from_secs(5)));
+        assert!(courier.drain(Duration::from_secs(60)));
         courier.spool(dir.path()).unwrap();
         server.up(false);
         (3..=5).for_each(|n| courier.event(event(RUN, n)));
@@ -378,7 +378,7 @@ mod tests {
         courier.event(event(RUN, 1));
         courier.spool(dir.path()).unwrap();
         courier.route(Refuses);
-        assert!(courier.drain(Duration::from_secs(5)));
+        assert!(courier.drain(Duration::from_secs(60)));
         courier.event(event(RUN, 2));
         courier.release();
         assert_eq!(Spool::open(dir.path(), RUN).unwrap().pending().unwrap().len(), 2);

@@ -18,7 +18,7 @@ fn taped() -> (Reporter, Receiver<Message>) {
 }
 
 fn events(reporter: &Reporter, tape: &Receiver<Message>) -> Vec<Event> {
-    assert!(reporter.drain(Duration::from_secs(5)));
+    assert!(reporter.drain(Duration::from_secs(60)));
     tape.try_iter()
         .filter_map(|m| match m {
             Message::Event(e) => Some(e),
@@ -86,7 +86,7 @@ fn a_planted_secret_passes_nowhere() {
     reporter.debug("hunter2hunter2");
     reporter.waiting("hunter2hunter2");
     reporter.failed(vec![Issue::new("x", "hunter2hunter2", "hunter2hunter2", "hunter2hunter2")], false);
-    assert!(reporter.drain(Duration::from_secs(5)));
+    assert!(reporter.drain(Duration::from_secs(60)));
     let all: Vec<String> = tape.try_iter().map(|m| format!("{m:?}")).collect();
     assert!(all.len() >= 6, "{all:?}");
     assert!(all.iter().all(|m| !m.contains("hunter2")), "{all:?}");
@@ -128,7 +128,7 @@ fn a_planted_secret_is_on_no_screen_and_in_no_log() {
         reporter.waiting(&said);
         reporter.trouble(Some(Issue::new("no-cable", &said, &said, &said)));
         reporter.failed(vec![Issue::new("no-cable", &said, &said, &said)], false);
-        assert!(reporter.drain(Duration::from_secs(5)));
+        assert!(reporter.drain(Duration::from_secs(60)));
     }
     let file = |path| std::fs::read_to_string(path).unwrap();
     let shared = |of: &Shared| String::from_utf8(of.0.lock().unwrap().clone()).unwrap();

@@ -198,7 +198,7 @@ mod tests {
         let backing = PathBuf::from("/sys/block").join(path.file_name().unwrap()).join("loop/backing_file");
         assert_eq!(std::fs::read_to_string(&backing).unwrap().trim(), file.to_str().unwrap());
         drop(device);
-        let patience = Instant::now() + Duration::from_secs(5);
+        let patience = Instant::now() + Duration::from_secs(60);
         while std::fs::read_to_string(&backing).is_ok_and(|f| f.trim() == file.to_str().unwrap()) {
             assert!(Instant::now() < patience, "the loop device keeps its file");
             std::thread::sleep(Duration::from_millis(10));

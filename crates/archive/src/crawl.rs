@@ -81,8 +81,8 @@ mod tests {
         let lists = tempfile::tempdir().unwrap();
         let partial = lists.path().join("partial");
         fs::create_dir(&partial).unwrap();
-        let crawl = Crawl::new(lists.path(), Duration::from_millis(100));
-        let later = || std::thread::sleep(Duration::from_millis(120));
+        let crawl = Crawl::new(lists.path(), Duration::from_secs(1));
+        let later = || std::thread::sleep(Duration::from_millis(1100));
         later();
         assert!(!crawl.is_hopeless(), "it has not begun to download");
         crawl.heard();
@@ -90,6 +90,7 @@ mod tests {
         fs::write(partial.join("a.test_debian_dists_x_InRelease"), vec![0; 9000]).unwrap();
         assert!(!crawl.is_hopeless(), "enough has come");
         later();
+        crawl.heard();
         assert!(crawl.is_hopeless(), "nothing has come since");
         fs::write(partial.join("more"), vec![0; 9000]).unwrap();
         assert!(crawl.is_hopeless(), "it was given up");

@@ -28,7 +28,7 @@ fn with_kernel(root: &Path) {
 }
 
 fn wait_for(path: &Path) {
-    for _ in 0..400 {
+    for _ in 0..4000 {
         if path.exists() {
             break;
         }
@@ -213,7 +213,7 @@ fn certificates_are_collected_once_and_beside_where_no_package_relies_on_them() 
     let (ran, root) = (rig.dir.path().join("ran"), rig.root.display());
     let script = format!(
         // Its script does not say what it is about.
-        "for n in $(seq 500); do [ -e {} ] || sleep 0.02; done; for dir in {root}/usr/local/share/ca*; do echo b > $dir/b.crt; done",
+        "for n in $(seq 5000); do [ -e {} ] || sleep 0.02; done; for dir in {root}/usr/local/share/ca*; do echo b > $dir/b.crt; done",
         ran.display()
     );
     fs::create_dir_all(rig.root.join("usr/local/share/ca-certificates")).unwrap();

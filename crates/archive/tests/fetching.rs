@@ -214,7 +214,7 @@ fn a_server_that_stalls_is_left() {
         }),
     )]);
     let dir = tempfile::tempdir().unwrap();
-    let impatient = |fetcher: Fetcher| fetcher.patience(Duration::from_millis(300));
+    let impatient = |fetcher: Fetcher| fetcher.patience(Duration::from_secs(2));
     let issues = fetch_with(package(&[format!("{}/p", server.url)]), dir.path(), impatient).unwrap_err();
     assert_eq!(issues.0[0].code, "package-unreachable", "{issues}");
     assert!(issues.0[0].message.contains("next to nothing came"), "{issues}");
@@ -276,7 +276,7 @@ fn a_portal_that_stays_is_called_one_and_what_had_come_is_kept() {
         let server = serve(vec![(path, answer)]);
         let dir = tempfile::tempdir().unwrap();
         let url = format!("{}{path}", server.url);
-        let soon = |fetcher: Fetcher| fetcher.patience(Duration::from_millis(600));
+        let soon = |fetcher: Fetcher| fetcher.patience(Duration::from_secs(3));
         let issues = fetch_with(package(std::slice::from_ref(&url)), dir.path(), soon).unwrap_err();
         let [issue] = &issues.0[..] else { panic!("{issues}") };
         assert_eq!((issue.code.as_str(), &issue.path), ("portal", &url), "{issue}");

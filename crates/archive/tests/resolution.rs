@@ -121,8 +121,9 @@ fn the_choice_is_what_apt_get_would_install() {
     let mut compare = |apt: &AptRoot, archive: &Archive, set: &[&str], recommends: bool| {
         let names: Vec<String> = set.iter().map(|p| (*p).to_owned()).collect();
         let lock = apt.solve(&SystemRunner, &names, recommends).unwrap_or_else(|e| panic!("{set:?}: {e:#}"));
-        let theirs =
-            oracle(&dir.path().join("oracle"), archive, &plain.lists(), &with_base(set, archive), recommends);
+        // Each has a place of its own: the archive may be updated between two readings.
+        let (place, lists) = (apt.lists().with_extension("oracle"), apt.lists());
+        let theirs = oracle(&place, archive, &lists, &with_base(set, archive), recommends);
         assert_eq!(ours(&lock), theirs, "{set:?}, recommends: {recommends}");
         compared += theirs.len();
         for package in &lock.packages {
@@ -197,27 +198,36 @@ fn a_profiles_lock_answers_each_machine_as_apt_does_and_is_the_same_twice() {
     let all = |r: &Request| r.packages.contains(&"nano".into()) && r.packages.contains(&"mc".into());
     assert!(!foreseen.list.iter().any(|v| all(&v.request)));
 
-    let made = |place: &str| {
-        let mut snapshots = Snapshots::new(&dir.path().join(place), None, &|_| Ok(None));
-        make(&SystemRunner, &bundle, &foreseen, &mut snapshots, &mut |_| {}).unwrap()
-    };
-    let first = made("first");
-    // What does not exist leaves its kind of machine out and nothing else.
-    assert_eq!(first.left_out.len(), 8);
-    assert!(first.left_out.iter().all(|(_, issues)| issues.0[0].path == "no-such-package"));
-    assert_eq!(first.lock.selections.len(), 8);
-    let bytes = |lock: &ProfileLock| serde_json::to_vec(lock).unwrap();
-    let second = made("second");
-    assert_eq!(bytes(&first.lock), bytes(&second.lock), "other bytes from the same archive");
-    assert!(Changes::between(&first.lock, &second.lock).is_empty());
-
     let settings = AptSettings {
         archive: &archive,
         keyring: AptSettings::default_keyring(archive.distribution),
         proxy: None,
     };
-    let apt = AptRoot::create(&dir.path().join("apt"), &settings).unwrap();
-    apt.update(&SystemRunner, &mut |_| {}).unwrap();
+    let read = |turn: u32, name: &str| dir.path().join(format!("{name}-{turn}"));
+    let made = |place: &Path| {
+        let mut snapshots = Snapshots::new(place, None, &|_| Ok(None));
+        make(&SystemRunner, &bundle, &foreseen, &mut snapshots, &mut |_| {}).unwrap()
+    };
+    // Three readings of one state: where the archive is updated meanwhile, they are made again.
+    let of_one_state = |turn| {
+        let first = made(&read(turn, "first"));
+        let apt = AptRoot::create(&read(turn, "apt"), &settings).unwrap();
+        apt.update(&SystemRunner, &mut |_| {}).unwrap();
+        let known = apt.releases(&SystemRunner).unwrap();
+        let second = made(&read(turn, "second"));
+        let same = first.lock.releases == second.lock.releases;
+        (same && first.lock.releases.iter().all(|r| known.contains(r))).then_some((first, second, apt))
+    };
+    let (first, second, apt) =
+        (0..5).find_map(of_one_state).expect("an archive that changes between any two readings");
+    // What does not exist leaves its kind of machine out and nothing else.
+    assert_eq!(first.left_out.len(), 8);
+    assert!(first.left_out.iter().all(|(_, issues)| issues.0[0].path == "no-such-package"));
+    assert_eq!(first.lock.selections.len(), 8);
+    let bytes = |lock: &ProfileLock| serde_json::to_vec(lock).unwrap();
+    assert_eq!(bytes(&first.lock), bytes(&second.lock), "other bytes from the same archive");
+    assert!(Changes::between(&first.lock, &second.lock).is_empty());
+
     for variant in foreseen.list.iter().filter(|v| !v.request.packages.contains(&"no-such-package".into())) {
         let ours = first.lock.select("desk", &variant.archive, &variant.request).unwrap();
         let theirs = apt.answer(&SystemRunner, &variant.request).unwrap();

@@ -521,7 +521,7 @@ impl Runner for RecordingRunner {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
     use super::*;
 
@@ -624,14 +624,22 @@ mod tests {
         let cmd = sh("while :; do echo still here; done").timeout(Duration::from_secs(3));
         let error = SystemRunner.run(&cmd).unwrap_err().to_string();
         assert!(error.contains("still running after 3 s") && error.contains("still here"), "{error}");
-        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        // It goes on until it has been asked about twice.
+        let dir = tempfile::tempdir().unwrap();
+        let twice = dir.path().join("twice");
+        let until = format!("until [ -e {} ]; do sleep 0.05; done", twice.display());
+        let asked = Arc::new(AtomicU64::new(0));
         let ours = asked.clone();
-        let cmd = sh("sleep 2.5").end_when(move || {
-            ours.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let started = Instant::now();
+        let cmd = sh(&until).end_when(move || {
+            if ours.fetch_add(1, Ordering::SeqCst) == 1 {
+                std::fs::write(&twice, "").unwrap();
+            }
             false
         });
         SystemRunner.run(&cmd).unwrap();
-        assert!((1..=3).contains(&asked.load(std::sync::atomic::Ordering::SeqCst)));
+        let (asked, took) = (asked.load(Ordering::SeqCst), started.elapsed());
+        assert!(asked >= 2 && asked <= took.as_secs() + 1, "asked {asked} times in {took:?}");
     }
 
     #[test]

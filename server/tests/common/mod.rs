@@ -2,7 +2,7 @@
 #![allow(dead_code, missing_docs)] // each test program uses its own part of this
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use akene_protocol::api::{EnrolRequest, EnrolResponse, EventBatch, Identity, RunRequest, RunResponse};
 use akene_protocol::event::{EventKind, Phase};
@@ -39,6 +39,18 @@ pub fn client(ca: &str) -> Client {
     client_at(ca, None)
 }
 
+/// Looks again and again until there is something, at most a minute.
+pub fn soon<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let found = look();
+        if found.is_some() || Instant::now() >= deadline {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// One that asks from this address.
 pub fn client_at(ca: &str, from: Option<std::net::IpAddr>) -> Client {
     provider();
@@ -63,7 +75,7 @@ impl Rig {
         let name = "127.0.0.1".try_into().unwrap();
         let tls = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
         let tcp = std::net::TcpStream::connect(self.server().addr).unwrap();
-        tcp.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        tcp.set_read_timeout(Some(Duration::from_secs(180))).unwrap();
         rustls::StreamOwned::new(tls, tcp)
     }
 

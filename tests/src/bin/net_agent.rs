@@ -36,10 +36,10 @@ fn phase(directory: &str, network: Option<&str>) -> Result<()> {
         directory: PathBuf::from(directory),
         patience: Patience {
             card: Duration::from_secs(1),
-            link: Duration::from_secs(2),
-            address: Duration::from_secs(8),
+            link: Duration::from_secs(10),
+            address: Duration::from_secs(30),
             second: Duration::from_secs(3),
-            gateway: Duration::from_secs(2),
+            gateway: Duration::from_secs(4),
         },
     };
     let outcome = match bring_up(&wanted, &SystemRunner, &mut |line| eprintln!("{line}")) {

@@ -18,7 +18,7 @@ use akene_agent::run::{self, Done};
 use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_protocol::stamp::{Source, Tls};
 use akene_protocol::{Bytes, Issue, Stamp};
-use akene_tests::disks::has_loop_devices;
+use akene_tests::disks::{can_run, has_loop_devices};
 use akene_tests::http::Fault;
 use akene_tests::image::digest;
 use akene_tests::mirror::Mirror;
@@ -159,10 +159,7 @@ fn packages_that_are_not_what_was_signed_are_refused_before_the_disk_changes() {
     refused(&rig, &rig.request(), "archive-signature");
 
     write(&profile);
-    let show = Cmd::new("apt-get").args(["download", "--print-uris", "less"]);
-    let shown = SystemRunner.run(&show).map(|o| o.text()).unwrap_or_default();
-    let file = shown.split_whitespace().find(|w| w.starts_with("less_")).unwrap_or_default().to_owned();
-    assert!(file.ends_with(".deb"), "{shown}");
+    let file = rig.file_of("less");
     mirror.server.fault(&file, Fault::Flipped);
     let issue = refused(&rig, &rig.request(), "package-hash");
     assert!(mirror.server.take_served().iter().any(|path| path.ends_with(&file)));
@@ -233,7 +230,7 @@ fn removable_disks_and_the_install_medium_are_never_taken_even_where_everything_
 /// doubt the right place, and the next run that is online tells it without writing to the disk.
 #[test]
 fn a_run_without_a_network_is_told_by_the_next_one() {
-    if !has_loop_devices() {
+    if !can_run() {
         return;
     }
     let rig = Rig::new(&format!("{IDLE}\n[storage.disks]\nserial = \"NOPE\"\n"));

@@ -14,7 +14,7 @@ use akene_protocol::stamp::{Home, Source, Stamp};
 use akene_protocol::{Envelope, RunId};
 use akene_server::db::{Db, orders};
 use akene_server::order::{Kind, Wish, place};
-use akene_tests::disks::has_loop_devices;
+use akene_tests::disks::can_run;
 use akene_tests::image::digest;
 
 use crate::rig::{IDLE, Rig, tls_of, with_partition};
@@ -37,7 +37,7 @@ fn a_machine_that_was_installed_with_no_network_is_reinstalled_by_order() {
 }
 
 fn ordered(stamp_on_disk: impl Fn(Stamp) -> Stamp) {
-    if !has_loop_devices() {
+    if !can_run() {
         return;
     }
     let rig = Rig::new(&format!("{IDLE}\n[storage.disks]\nserial = \"NOPE\"\n"));

@@ -16,13 +16,16 @@ use akene_agent::run::machine::{Authority, Machine, Room};
 use akene_agent::run::native::{self, Onto, Outcome, Request, Says};
 use akene_agent::run::{self, Failure};
 use akene_agent::storage::image::Image;
+use akene_archive::{AptRoot, AptSettings};
 use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_protocol::api::Consent;
 use akene_protocol::inventory::{FirmwareKind, LooksLike};
+use akene_protocol::resolve::resolve;
 use akene_protocol::stamp::{Source, Tls};
-use akene_protocol::{Bytes, Issue, Stamp};
+use akene_protocol::{Bytes, Inventory, Issue, Stamp};
 use akene_server::site::init::{Options, init};
 use akene_server::{Config, Running, Server};
+use akene_tests::http::unescape;
 use akene_tests::image::digest;
 use akene_tests::mirror::cache_dir;
 use akene_tests::port::own_port;
@@ -85,6 +88,20 @@ impl Rig {
                 ..Patience::default()
             },
         }
+    }
+
+    /// The file of a package, as the mirror is asked for it.
+    pub fn file_of(&self, package: &str) -> String {
+        let site = self.server().site();
+        let bundle = site.bundle(&site.config().unwrap(), "default").unwrap();
+        let archive = resolve(&bundle, &Inventory::unknown(FirmwareKind::Bios), None).unwrap().archive;
+        let keyring = AptSettings::default_keyring(archive.distribution);
+        let settings = AptSettings { archive: &archive, keyring, proxy: None };
+        let apt = AptRoot::create(&self.dir.path().join("apt"), &settings).unwrap();
+        apt.update(&SystemRunner, &mut |_| {}).unwrap();
+        let lock = apt.solve(&SystemRunner, &[package.to_owned()], false).unwrap();
+        let chosen = lock.packages.iter().find(|p| p.name == package).unwrap();
+        unescape(chosen.urls[0].rsplit('/').next().unwrap())
     }
 
     /// The only machine at the server, with its events.

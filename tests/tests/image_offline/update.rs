@@ -39,8 +39,20 @@ fn cut(cmd: &Cmd, after: Duration, stick: &Path) -> (PathBuf, bool) {
     if !ended {
         kill(Pid::from_raw(running.id().try_into().unwrap()), Signal::SIGSTOP).unwrap();
     }
+    // A thread may still be in the middle of writing, and so may a program it has started. What was read twice alike was all
+    // there at one moment, the one between the two readings.
+    let still = Instant::now() + Duration::from_secs(60);
+    let mut content = fs::read(stick).unwrap();
+    loop {
+        let again = fs::read(stick).unwrap();
+        if again == content {
+            break;
+        }
+        assert!(Instant::now() < still, "the stick is written to without end");
+        content = again;
+    }
     let left = stick.with_extension("left");
-    fs::copy(stick, &left).unwrap();
+    fs::write(&left, content).unwrap();
     drop(running);
     let patience = Instant::now() + Duration::from_secs(120);
     while !run(Cmd::new("losetup").arg("-j").arg(stick)).is_empty() {

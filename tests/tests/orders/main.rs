@@ -22,10 +22,10 @@ fn a_reinstallation_is_prefetched_announced_postponed_and_begun() {
     rig.start();
     rig.wait("the agent is there", |rig| rig.postpone().is_err_and(|error| error.contains(NOTHING)));
     // Long enough for a busy computer; the first time it is cut short.
-    let said = rig.order(&["reinstall", "--postpone", "1", "--postpone-for", "3s", "--warn", "15s"]);
+    let said = rig.order(&["reinstall", "--postpone", "1", "--postpone-for", "3s", "--warn", "30s"]);
     assert!(said.contains("reinstall with the profile default, keeping people's files, at once"), "{said}");
 
-    rig.wait("people are told", |rig| rig.told().contains("Cela commence dans 15 secondes"));
+    rig.wait("people are told", |rig| rig.told().contains("Cela commence dans 30 secondes"));
     // The packages were fetched before anybody was bothered.
     let cache = rig.root.join("boot/akene/packages");
     for (file, content) in rig::PACKAGES {
@@ -131,13 +131,13 @@ fn without_the_server_nothing_begins() {
     let mut rig = Rig::new();
     rig.somebody_is_logged_in(true);
     rig.start();
-    rig.order(&["reinstall", "--warn", "10s"]);
+    rig.order(&["reinstall", "--warn", "30s"]);
     rig.wait("people are told", |rig| rig.told().contains("Cela commence"));
     let missed = |rig: &Rig| rig.log().matches("asking the server for orders").count();
     let before = missed(&rig);
     rig.server_stops();
-    // The pauses between three attempts are 11 seconds at least: the moment to begin is over by then.
-    rig.wait("it misses the server", |rig| missed(rig) >= before + 3);
+    // The pauses between five attempts are 56 seconds at least: the moment to begin is over by then.
+    rig.wait("it misses the server", |rig| missed(rig) >= before + 5);
     assert!(rig.done("systemctl").is_empty() && !rig.root.join("boot/akene/order.json").exists());
 
     // Somebody else answers in its place.

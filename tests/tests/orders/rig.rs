@@ -429,7 +429,7 @@ impl Rig {
 
     /// Waits until there is something, and gives it.
     fn wait_for<T>(&self, what: &str, get: impl Fn(&Rig) -> Option<T>) -> T {
-        let deadline = Instant::now() + Duration::from_secs(180);
+        let deadline = Instant::now() + Duration::from_secs(600);
         loop {
             if let Some(found) = get(self) {
                 return found;

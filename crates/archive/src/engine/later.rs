@@ -454,7 +454,7 @@ mod tests {
             call("fc-cache", &["-s"]);
             call("depmod", &["6.12"]);
             // The script goes on when it has been done.
-            for _ in 0..400 {
+            for _ in 0..4000 {
                 if runner.calls().len() == 1 {
                     break;
                 }
@@ -491,7 +491,7 @@ mod tests {
         let depmod = vec!["depmod".to_owned(), "6.12".into()];
         let hwdb: Vec<String> = ["systemd-hwdb", "--usr", "update"].map(String::from).to_vec();
         let wait = |expected: &[&Vec<String>]| {
-            for _ in 0..400 {
+            for _ in 0..4000 {
                 if runner.calls().len() >= expected.len() {
                     break;
                 }
@@ -584,7 +584,7 @@ mod tests {
         };
         let set_up = || {
             later.start_early(&SystemRunner, &inside)?;
-            for _ in 0..400 {
+            for _ in 0..4000 {
                 if root.join(".akene-start/initrd.img-6.12").exists() {
                     break;
                 }
