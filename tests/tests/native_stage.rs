@@ -200,7 +200,10 @@ fn crowd(disk: &Path, dir: &Path, left: u64) {
         }
         let stat = nix::sys::statvfs::statvfs(&at).unwrap();
         let free = stat.blocks_available() * stat.fragment_size();
-        run("fallocate", &["-l", &free.saturating_sub(left).to_string(), at.join("filler").to_str().unwrap()]);
+        run(
+            "fallocate",
+            &["-l", &free.saturating_sub(left).to_string(), at.join("filler").to_str().unwrap()],
+        );
         run("umount", &[at.to_str().unwrap()]);
         crowded += 1;
     }
@@ -213,7 +216,8 @@ fn crowd(disk: &Path, dir: &Path, left: u64) {
 fn without_room(disk: &Path, small: &Path, profile: &str, expected: &Expected) {
     crowd(disk, small, 230 << 20);
     let whole = sums(disk);
-    let go = |consent: &str| install(disk, &Orders::Profile(profile), small, &["--consent", consent]).unwrap();
+    let go =
+        |consent: &str| install(disk, &Orders::Profile(profile), small, &["--consent", consent]).unwrap();
     let outcome = go("wipe");
     assert!(!outcome.good);
     assert_eq!(outcome.issues()[0]["code"], "no-room-to-stage", "{}", outcome.story());
