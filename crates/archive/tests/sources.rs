@@ -41,6 +41,8 @@ enum Manner {
     Silent,
     /// Says that it has everything, and sends nothing of it.
     OnlyHeads,
+    /// A proxy answers that nobody does.
+    BadGateway,
     /// Answers after a while.
     Late(Duration),
 }
@@ -112,6 +114,10 @@ fn one(
             // Until the other side has had enough.
             BufReader::new(stream).read_line(&mut String::new()).ok();
             return None;
+        }
+        Manner::BadGateway => {
+            stream.write_all(b"HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\n\r\n").ok()?;
+            return Some(());
         }
         Manner::Late(time) => thread::sleep(time),
         _ => {}
@@ -403,7 +409,7 @@ const MOST_ASKED: usize = 6 + 2 + 1;
 fn a_source_that_does_not_answer_is_left_by_all_packages() {
     let sizes = [2000; 150];
     let good = serve(&files(&sizes), Manner::Honest);
-    for manner in [Manner::Silent, Manner::OnlyHeads] {
+    for manner in [Manner::Silent, Manner::OnlyHeads, Manner::BadGateway] {
         let dead = serve(&files(&sizes), manner);
         let packages: Vec<_> = (0..150).map(|n| package(n, 2000, &[&dead, &good])).collect();
         let dir = tempfile::tempdir().unwrap();

@@ -38,7 +38,7 @@ pub(crate) enum Opened {
     Refused(String),
     /// It does not work now; it may be asked again after this time.
     Broken(String, Duration),
-    /// Nobody answers.
+    /// Nobody answers, or only a proxy, which says that nobody does.
     Silent(String),
     /// It does not know the range asked for.
     NoSuchRange(String),
@@ -134,6 +134,9 @@ fn ask(method: &Method, address: &Address, client: &Client, have: u64) -> Opened
             }
             StatusCode::NETWORK_AUTHENTICATION_REQUIRED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
                 return Opened::Between(between(&first, &url, &format!("answers {status}")));
+            }
+            StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
+                return Opened::Silent(format!("{url} answers {status}"));
             }
             StatusCode::METHOD_NOT_ALLOWED => {
                 return Opened::Broken(format!("{url} answers {status}"), Duration::ZERO);
