@@ -127,7 +127,10 @@ pub fn fetch(runner: &dyn Runner, order: &Order<'_>, say: &dyn Fn(&str)) -> Resu
         all.len(),
         order.cache.display()
     ));
-    Fetcher::new(client(&Tls::default(), None)?).fetch(&all, order.cache, &|_| {})?;
+    let fetcher = Fetcher::new(client(&Tls::default(), None)?);
+    let brought = fetcher.fetch(&all, order.cache, &|_| {});
+    fetcher.report().warnings.iter().for_each(|warning| say(&format!("attention: {warning}")));
+    brought?;
     let fetched = |list: Vec<LockedPackage>| -> Vec<Fetched> {
         let mut list: Vec<Fetched> =
             list.into_iter().map(|locked| Fetched { path: order.cache.join(&locked.file), locked }).collect();

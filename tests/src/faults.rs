@@ -79,9 +79,33 @@ impl Tiny {
         Some(Tiny { site, key })
     }
 
+    /// A mirror of it on this computer.
+    pub fn mirror(&self) -> Result<Server> {
+        Server::start(mirror(self.site.dir.path()))
+    }
+
     /// Its release, signed, as it would be had it said this.
     pub fn release(&self, says: &Says) -> Vec<u8> {
         self.key.clearsigned(&self.site.release("main", says), &[])
+    }
+}
+
+/// A profile that installs from such mirrors, with more below `[apt]`.
+pub fn profile<'m>(key: &str, mirrors: impl Iterator<Item = &'m Server>) -> String {
+    let urls: Vec<String> = mirrors.map(|m| format!("\"{}/main\"", m.url())).collect();
+    format!(
+        "packages = [\"big\"]\n[kernel]\npackage = \"linux-image-tiny\"\n[apt]\ndistribution = \"debian\"\n\
+         suite = \"stable\"\nmirrors = [{}]\ncomponents = [\"main\"]\npockets = []\nkey = '''\n{key}'''\n",
+        urls.join(", "),
+    )
+}
+
+/// A mirror of what lies in a directory.
+fn mirror(root: &Path) -> impl Fn(&str) -> Answer + Send + Sync + 'static {
+    let root = root.to_owned();
+    move |path| {
+        let file = root.join(path.trim_start_matches('/'));
+        if file.is_file() { Answer::File(file) } else { Answer::Missing }
     }
 }
 
@@ -118,14 +142,7 @@ impl Line {
 
     /// A profile that installs from the first `mirrors` mirrors, with more below `[apt]`.
     pub fn profile(&self, mirrors: usize) -> String {
-        let urls: Vec<String> =
-            self.mirrors.iter().take(mirrors).map(|m| format!("\"{}/main\"", m.url())).collect();
-        format!(
-            "packages = [\"big\"]\n[kernel]\npackage = \"linux-image-tiny\"\n[apt]\ndistribution = \"debian\"\n\
-             suite = \"stable\"\nmirrors = [{}]\ncomponents = [\"main\"]\npockets = []\nkey = '''\n{}'''\n",
-            urls.join(", "),
-            self.key
-        )
+        profile(&self.key, self.mirrors.iter().take(mirrors))
     }
 
     /// What goes before a command that is to run on the machine.
@@ -196,11 +213,7 @@ fn serve(namespace: &str, root: &Path) -> Result<Server> {
     };
     let listener =
         std::thread::spawn(listen).join().unwrap_or_else(|_| anyhow::bail!("listening panicked"))?;
-    let root = root.to_owned();
-    Server::on(listener, move |path| {
-        let file = root.join(path.trim_start_matches('/'));
-        if file.is_file() { Answer::File(file) } else { Answer::Missing }
-    })
+    Server::on(listener, mirror(root))
 }
 
 fn attempt(words: &str) -> bool {

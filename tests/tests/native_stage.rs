@@ -10,10 +10,11 @@ use akene_exec::{Cmd, Runner, Streams, SystemRunner};
 use akene_tests::checks::{self, Expected};
 use akene_tests::disks::{can_run, run};
 use akene_tests::faults::fill;
-use akene_tests::image::{Image, let_go};
+use akene_tests::image::{Image, Opened, let_go};
 use akene_tests::mirror::Mirror;
 use akene_tests::native::{Orders, Outcome, install, install_by, possible};
 use akene_tests::site::{SSH_KEY, USER, program, small_server};
+use nix::sys::statvfs::statvfs;
 use sha2::{Digest, Sha256};
 
 /// What the second profile has and the first has not.
@@ -62,6 +63,16 @@ fn debs(mirror: &Mirror) -> Vec<String> {
     served
 }
 
+/// Leaves a package of an earlier lock on the boot partition, and beside it no room for any other.
+fn leave_a_stale_one(disk: &Path) {
+    let boot = Opened::new(disk, "AKENE_BOOT").unwrap();
+    let stat = statvfs(&boot.path("akene")).unwrap();
+    let free = stat.blocks_available() * stat.fragment_size();
+    let stale = fs::File::create(boot.path("akene/packages/stale_1_all.deb")).unwrap();
+    let size = i64::try_from(free - (200 << 20)).unwrap();
+    nix::fcntl::fallocate(&stale, nix::fcntl::FallocateFlags::empty(), 0, size).unwrap();
+}
+
 #[test]
 fn a_reinstall_keeps_the_old_system_until_all_is_there_and_fetches_what_changed() {
     if !possible() || !can_run() {
@@ -95,6 +106,7 @@ fn with_little_room(disk: &Path, small: &Path, mirror: &Mirror, profile: &str, b
     let again =
         || -> Outcome { install(disk, &Orders::Profile(&more), small, &["--consent", "wipe"]).unwrap() };
     let whole = sums(disk);
+    leave_a_stale_one(disk);
 
     // The one package that is new is not to be had.
     mirror.server.fault(".deb", akene_tests::http::Fault::Missing);
@@ -104,6 +116,7 @@ fn with_little_room(disk: &Path, small: &Path, mirror: &Mirror, profile: &str, b
     assert_eq!(outcome.events_of("failed")[0]["disks-changed"], false);
     assert_eq!(sums(disk), whole, "the old system was changed");
     assert!(outcome.log.contains("which stays"), "{}", outcome.log);
+    assert!(!cached(disk).contains(&"stale_1_all.deb".to_owned()), "{:?}", cached(disk));
     mirror.server.take_served();
 
     // The partition that stays is full before it is there.

@@ -209,9 +209,24 @@ fn fetch(job: &Job, lock: &Lock, plan: &Plan, shared: &Shared) -> Result<String>
     let base = format!("{}/v1/pool/sha256", job.server.0.trim_end_matches('/'));
     let pool = Source::pool("the server", base, client(&job.server.1)?, Some(job.identity.bearer()));
     let fetcher = Fetcher::new(client(&Tls::default())?).last(pool).streams(2);
+    let brought = bring(&fetcher, lock, &parts, &places, shared);
+    for warning in fetcher.report().warnings {
+        eprintln!("fetching packages beforehand: {warning}");
+    }
+    brought
+}
+
+/// Brings packages to their places, a few at a time. All of it with one fetcher, which learns whom to ask.
+fn bring(
+    fetcher: &Fetcher,
+    lock: &Lock,
+    parts: &[(PathBuf, Vec<LockedPackage>)],
+    places: &[Place],
+    shared: &Shared,
+) -> Result<String> {
     let pace = Mutex::new(Pace::new());
-    let mut before = 0;
-    for (dir, packages) in &parts {
+    let (mut before, total) = (0, shared.total.load(Ordering::Relaxed));
+    for (dir, packages) in parts {
         private_dir(dir)?;
         let margin = places.iter().find(|place| place.dir == *dir).map_or(0, |place| place.margin);
         for batch in packages.chunks(BATCH) {
@@ -441,6 +456,40 @@ mod tests {
         let names = |at: usize| parts[at].1.iter().map(|p| p.name.as_str()).collect::<Vec<_>>();
         assert_eq!((names(0), names(1)), (vec!["a", "d"], vec!["c"]));
         assert_eq!((places[0].free, places[1].free), (10, 0));
+    }
+
+    /// Two wrong files in the first batch, and more in the next: what the first taught is not forgotten.
+    #[test]
+    fn a_source_that_lies_in_every_batch_is_dropped_and_said() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let dir = tempfile::tempdir().unwrap();
+        let (lies, good, to) = (dir.path().join("lies"), dir.path().join("good"), dir.path().join("to"));
+        fs::create_dir_all(&lies).unwrap();
+        fs::create_dir_all(&good).unwrap();
+        let packages: Vec<LockedPackage> = (0..2 * BATCH)
+            .map(|n| {
+                let package = LockedPackage {
+                    sha256: Sha256::of(format!("good {n:02}").as_bytes()),
+                    ..package(&format!("p{n}"), 7)
+                };
+                fs::write(good.join(&package.file), format!("good {n:02}")).unwrap();
+                if n % BATCH < 2 {
+                    fs::write(lies.join(&package.file), format!("evil {n:02}")).unwrap();
+                }
+                package
+            })
+            .collect();
+        let fetcher = Fetcher::new(reqwest::blocking::Client::new())
+            .first(Source::directory("the liar", &lies))
+            .first(Source::directory("the honest", &good));
+        let lock = Lock { packages: packages.clone(), ..Lock::default() };
+        let shared = Shared::default();
+        bring(&fetcher, &lock, &[(to.clone(), packages.clone())], &[place(to.to_str().unwrap(), 0)], &shared)
+            .unwrap();
+        assert!(packages.iter().all(|p| to.join(&p.file).exists()));
+        let [warning] = &fetcher.report().warnings[..] else { panic!("{:?}", fetcher.report()) };
+        assert_eq!(warning.code, "source-wrong");
+        assert!(warning.message.starts_with("the liar") && warning.message.contains("dropped"), "{warning}");
     }
 
     #[test]

@@ -8,9 +8,8 @@
 //! is said, and it is let go of. Pulled out earlier, the run waits for it.
 
 use std::path::Path;
-use std::sync::Mutex;
 
-use akene_archive::{Fetcher, Progress, Source as Packages};
+use akene_archive::{Fetcher, Source as Packages};
 use akene_exec::Runner;
 use akene_protocol::api::Identity;
 use akene_protocol::event::Unit;
@@ -312,17 +311,7 @@ impl Machine<'_> {
         }
         let nowhere = |package: &LockedPackage| LockedPackage { urls: vec![], ..package.clone() };
         let packages: Vec<LockedPackage> = lock.packages.iter().map(nowhere).collect();
-        let reporter = Mutex::new(self.reporter.clone());
-        let progress = |p: &Progress| {
-            let reporter = reporter.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            reporter.progress(p.done, Some(p.total), Unit::Bytes, &p.what);
-        };
-        let report =
-            fetcher.fetch(&packages, dir, &progress).map_err(|e| why_not(self.stick(), e, &packages, dir))?;
-        for source in &report.sources {
-            self.reporter.debug(format!("{} came from {}", akene_protocol::Bytes(source.bytes), source.name));
-        }
-        Ok(())
+        self.bring(&fetcher, &packages, dir).map_err(|e| why_not(self.stick(), e, &packages, dir))
     }
 
     /// Says that the medium is read when the disks have changed, until it is needed no more.

@@ -9,8 +9,16 @@
 //!
 //! A shelter is the boot partition of an earlier installation, a kept volume such as `/home`, or an old root around whose
 //! `/home` the new system is put. What a run that broke off left there, the next one goes on with. See also [`super::cache`].
+//!
+//! What lies in a shelter's own directory and the lock does not name gives way where its room is needed, once that shelter was
+//! chosen: the packages of an earlier lock. No system needs them to start, and nothing is installed from a complete system's
+//! cache alone; an installation refused or broken off afterwards costs the next one that wants them a download. Where an
+//! installation was begun and not completed they stay: it may go on with them without the network.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +34,7 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount, umount};
 use nix::sys::statvfs::statvfs;
 
+use super::cache::private_dir;
 use super::left;
 use crate::fetch::known;
 use crate::probe::disk::partition_path;
@@ -67,10 +76,12 @@ pub struct Shelter {
     pub dir: &'static str,
     /// Where that is in the new system, without a slash at its beginning: `boot/akene/packages`.
     pub later: String,
-    /// How many bytes more may be put there.
+    /// How many bytes more may be put there, when what gives way is gone.
     pub free: Bytes,
     /// How many bytes of the lock lie there already.
     pub there: Bytes,
+    /// How many bytes that the lock does not name give way.
+    pub stale: Bytes,
 }
 
 impl Shelter {
@@ -87,6 +98,23 @@ impl Shelter {
             self.uuid
         );
         Visit::new(&self.device, written)
+    }
+
+    /// Mounts it to put the packages of a lock there, and says where. What gives way is removed if they need its room.
+    ///
+    /// # Errors
+    /// Those of [`Shelter::visit`], and what cannot be written there.
+    pub fn open(&self, lock: &Lock) -> Result<(Visit, PathBuf)> {
+        let visit = self.visit(true)?;
+        let dir = visit.top().join(self.dir);
+        private_dir(&dir)?;
+        let needed = lock.download_size().0.saturating_sub(self.there.0);
+        if needed > self.free.0.saturating_sub(self.stale.0) {
+            for path in stale_in(&dir, lock)?.into_keys() {
+                fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+            }
+        }
+        Ok((visit, dir))
     }
 }
 
@@ -211,6 +239,7 @@ pub fn shelters(
     runner: &dyn Runner,
 ) -> Vec<Shelter> {
     let mut found = Vec::new();
+    let gives_way = !was_begun(inventory);
     let on_boot = boot_margin(plan.disks.iter().flat_map(|d| &d.partitions).map(|p| &p.purpose));
     for disk in plan.disks.iter().filter(|d| !d.new_table) {
         let known = inventory.disks.iter().find(|d| d.name == disk.disk.name);
@@ -236,16 +265,21 @@ pub fn shelters(
             if !sound {
                 continue;
             }
-            let Ok((room, there)) = known::look(&device, |top| Ok(room_in(top, dir, lock)?)) else {
-                continue;
-            };
-            let margin = margin(dir, &room, on_boot);
-            let free = Bytes(room.free.saturating_sub(margin));
-            found.push(Shelter { device, uuid, dir, later, free, there });
+            let Ok(room) = known::look(&device, |top| Ok(room_in(top, dir, lock)?)) else { continue };
+            let stale = if gives_way { room.stale } else { Bytes(0) };
+            let free = Bytes((room.free + stale.0).saturating_sub(margin(dir, &room, on_boot)));
+            found.push(Shelter { device, uuid, dir, later, free, there: room.there, stale });
         }
     }
     found.sort_by_key(|s| s.dir != ON_BOOT);
     found
+}
+
+/// Whether a boot partition says that an installation was begun and not completed.
+fn was_begun(inventory: &Inventory) -> bool {
+    let tables = inventory.disks.iter().filter_map(|disk| disk.table.as_ref());
+    let mut contents = tables.flat_map(|table| &table.partitions).filter_map(|p| p.content.as_ref());
+    contents.any(|c| matches!(c.looks_like, Some(LooksLike::AkeneBoot { unfinished: true, .. })))
 }
 
 /// What must stay free on the boot partition of a disk with these places: more where an old system's kernel stays.
@@ -300,12 +334,17 @@ fn is_mended(device: &Path, runner: &dyn Runner) -> bool {
 }
 
 /// The room of a filesystem, in bytes.
+#[derive(Default)]
 struct Room {
     size: u64,
     free: u64,
+    /// What lies there of a lock.
+    there: Bytes,
+    /// What else lies in the directory for packages.
+    stale: Bytes,
 }
 
-fn room_in(top: &Path, dir: &str, lock: &Lock) -> nix::Result<(Room, Bytes)> {
+fn room_in(top: &Path, dir: &str, lock: &Lock) -> io::Result<Room> {
     let stat = statvfs(top)?;
     // A link would lead out of the filesystem, and what others may write is not trusted.
     let mut below = top.to_owned();
@@ -313,18 +352,38 @@ fn room_in(top: &Path, dir: &str, lock: &Lock) -> nix::Result<(Room, Bytes)> {
     while let Some(part) = parts.next() {
         below.push(part);
         match below.symlink_metadata() {
-            Ok(meta) if !meta.is_dir() => return Err(nix::errno::Errno::ENOTDIR),
+            Ok(meta) if !meta.is_dir() => return Err(nix::errno::Errno::ENOTDIR.into()),
             Ok(meta) if parts.peek().is_none() && (meta.uid() != 0 || meta.mode() & 0o022 != 0) => {
-                return Err(nix::errno::Errno::EPERM);
+                return Err(nix::errno::Errno::EPERM.into());
             }
             _ => {}
         }
     }
-    let room = Room {
+    Ok(Room {
         size: stat.blocks() * stat.fragment_size(),
         free: stat.blocks_available() * stat.fragment_size(),
+        there: whole_in(&below, lock),
+        stale: stale_in(&below, lock)?.into_values().sum(),
+    })
+}
+
+/// The files of a directory for packages that are none of a lock's, whole or in parts, and how much room each takes.
+fn stale_in(dir: &Path, lock: &Lock) -> io::Result<BTreeMap<PathBuf, Bytes>> {
+    let wanted: BTreeSet<&str> = lock.packages.iter().map(|p| p.file.as_str()).collect();
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        entries => entries?,
     };
-    Ok((room, whole_in(&below, lock)))
+    let mut stale = BTreeMap::new();
+    for entry in entries {
+        let entry = entry?;
+        let (meta, name) = (entry.metadata()?, entry.file_name());
+        let name = name.to_string_lossy();
+        if meta.is_file() && !wanted.contains(name.strip_suffix(".partial").unwrap_or(&name)) {
+            stale.insert(entry.path(), Bytes(meta.blocks() * 512));
+        }
+    }
+    Ok(stale)
 }
 
 /// How many bytes of a lock's packages lie in a directory. Whether they are right is seen when they are used.
@@ -346,10 +405,10 @@ pub fn place_on(layout: &Layout, lock: &Lock) -> Result<Option<PathBuf>> {
     let volumes = kept.filter(|p| matches!(p.role, Role::Volume(_))).filter_map(|p| p.mount.as_deref());
     let volumes = volumes.map(|mount| (layout.root.join(mount.trim_matches('/')), ON_VOLUME));
     for (top, dir) in std::iter::once((layout.root.join("boot"), ON_BOOT)).chain(volumes) {
-        let (room, there) = room_in(&top, dir, lock)
+        let room = room_in(&top, dir, lock)
             .with_context(|| format!("asking for the free space of {}", top.display()))?;
         let margin = margin(dir, &room, on_boot);
-        if lock.download_size().0.saturating_sub(there.0) <= room.free.saturating_sub(margin) {
+        if lock.download_size().0.saturating_sub(room.there.0) <= room.free.saturating_sub(margin) {
             return Ok(Some(top.join(dir)));
         }
     }
@@ -409,7 +468,7 @@ mod tests {
 
     #[test]
     fn a_system_that_stays_leaves_packages_less_room_beside_its_kernel() {
-        let room = Room { size: 100 << 30, free: 0 };
+        let room = Room { size: 100 << 30, ..Room::default() };
         let [one, two] = [vec![Role::Boot, Role::Root], vec![Role::Boot, Role::Old, Role::Root]];
         let [one, two] = [one, two].map(|roles| boot_margin(roles.iter()));
         assert_eq!((one, two - one), (BOOT_MARGIN.0, KERNEL_ROOM));
@@ -459,11 +518,100 @@ mod tests {
             later: "home".into(),
             free: Bytes(0),
             there: Bytes(0),
+            stale: Bytes(0),
         };
         shelter.visit(true).unwrap().end().unwrap();
         let again = Cmd::new("mkfs.ext4").args(["-q", "-F", "-U", other]).arg(&disk.node);
         SystemRunner.run(&again).unwrap();
         let error = shelter.visit(true).unwrap_err().to_string();
         assert!(error.contains(first) && error.contains(other), "{error}");
+    }
+
+    /// Files of so many MiB in a directory for packages.
+    fn fill(dir: &Path, files: &[(&str, i64)]) {
+        private_dir(dir).unwrap();
+        for (name, mib) in files {
+            let file = fs::File::create(dir.join(name)).unwrap();
+            nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, mib << 20).unwrap();
+        }
+    }
+
+    fn lock(packages: &[(&str, u64)]) -> Lock {
+        let package = |(name, mib): &(&str, u64)| -> LockedPackage {
+            serde_json::from_value(serde_json::json!({
+                "name": name, "version": "1", "architecture": "all", "size": mib << 20, "sha256": "00".repeat(32),
+                "urls": [], "file": format!("{name}.deb"),
+            }))
+            .unwrap()
+        };
+        Lock { packages: packages.iter().map(package).collect(), ..Lock::default() }
+    }
+
+    #[test]
+    fn the_packages_of_an_earlier_lock_give_way_where_those_of_the_new_one_need_their_room() {
+        let uuid = "11112222-3333-4444-5555-666677778888";
+        let Some(disk) = TestDisk::new(400, &["-m", "0", "-U", uuid]) else { return };
+        let visit = Visit::new(&disk.node, true).unwrap();
+        let files = [("old.deb", 60), ("older.deb.partial", 10), ("same.deb", 5), ("new.deb.partial", 1)];
+        fill(&visit.top().join(ON_BOOT), &files);
+        visit.end().unwrap();
+        // A computer whose boot partition that is.
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/akene-reinstall");
+        let read = |name: &str| fs::read(golden.join(name)).unwrap();
+        let mut plan: Plan = serde_json::from_slice(&read("plan.json")).unwrap();
+        let mut inventory: Inventory = serde_json::from_slice(&read("inventory.json")).unwrap();
+        let links = tempfile::tempdir().unwrap();
+        let boot = plan.disks[0].partitions.iter().find(|p| p.purpose == Role::Boot).unwrap().number;
+        plan.disks[0].disk.path = links.path().join("disk").to_str().unwrap().to_owned();
+        let node = partition_path(Path::new(&plan.disks[0].disk.path), boot);
+        std::os::unix::fs::symlink(&disk.node, &node).unwrap();
+        let name = plan.disks[0].disk.name.clone();
+        let content = |inventory: &mut Inventory,
+                       change: &dyn Fn(&mut akene_protocol::inventory::Content)| {
+            let known = inventory.disks.iter_mut().find(|d| d.name == name).unwrap();
+            let mut partitions = known.table.as_mut().unwrap().partitions.iter_mut();
+            change(partitions.find(|p| p.number == boot).unwrap().content.as_mut().unwrap());
+        };
+        content(&mut inventory, &|content| content.uuid = Some(uuid.into()));
+        let names = || {
+            let listed =
+                |top: &Path| Ok(fs::read_dir(top.join(ON_BOOT))?.map(|e| e.unwrap().file_name()).collect());
+            let mut names: Vec<std::ffi::OsString> = known::look(&disk.node, listed).unwrap();
+            names.sort();
+            names.into_iter().map(|name| name.into_string().unwrap()).collect::<Vec<_>>()
+        };
+        let before = names();
+        let place = |lock: &Lock, inventory: &Inventory| {
+            let found = shelters(&plan, inventory, lock, Consent::Wipe, &SystemRunner);
+            match where_to_stage(lock.download_size(), Bytes(0), &found, true, Consent::Wipe)? {
+                Place::Shelter(shelter) => Ok::<_, Issue>(shelter.clone()),
+                other => panic!("{other:?}"),
+            }
+        };
+        // Where there is room beside them, they stay.
+        let few = lock(&[("same", 5), ("little", 10)]);
+        place(&few, &inventory).unwrap().open(&few).unwrap().0.end().unwrap();
+        assert_eq!(names(), before);
+        // Where an installation was begun, it may be that one which needs them.
+        let many = lock(&[("same", 5), ("new", 90)]);
+        let mut begun = inventory.clone();
+        content(&mut begun, &|content| match &mut content.looks_like {
+            Some(LooksLike::AkeneBoot { unfinished, .. }) => *unfinished = true,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(place(&many, &begun).unwrap_err().code, "no-room-to-stage");
+        // Chosen is not opened.
+        let shelter = place(&many, &inventory).unwrap();
+        assert_eq!(names(), before);
+        let (visit, dir) = shelter.open(&many).unwrap();
+        fill(&dir, &[("new.deb", 90)]);
+        let stat = statvfs(visit.top()).unwrap();
+        let free = stat.blocks_available() * stat.fragment_size();
+        assert!(free + (1 << 20) >= BOOT_MARGIN.0, "{free} bytes are left");
+        visit.end().unwrap();
+        assert_eq!(names(), ["new.deb", "new.deb.partial", "same.deb"]);
+        // What has no room however much gives way is refused, and nothing gives way for it.
+        let refused = place(&lock(&[("other", 400)]), &inventory).unwrap_err();
+        assert_eq!((refused.code.as_str(), names().len()), ("no-room-to-stage", 3));
     }
 }

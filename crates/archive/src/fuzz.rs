@@ -26,7 +26,7 @@ pub enum Answered {
     },
     /// It has the file in no way.
     Absent,
-    /// It does not work now.
+    /// It does not work now, or nobody answers.
     Broken,
     /// Somebody on the way answers.
     Between,
@@ -48,7 +48,7 @@ pub fn answered(url: &str, client: &Client, have: u64, most: u64) -> Answered {
             Answered::Bytes { from, came, length }
         }
         Opened::Absent(_) | Opened::Refused(_) => Answered::Absent,
-        Opened::Broken(..) => Answered::Broken,
+        Opened::Broken(..) | Opened::Silent(_) => Answered::Broken,
         Opened::Between(_) => Answered::Between,
         Opened::NoSuchRange(_) => Answered::NoSuchRange,
     }

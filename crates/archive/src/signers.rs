@@ -112,6 +112,8 @@ mod tests {
 
     #[test]
     fn half_a_signature_names_nobody_and_does_no_harm() {
+        let nobody = [0x88, 9, 4, 0, 1, 8, 0, 3, 2, 33, 4];
+        assert_eq!(signers(&armoured(&nobody)), Vec::<String>::new());
         let whole = signature(0xab);
         for cut in 0..whole.len() {
             assert_eq!(signers(&armoured(&whole[..cut])), Vec::<String>::new(), "{cut}");

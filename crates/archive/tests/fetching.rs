@@ -111,7 +111,7 @@ fn fetch_with(
     } else {
         assert!(!dir.join("thing_1.0_all.deb").exists(), "a file that was refused has its name");
     }
-    result.map(drop).map_err(|e| e.downcast::<Issues>().unwrap())
+    result.map_err(|e| e.downcast::<Issues>().unwrap())
 }
 
 fn good(stream: &mut TcpStream, from: Option<usize>, _: usize) {
@@ -314,7 +314,9 @@ fn a_portal_that_goes_away_again_costs_no_source_its_good_name() {
     rustls::crypto::ring::default_provider().install_default().ok();
     let client = reqwest::blocking::Client::builder().redirect(redirect_policy()).build().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let report = Fetcher::new(client).fetch(&packages, dir.path(), &|_| {}).unwrap();
+    let fetcher = Fetcher::new(client);
+    fetcher.fetch(&packages, dir.path(), &|_| {}).unwrap();
+    let report = fetcher.report();
     assert!(report.warnings.is_empty(), "{:?}", report.warnings);
     assert!(report.sources.iter().all(|source| source.wrong == 0 && !source.dropped), "{:?}", report.sources);
 }

@@ -210,7 +210,9 @@ fn a_bad_line_brings_everything_and_no_byte_twice() {
     let client = reqwest::blocking::Client::builder().redirect(redirect_policy()).no_proxy().build().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let start = Instant::now();
-    let report = Fetcher::new(client).fetch(&packages, dir.path(), &|_| {}).unwrap();
+    let fetcher = Fetcher::new(client);
+    fetcher.fetch(&packages, dir.path(), &|_| {}).unwrap();
+    let report = fetcher.report();
     let took = start.elapsed().as_secs_f64();
     for (n, package) in packages.iter().enumerate() {
         assert_eq!(fs::read(dir.path().join(&package.file)).unwrap(), files[n]);

@@ -37,6 +37,14 @@ enum Manner {
     LengthTooLarge,
     LengthTooSmall,
     Busy,
+    /// Takes what it is asked, and says nothing.
+    Silent,
+    /// Says that it has everything, and sends nothing of it.
+    OnlyHeads,
+    /// A proxy answers that nobody does.
+    BadGateway,
+    /// Answers after a while.
+    Late(Duration),
 }
 
 struct Server {
@@ -48,6 +56,11 @@ struct Server {
 }
 
 fn serve(files: &[(String, Vec<u8>)], manner: Manner) -> Server {
+    serve_from(files, manner, 0)
+}
+
+/// One that takes its first connections and says nothing over them.
+fn serve_from(files: &[(String, Vec<u8>)], manner: Manner, silent: usize) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let files: Arc<BTreeMap<String, Vec<u8>>> = Arc::new(files.iter().cloned().collect());
@@ -57,7 +70,8 @@ fn serve(files: &[(String, Vec<u8>)], manner: Manner) -> Server {
     let server = Server { url, sent: sent.clone(), asked: asked.clone(), connections: connections.clone() };
     thread::spawn(move || {
         for stream in listener.incoming() {
-            connections.fetch_add(1, Ordering::SeqCst);
+            let number = connections.fetch_add(1, Ordering::SeqCst);
+            let manner = if number < silent { Manner::Silent } else { manner };
             let (files, sent, asked) = (files.clone(), sent.clone(), asked.clone());
             let stream = stream.unwrap();
             thread::spawn(move || while one(&stream, &files, manner, &sent, &asked).is_some() {});
@@ -95,6 +109,19 @@ fn one(
         }
     }
     asked.lock().unwrap().push(format!("{path} {from:?} {secret}").trim_end().to_owned());
+    match manner {
+        Manner::Silent => {
+            // Until the other side has had enough.
+            BufReader::new(stream).read_line(&mut String::new()).ok();
+            return None;
+        }
+        Manner::BadGateway => {
+            stream.write_all(b"HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\n\r\n").ok()?;
+            return Some(());
+        }
+        Manner::Late(time) => thread::sleep(time),
+        _ => {}
+    }
     let Some(content) = files.get(&path) else {
         stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").ok()?;
         return Some(());
@@ -137,6 +164,10 @@ fn one(
     stream.write_all(format!("{head}\r\n").as_bytes()).ok()?;
     if line.starts_with("HEAD ") {
         return Some(());
+    }
+    if manner == Manner::OnlyHeads {
+        BufReader::new(stream).read_line(&mut String::new()).ok();
+        return None;
     }
     if manner == Manner::Drips {
         for byte in body {
@@ -207,7 +238,7 @@ fn run(fetcher: &Fetcher, packages: &[LockedPackage], dir: &Path) -> Result<Repo
             .filter(|e| e.as_ref().unwrap().path().extension().unwrap() == "partial");
         assert_eq!(partial.count(), 0);
     }
-    result.map_err(|e| e.downcast::<Issues>().unwrap_or_else(|e| panic!("{e:#}")))
+    result.map(|()| fetcher.report()).map_err(|e| e.downcast::<Issues>().unwrap_or_else(|e| panic!("{e:#}")))
 }
 
 const MIB: usize = 1 << 20;
@@ -364,6 +395,79 @@ fn everything_that_is_missing_is_said_at_once_and_a_dead_network_ends_it_at_once
     let issues = run(&fetcher, &packages, tempfile::tempdir().unwrap().path()).unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(120));
     assert!(issues.0.len() <= 6 && issues.0[0].code == "package-unreachable", "{issues}");
+}
+
+/// One that waits no longer than this for an answer, and otherwise as long as ever.
+fn impatient() -> Fetcher {
+    client();
+    let client = reqwest::blocking::Client::builder().redirect(redirect_policy()).no_proxy();
+    Fetcher::new(client.timeout(Duration::from_millis(400)).build().unwrap())
+}
+
+/// The most that a source is asked at which nobody answers: by each of six streams once, by two more until three have seen
+/// that, and once more whether it is back.
+const MOST_ASKED: usize = 6 + 2 + 1;
+
+#[test]
+fn a_source_that_does_not_answer_is_left_by_all_packages() {
+    let sizes = [2000; 150];
+    let good = serve(&files(&sizes), Manner::Honest);
+    for manner in [Manner::Silent, Manner::OnlyHeads, Manner::BadGateway] {
+        let dead = serve(&files(&sizes), manner);
+        let packages: Vec<_> = (0..150).map(|n| package(n, 2000, &[&dead, &good])).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let report = run(&impatient(), &packages, dir.path()).unwrap();
+        assert_eq!(report.warnings, vec![], "who is silent does not lie");
+        let asked = dead.asked.lock().unwrap().len();
+        assert!((1..=MOST_ASKED).contains(&asked), "it was asked {asked} times");
+    }
+}
+
+/// What there is only at a source that was silent is asked for there, and one that is back is taken again.
+#[test]
+fn a_source_that_was_silent_is_asked_where_nobody_else_has_a_package_and_when_it_is_back() {
+    let sizes = [20_000; 40];
+    let all = files(&sizes);
+    let first = serve_from(&all, Manner::Honest, 5);
+    let second = serve(&all[..30], Manner::Honest);
+    let packages: Vec<_> = (0..40).map(|n| package(n, 20_000, &[&first, &second])).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let report =
+        run(&impatient().streams(2).patience(Duration::from_secs(2)), &packages, dir.path()).unwrap();
+    let from =
+        |server: &Server| report.sources.iter().find(|s| s.name.contains(&server.url)).map_or(0, |s| s.bytes);
+    assert!(from(&first) > 10 * 20_000 && from(&second) > 0, "{:?}", report.sources);
+}
+
+#[test]
+fn what_a_source_that_does_not_answer_has_is_not_asked_for_package_by_package() {
+    let sizes = [1000; 200];
+    let (silent, none) = (serve(&files(&sizes), Manner::Silent), serve(&[], Manner::Honest));
+    let packages: Vec<_> = (0..200).map(|n| package(n, 1000, &[&silent, &none])).collect();
+    let fetcher = impatient();
+    assert!(fetcher.gone(&packages).is_empty());
+    let asked = silent.asked.lock().unwrap().len();
+    assert!((1..=MOST_ASKED).contains(&asked), "it was asked {asked} times");
+    // What one question taught, the next knows.
+    assert!(fetcher.gone(&packages).is_empty());
+    assert_eq!(silent.asked.lock().unwrap().len(), asked);
+
+    // One that takes its time is not asked for hours either.
+    let late = serve(&[], Manner::Late(Duration::from_millis(100)));
+    let packages: Vec<_> = (0..200).map(|n| package(n, 1000, &[&late])).collect();
+    let gone = Fetcher::new(client()).patience(Duration::from_millis(50)).gone(&packages).len();
+    let asked = late.asked.lock().unwrap().len();
+    assert!(gone <= asked && asked < 200, "{gone} of {asked}");
+}
+
+#[test]
+fn a_source_that_lies_is_told_of_also_where_nothing_came_of_it() {
+    let lies = serve(&files(&[50_000; 4]), Manner::Lies);
+    let packages: Vec<_> = (0..4).map(|n| package(n, 50_000, &[&lies])).collect();
+    let fetcher = fetcher();
+    run(&fetcher, &packages, tempfile::tempdir().unwrap().path()).unwrap_err();
+    let [warning] = &fetcher.report().warnings[..] else { panic!("{:?}", fetcher.report()) };
+    assert!(warning.code == "source-wrong" && warning.message.contains(&lies.url), "{warning}");
 }
 
 /// A source that does not answer, or answers that it is busy, may still have a package.

@@ -101,10 +101,12 @@ impl Store {
                 (shop.say)(&format!("{} of {} are here", Bytes(p.done), Bytes(p.total)));
             }
         };
-        let report = Fetcher::new(client(&Tls::default(), shop.proxy.as_deref())?)
-            .first(Source::directory("the site's pool", shop.site.dir().join("state/pool")))
-            .fetch(packages, &self.dir, &progress)?;
+        let fetcher = Fetcher::new(client(&Tls::default(), shop.proxy.as_deref())?)
+            .first(Source::directory("the site's pool", shop.site.dir().join("state/pool")));
+        let fetched = fetcher.fetch(packages, &self.dir, &progress);
+        let report = fetcher.report();
         report.warnings.iter().for_each(|warning| (shop.say)(&format!("attention: {warning}")));
+        fetched?;
         (shop.say)(&format!("fetched {}", Bytes(report.network)));
         Ok(())
     }

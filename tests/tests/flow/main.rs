@@ -19,6 +19,7 @@ use akene_exec::{Cmd, Runner, SystemRunner};
 use akene_protocol::stamp::{Source, Tls};
 use akene_protocol::{Bytes, Issue, Stamp};
 use akene_tests::disks::{can_run, has_loop_devices};
+use akene_tests::faults::{Tiny, profile};
 use akene_tests::http::Fault;
 use akene_tests::image::digest;
 use akene_tests::mirror::Mirror;
@@ -164,6 +165,33 @@ fn packages_that_are_not_what_was_signed_are_refused_before_the_disk_changes() {
     let issue = refused(&rig, &rig.request(), "package-hash");
     assert!(mirror.server.take_served().iter().any(|path| path.ends_with(&file)));
     assert!(issue.to_string().contains("less"), "{issue}");
+}
+
+/// The administrator reads of a mirror that lies, although nothing came of the installation.
+#[test]
+fn the_server_is_told_of_a_mirror_that_lies() {
+    if !has_loop_devices() {
+        return;
+    }
+    let Some(tiny) = Tiny::new(100_000) else { return };
+    let mirrors = [tiny.mirror().unwrap(), tiny.mirror().unwrap()];
+    mirrors[0].fault("_all.deb", Fault::Flipped);
+    mirrors[1].fault("big_1_all.deb", Fault::Missing);
+    let rig = Rig::new(&profile(&tiny.key.armoured(), mirrors.iter()));
+    let issue = refused(&rig, &rig.request(), "package-hash");
+    assert!(issue.message.contains("big"), "{issue}");
+    let machine = rig.machine();
+    let events = machine["events"].as_array().unwrap();
+    let said: Vec<&str> = events
+        .iter()
+        .filter(|event| event["type"] == "log" && event["level"] == "warning")
+        .filter_map(|event| event["message"].as_str())
+        .filter(|message| message.contains("[source-wrong]"))
+        .collect();
+    // Once for each attempt.
+    assert!(!said.is_empty(), "{machine:#}");
+    let [lies, honest] = [&mirrors[0], &mirrors[1]].map(|mirror| mirror.url());
+    assert!(said.iter().all(|said| said.contains(&lies) && !said.contains(&honest)), "{said:?}");
 }
 
 #[test]

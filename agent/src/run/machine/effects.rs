@@ -206,9 +206,7 @@ impl Effects for Machine<'_> {
         }
         let (dir, keep) = match (to, &self.packages) {
             (To::Shelter(shelter), _) => {
-                let visit = shelter.visit(true)?;
-                let dir = visit.top().join(shelter.dir);
-                cache::private_dir(&dir)?;
+                let (visit, dir) = shelter.open(lock)?;
                 self.download(fetcher.durable(true), lock, &dir)?;
                 visit.end()?;
                 (self.mount.join(&shelter.later), true)

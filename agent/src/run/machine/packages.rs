@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use akene_archive::{Fetcher, Source as Packages, redirect_policy};
 use akene_protocol::Bytes;
 use akene_protocol::event::Unit;
-use akene_protocol::lock::Lock;
+use akene_protocol::lock::{Lock, LockedPackage};
 use akene_protocol::stamp::{Source, Tls};
 use anyhow::{Context, Result};
 
@@ -57,17 +57,28 @@ impl Machine<'_> {
         if self.offline.is_some() {
             return self.download_offline(fetcher, lock, dir);
         }
+        self.bring(&fetcher, &lock.packages, dir)
+    }
+
+    /// Fetches with progress, and says how the sources fared, also where it fails: one that lies may be why.
+    pub(in crate::run) fn bring(
+        &self,
+        fetcher: &Fetcher,
+        packages: &[LockedPackage],
+        dir: &Path,
+    ) -> Result<()> {
         let reporter = Mutex::new(self.reporter.clone());
-        let report = fetcher.fetch(&lock.packages, dir, &|p| {
+        let brought = fetcher.fetch(packages, dir, &|p| {
             let reporter = reporter.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             reporter.progress(p.done, Some(p.total), Unit::Bytes, &p.what);
-        })?;
+        });
+        let report = fetcher.report();
         report.warnings.iter().for_each(|issue| self.reporter.warn(issue.to_string()));
         for source in &report.sources {
             self.reporter.debug(format!("{} came from {}", Bytes(source.bytes), source.name));
         }
         self.reporter.debug(format!("{} bytes of packages came over the network", report.network));
-        Ok(())
+        brought
     }
 }
 

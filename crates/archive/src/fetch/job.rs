@@ -49,6 +49,8 @@ enum Attempt {
     Wrong(String),
     Absent(String),
     Broken(String, Duration),
+    /// Nobody answers, or next to nothing comes of the answer.
+    Silent(String),
     /// Somebody on the way answers in its place: no fault of the source.
     Between(String),
     /// Another source promises far more.
@@ -61,7 +63,7 @@ enum Attempt {
 struct Job<'a> {
     fetcher: &'a Fetcher,
     package: &'a LockedPackage,
-    book: &'a Book<'a>,
+    book: &'a Book,
     meter: &'a Meter<'a>,
     stop: &'a AtomicBool,
     offers: Vec<Offer>,
@@ -85,7 +87,6 @@ pub(super) fn bring(
     fetcher: &Fetcher,
     package: &LockedPackage,
     dir: &Path,
-    book: &Book<'_>,
     meter: &Meter<'_>,
     stop: &AtomicBool,
 ) -> Result<Outcome> {
@@ -97,7 +98,8 @@ pub(super) fn bring(
         meter.add(package.size.0, &package.name);
         return Ok(Outcome::There);
     }
-    let offers = book.offers(package, fetcher.first.len());
+    let book = &fetcher.book;
+    let offers = book.offers(package);
     let mut job = Job {
         fetcher,
         package,
@@ -180,6 +182,10 @@ impl Job<'_> {
             Attempt::Absent(message) => self.offers[offer].out = Some((message, false)),
             Attempt::Overtaken => self.left += 1,
             Attempt::Broken(message, rest) => self.failed(offer, message, rest),
+            Attempt::Silent(message) => {
+                self.book.silent(source, self.fetcher.away());
+                self.failed(offer, message, Duration::ZERO);
+            }
             Attempt::Between(message) => {
                 self.between = Some((offer, message.clone()));
                 self.failed(offer, message, Duration::ZERO);
@@ -350,6 +356,9 @@ impl Job<'_> {
         }
         let have = if self.book.knows_ranges(source) { partial.at() } else { 0 };
         let opened = open(&self.offers[offer].address, &self.fetcher.client, have);
+        if !matches!(opened, Opened::Stream { .. } | Opened::Between(_) | Opened::Silent(_)) {
+            self.book.answered(source);
+        }
         let (mut reader, from, length, whole) = match opened {
             // One of the right size is looked at all the same: there are servers that call everything a page.
             Opened::Stream { page: Some(seen), whole, .. } if whole != Some(size) => {
@@ -359,6 +368,7 @@ impl Job<'_> {
             Opened::Between(seen) => return Ok(Attempt::Between(seen)),
             Opened::Absent(message) | Opened::Refused(message) => return Ok(Attempt::Absent(message)),
             Opened::Broken(message, rest) => return Ok(Attempt::Broken(message, rest)),
+            Opened::Silent(message) => return Ok(Attempt::Silent(message)),
             Opened::NoSuchRange(message) => return Ok(Attempt::NoSuchRange(message)),
         };
         if let Some(whole) = whole.filter(|whole| *whole < size) {
@@ -370,6 +380,8 @@ impl Job<'_> {
         let window = self.fetcher.patience / 6;
         let (mut since, mut seen) = (Instant::now(), 0u64);
         let (mut patient_since, mut patient_seen) = (since, 0u64);
+        // A head alone is no answer: it is what comes after it that counts.
+        let mut brought = 0u64;
         let mut buffer = vec![0; 64 << 10];
         loop {
             if self.stop.load(Ordering::Relaxed) {
@@ -381,11 +393,18 @@ impl Job<'_> {
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(e) => {
                     let message = format!("the connection broke after {} ({e})", Bytes(partial.at()));
-                    return Ok(Attempt::Broken(message, Duration::ZERO));
+                    return Ok(match network && brought == 0 {
+                        true => Attempt::Silent(message),
+                        false => Attempt::Broken(message, Duration::ZERO),
+                    });
                 }
             };
             self.book.came(source, n as u64, network);
             (seen, patient_seen) = (seen + n as u64, patient_seen + n as u64);
+            if brought < LEAST_BYTES && brought + n as u64 >= LEAST_BYTES {
+                self.book.answered(source);
+            }
+            brought += n as u64;
             let mut bytes = &buffer[..n];
             if again.0 < partial.at() {
                 let (old, new) = bytes.split_at(bytes.len().min((partial.at() - again.0) as usize));
@@ -423,7 +442,10 @@ impl Job<'_> {
             if patient_since.elapsed() >= self.fetcher.patience {
                 if patient_seen < LEAST_BYTES {
                     let message = format!("next to nothing came for {} s", self.fetcher.patience.as_secs());
-                    return Ok(Attempt::Broken(message, Duration::ZERO));
+                    return Ok(match network && brought < LEAST_BYTES {
+                        true => Attempt::Silent(message),
+                        false => Attempt::Broken(message, Duration::ZERO),
+                    });
                 }
                 (patient_since, patient_seen) = (Instant::now(), 0);
             }

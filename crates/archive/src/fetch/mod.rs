@@ -14,6 +14,8 @@
 //!   dropped and reported.
 //! - A page for people where a file should be is no lie of the source: somebody on the way answers, a network that wants
 //!   a person to sign in. It is asked again as when nothing comes, and if that goes on, it is called by its name.
+//! - A source at which nobody answers any more is asked after all others, and by one stream now and then whether it is
+//!   back. Where it is the only one left, it is asked again as ever: the line may be what is gone.
 //! - Every wait has a limit: for an answer, for each piece of it, for a source that rests, for tries without progress.
 //!
 //! [`source`] knows who offers what and how each source fares, [`stream`] opens addresses, [`partial`] is a file in the
@@ -54,6 +56,9 @@ pub(crate) use stream::{Opened, open};
 /// How often what was fetched is written out, where it must outlive a power cut.
 const SYNC: Duration = Duration::from_secs(10);
 
+/// For how many times its patience a fetcher asks who still has what.
+const LONGEST_LOOK: u32 = 6;
+
 /// The redirect policy for a client given to a [`Fetcher`]: none. The fetcher follows redirects itself, to
 /// http or https, never from https to plain http. Where to does not matter, because every byte is checked
 /// against the lock.
@@ -61,7 +66,7 @@ pub fn redirect_policy() -> reqwest::redirect::Policy {
     reqwest::redirect::Policy::none()
 }
 
-/// How a fetch went.
+/// How the sources of a fetcher fared so far.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Bytes that came over the network, those included that were of no use.
@@ -73,10 +78,12 @@ pub struct Report {
 }
 
 /// Fetches the files of a lock.
+///
+/// What it learns of its sources it keeps: who lies, who is slow, who does not answer. Who asks for packages in several
+/// parts does so with one fetcher; who tries again after a while, when everything may have changed, makes a new one.
 pub struct Fetcher {
     client: Client,
-    first: Vec<Source>,
-    last: Vec<Source>,
+    book: Book,
     streams: usize,
     patience: Duration,
     durable: bool,
@@ -88,8 +95,7 @@ impl Fetcher {
     pub fn new(client: Client) -> Self {
         Fetcher {
             client,
-            first: vec![],
-            last: vec![],
+            book: Book::default(),
             streams: 6,
             patience: Duration::from_secs(30),
             durable: false,
@@ -98,19 +104,19 @@ impl Fetcher {
 
     /// A source to be asked before the addresses in the lock, after those given before.
     pub fn first(mut self, source: Source) -> Self {
-        self.first.push(source);
+        self.book.first(source);
         self
     }
 
     /// A source to be asked when the addresses in the lock do not have a file.
     pub fn last(mut self, source: Source) -> Self {
-        self.last.push(source);
+        self.book.last(source);
         self
     }
 
     /// Whether there is a source besides the addresses in the lock.
     pub fn has_sources(&self) -> bool {
-        !self.first.is_empty() || !self.last.is_empty()
+        self.book.has_given()
     }
 
     /// How many files at once; the default is six.
@@ -131,19 +137,25 @@ impl Fetcher {
         self
     }
 
+    /// For how long a source at which nobody answers is left alone at first.
+    fn away(&self) -> Duration {
+        self.patience * 2
+    }
+
     /// Which packages no source has any more: each of them was asked, and says so. Nothing is fetched. A source that
-    /// does not answer may still have them.
+    /// does not answer may still have them, and what is not known after a few minutes is not: it is seen when it is
+    /// fetched.
     pub fn gone<'p>(&self, packages: &'p [LockedPackage]) -> Vec<&'p LockedPackage> {
-        let book = Book::new(self.first.iter().chain(&self.last));
+        let until = Instant::now() + self.patience * LONGEST_LOOK;
         let next = AtomicUsize::new(0);
         let gone = Mutex::new(Vec::new());
         thread::scope(|scope| {
             for _ in 0..self.streams.min(packages.len()) {
                 scope.spawn(|| {
-                    while let Some(package) = packages.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let offers = book.offers(package, self.first.len());
-                        let absent = offers.iter().all(|o| stream::is_absent(&o.address, &self.client));
-                        if absent && !offers.is_empty() {
+                    while Instant::now() < until
+                        && let Some(package) = packages.get(next.fetch_add(1, Ordering::Relaxed))
+                    {
+                        if self.is_gone(package) {
                             gone.lock().unwrap_or_else(|e| e.into_inner()).push(package);
                         }
                     }
@@ -153,6 +165,30 @@ impl Fetcher {
         let mut gone = gone.into_inner().unwrap_or_else(|e| e.into_inner());
         gone.sort_by(|a, b| a.name.cmp(&b.name));
         gone
+    }
+
+    fn is_gone(&self, package: &LockedPackage) -> bool {
+        let offers = self.book.offers(package);
+        // Where one says nothing, it does not matter what the others say.
+        if offers.is_empty() || offers.iter().any(|offer| self.book.is_away(offer.source)) {
+            return false;
+        }
+        offers.iter().all(|offer| match stream::look(&offer.address, &self.client) {
+            Opened::Silent(_) => {
+                self.book.silent(offer.source, self.away());
+                false
+            }
+            Opened::Between(_) => false,
+            answer => {
+                self.book.answered(offer.source);
+                matches!(answer, Opened::Absent(_))
+            }
+        })
+    }
+
+    /// How the sources fared, whether what they were asked for came or not.
+    pub fn report(&self) -> Report {
+        self.book.report()
     }
 
     /// Brings all packages into `dir`, under the names apt looks for. What is there already and has the right
@@ -168,14 +204,13 @@ impl Fetcher {
         packages: &[LockedPackage],
         dir: &Path,
         progress: &(dyn Fn(&Progress) + Sync),
-    ) -> Result<Report> {
+    ) -> Result<()> {
         fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
         // The biggest first, so that none of them is left alone at the end.
         let mut order: Vec<&LockedPackage> = packages.iter().collect();
         order.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.file.cmp(&b.file)));
         let mut names = BTreeSet::new();
         order.retain(|p| names.insert(&p.file));
-        let book = Book::new(self.first.iter().chain(&self.last));
         let meter = Meter::new(order.iter().map(|p| p.size.0).sum(), progress);
         let synced = Mutex::new(Instant::now());
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -186,7 +221,7 @@ impl Fetcher {
                     while !stop.load(Ordering::Relaxed) {
                         let at = next.fetch_add(1, Ordering::Relaxed);
                         let Some(package) = order.get(at) else { break };
-                        let outcome = job::bring(self, package, dir, &book, &meter, &stop);
+                        let outcome = job::bring(self, package, dir, &meter, &stop);
                         let outcome = match outcome {
                             Ok(Outcome::There) => self.sync_sometimes(dir, &synced),
                             Ok(Outcome::Stopped) => Ok(()),
@@ -219,7 +254,7 @@ impl Fetcher {
         }
         if failed.is_empty() {
             meter.show("", true);
-            return Ok(book.report());
+            return Ok(());
         }
         failed.sort_by_key(|(at, _)| *at);
         if failed.iter().any(|(_, error)| is_full(error)) {

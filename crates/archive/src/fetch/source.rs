@@ -20,6 +20,12 @@ const SLOW: f64 = 4096.0;
 /// How much faster another source must be for this one to be left.
 const FASTER: f64 = 4.0;
 
+/// After so many connections in a row over which nobody answered, a source is *away*: all others are asked before it.
+const MOST_SILENT: u32 = 3;
+
+/// How often the time doubles for which a source is away.
+const MOST_DOUBLED: u32 = 3;
+
 /// Somebody who has package files, beside the addresses in the lock.
 #[derive(Clone)]
 pub struct Source {
@@ -113,13 +119,32 @@ struct Health {
     /// Failures in a row.
     failures: u32,
     resting: Option<Instant>,
+    /// Connections in a row over which nobody answered.
+    silent: u32,
+    away: Option<Away>,
     lies: Vec<String>,
     no_ranges: bool,
+}
+
+/// Since when nobody answers at a source, it is only asked where nobody else is left, and by one stream at a time whether
+/// it is back.
+struct Away {
+    until: Instant,
+    unit: Duration,
+    doubled: u32,
 }
 
 impl Health {
     fn dropped(&self) -> bool {
         self.lies.len() >= MOST_LIES
+    }
+
+    fn is_away(&self, now: Instant) -> bool {
+        self.away.as_ref().is_some_and(|away| away.until > now)
+    }
+
+    fn rests(&self, now: Instant) -> bool {
+        self.resting.is_some_and(|until| until > now)
     }
 }
 
@@ -129,6 +154,22 @@ struct Inside {
     /// Mirrors by the address of their archive.
     mirrors: BTreeMap<String, usize>,
     network: u64,
+}
+
+impl Inside {
+    fn add(&mut self, name: &str) -> usize {
+        self.sources.push(Health { name: name.to_owned(), ..Health::default() });
+        self.sources.len() - 1
+    }
+
+    /// Somebody answered. Where one comes back, the line may be what had gone, and all others may be back too.
+    fn answered(&mut self, source: usize) {
+        self.sources[source].silent = 0;
+        if self.sources[source].away.take().is_some() {
+            let now = Instant::now();
+            self.sources.iter_mut().filter_map(|s| s.away.as_mut()).for_each(|away| away.until = now);
+        }
+    }
 }
 
 /// Whom to ask next.
@@ -141,29 +182,41 @@ pub(super) enum Next {
     Nobody,
 }
 
-/// How all sources fare. Shared by all streams.
-pub(super) struct Book<'a> {
-    given: Vec<&'a Source>,
+/// Who is asked, and how they fare. Shared by all streams of a fetcher, and by all that it is asked to do.
+#[derive(Default)]
+pub(super) struct Book {
+    first: Vec<(usize, Source)>,
+    last: Vec<(usize, Source)>,
     inside: Mutex<Inside>,
 }
 
-impl<'a> Book<'a> {
-    pub fn new(given: impl Iterator<Item = &'a Source>) -> Self {
-        let given: Vec<&Source> = given.collect();
-        let sources = given.iter().map(|s| Health { name: s.name.clone(), ..Health::default() }).collect();
-        Book { given, inside: Mutex::new(Inside { sources, ..Inside::default() }) }
+impl Book {
+    /// A source to be asked before the addresses in the lock.
+    pub fn first(&mut self, source: Source) {
+        let at = self.inside().add(&source.name);
+        self.first.push((at, source));
+    }
+
+    /// A source to be asked after them.
+    pub fn last(&mut self, source: Source) {
+        let at = self.inside().add(&source.name);
+        self.last.push((at, source));
+    }
+
+    /// Whether there is a source besides the addresses in the lock.
+    pub fn has_given(&self) -> bool {
+        !self.first.is_empty() || !self.last.is_empty()
     }
 
     fn inside(&self) -> std::sync::MutexGuard<'_, Inside> {
         self.inside.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Where a package can be had, in the order in which to ask. The first `first` of the given sources come before
-    /// the lock's own addresses.
-    pub fn offers(&self, package: &LockedPackage, first: usize) -> Vec<Offer> {
+    /// Where a package can be had, in the order in which to ask.
+    pub fn offers(&self, package: &LockedPackage) -> Vec<Offer> {
         let offer = |source, address| Offer { source, address, out: None, tries: 0, troubled: false };
-        let given = |at: usize| {
-            let address = match &self.given.get(at)?.way {
+        let given = |(at, source): &(usize, Source)| {
+            let address = match &source.way {
                 Way::Directory(dir) => Address::File(in_directory(dir, package)?),
                 Way::Pool { client, base, authorization } => Address::Http {
                     url: format!("{base}/{}", package.sha256),
@@ -171,9 +224,9 @@ impl<'a> Book<'a> {
                     authorization: authorization.clone(),
                 },
             };
-            Some(offer(at, address))
+            Some(offer(*at, address))
         };
-        let mut offers: Vec<Offer> = (0..first).filter_map(given).collect();
+        let mut offers: Vec<Offer> = self.first.iter().filter_map(given).collect();
         for url in &package.urls {
             let path =
                 Url::parse(url).ok().filter(|u| u.scheme() == "file").and_then(|u| u.to_file_path().ok());
@@ -183,7 +236,7 @@ impl<'a> Book<'a> {
             };
             offers.push(offer(self.mirror(url), address));
         }
-        offers.extend((first..self.given.len()).filter_map(given));
+        offers.extend(self.last.iter().filter_map(given));
         offers
     }
 
@@ -197,24 +250,27 @@ impl<'a> Book<'a> {
         if let Some(at) = inside.mirrors.get(root) {
             return *at;
         }
-        let at = inside.sources.len();
-        inside.sources.push(Health { name: without_password(root), ..Health::default() });
+        let at = inside.add(&without_password(root));
         inside.mirrors.insert(root.to_owned(), at);
         at
     }
 
     /// Whom to ask. The order of the offers counts, but those who gave wrong files come last, those who fall far
-    /// behind are passed over, and those who rest are not woken.
+    /// behind are passed over, those who rest are not woken, and where nobody answers nobody is asked as long as there
+    /// is another.
     pub fn next(&self, offers: &[Offer], alone: Option<usize>) -> Next {
-        let inside = self.inside();
+        let mut inside = self.inside();
         let health = |at: usize| &inside.sources[offers[at].source];
-        let open: Vec<usize> = (0..offers.len())
+        let now = Instant::now();
+        let mut open: Vec<usize> = (0..offers.len())
             .filter(|at| offers[*at].out.is_none() && !health(*at).dropped())
             .filter(|at| alone.is_none_or(|only| only == *at))
             .collect();
-        let now = Instant::now();
-        let awake: Vec<usize> =
-            open.iter().copied().filter(|at| health(*at).resting.is_none_or(|until| until <= now)).collect();
+        let present: Vec<usize> = open.iter().copied().filter(|at| !health(*at).is_away(now)).collect();
+        if !present.is_empty() {
+            open = present;
+        }
+        let awake: Vec<usize> = open.iter().copied().filter(|at| !health(*at).rests(now)).collect();
         if awake.is_empty() {
             let first = open.iter().filter_map(|at| health(*at).resting).min();
             return first.map_or(Next::Nobody, |until| Next::Wait(until.saturating_duration_since(now)));
@@ -231,7 +287,13 @@ impl<'a> Book<'a> {
             Address::Http { .. } => health(at).lies.len(),
         };
         let choice = awake.iter().copied().min_by_key(|at| (distrust(*at), behind(*at), *at));
-        choice.map_or(Next::Nobody, Next::Ask)
+        let Some(choice) = choice else { return Next::Nobody };
+        // Nobody else asks whether it is back until that is known, or forgotten.
+        if let Some(away) = inside.sources[offers[choice].source].away.as_mut().filter(|a| a.until <= now) {
+            away.doubled = (away.doubled + 1).min(MOST_DOUBLED);
+            away.until = now + away.unit * (1 << away.doubled);
+        }
+        Next::Ask(choice)
     }
 
     /// Whether another offer than this, which brings `rate` bytes a second, promises far more.
@@ -245,7 +307,8 @@ impl<'a> Book<'a> {
                 && offer.out.is_none()
                 && !other.dropped()
                 && other.lies.is_empty()
-                && other.resting.is_none_or(|until| until <= now)
+                && !other.rests(now)
+                && !other.is_away(now)
                 && other.rate.map_or(rate < SLOW, |theirs| rate * FASTER < theirs)
         })
     }
@@ -272,8 +335,29 @@ impl<'a> Book<'a> {
 
     /// A source did what it should.
     pub fn well(&self, source: usize) {
-        let health = &mut self.inside().sources[source];
+        let mut inside = self.inside();
+        inside.answered(source);
+        let health = &mut inside.sources[source];
         (health.failures, health.resting) = (0, None);
+    }
+
+    /// A source answered, whatever it said.
+    pub fn answered(&self, source: usize) {
+        self.inside().answered(source);
+    }
+
+    /// Nobody answered at a source. After a few times in a row it is away, for `unit` and longer each time.
+    pub fn silent(&self, source: usize, unit: Duration) {
+        let health = &mut self.inside().sources[source];
+        health.silent += 1;
+        if health.silent >= MOST_SILENT && health.away.is_none() {
+            health.away = Some(Away { until: Instant::now() + unit, unit, doubled: 0 });
+        }
+    }
+
+    /// Whether nobody answers at a source.
+    pub fn is_away(&self, source: usize) -> bool {
+        self.inside().sources[source].is_away(Instant::now())
     }
 
     /// A source failed: it rests for a moment, longer each time.

@@ -38,6 +38,8 @@ pub(crate) enum Opened {
     Refused(String),
     /// It does not work now; it may be asked again after this time.
     Broken(String, Duration),
+    /// Nobody answers, or only a proxy, which says that nobody does.
+    Silent(String),
     /// It does not know the range asked for.
     NoSuchRange(String),
 }
@@ -47,10 +49,9 @@ pub(crate) fn open(address: &Address, client: &Client, have: u64) -> Opened {
     ask(&Method::GET, address, client, have)
 }
 
-/// Whether a source says that it does not have the file. One that does not answer, or not this question, has not
-/// said so.
-pub(super) fn is_absent(address: &Address, client: &Client) -> bool {
-    matches!(ask(&Method::HEAD, address, client, 0), Opened::Absent(_))
+/// Asks whether a source has a file, and for nothing of it.
+pub(super) fn look(address: &Address, client: &Client) -> Opened {
+    ask(&Method::HEAD, address, client, 0)
 }
 
 fn ask(method: &Method, address: &Address, client: &Client, have: u64) -> Opened {
@@ -96,7 +97,7 @@ fn ask(method: &Method, address: &Address, client: &Client, have: u64) -> Opened
         }
         let response = match request.send() {
             Ok(response) => response,
-            Err(e) => return Opened::Broken(causes(&e), Duration::ZERO),
+            Err(e) => return Opened::Silent(causes(&e)),
         };
         let status = response.status();
         let length = response.content_length();
@@ -133,6 +134,9 @@ fn ask(method: &Method, address: &Address, client: &Client, have: u64) -> Opened
             }
             StatusCode::NETWORK_AUTHENTICATION_REQUIRED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
                 return Opened::Between(between(&first, &url, &format!("answers {status}")));
+            }
+            StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
+                return Opened::Silent(format!("{url} answers {status}"));
             }
             StatusCode::METHOD_NOT_ALLOWED => {
                 return Opened::Broken(format!("{url} answers {status}"), Duration::ZERO);
