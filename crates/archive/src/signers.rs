@@ -73,9 +73,10 @@ fn issuer(body: &[u8]) -> Option<String> {
     loop {
         let (length, after) = new_length(rest)?;
         let (subpacket, after) = after.split_at_checked(length)?;
-        // The highest bit only says that it is critical; then comes the version of the key.
+        // The highest bit only says that it is critical; then comes the version of the key, and with it how long it is.
         if let [kind, 4, fingerprint @ ..] = subpacket
             && kind & 0x7f == 33
+            && fingerprint.len() == 20
         {
             return Some(fingerprint.iter().map(|b| format!("{b:02X}")).collect());
         }
