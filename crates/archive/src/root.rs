@@ -219,10 +219,11 @@ impl Root {
         openat2(self.dir.as_fd(), clean.as_path(), how).is_ok()
     }
 
-    /// Whether there is a directory, and not a link to one. Directories above it are made if they are missing.
-    pub(crate) fn is_directory(&mut self, path: &Path) -> Result<bool> {
-        let (parent, name) = self.parent(path)?;
-        match fstatat(&*parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+    /// Whether there is a directory, and not a link to one.
+    pub(crate) fn is_directory(&self, path: &Path) -> Result<bool> {
+        let name = path.file_name().context("using an empty path")?;
+        let parent = self.directory(path.parent().unwrap_or(Path::new("")));
+        match parent.and_then(|parent| fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)) {
             Err(Errno::ENOENT) => Ok(false),
             stat => stat.map(|s| is_dir(&s)).with_context(|| format!("looking at {}", path.display())),
         }

@@ -289,7 +289,16 @@ fn paths() -> Vec<Package<'static>> {
         once(package("crafted-old", ""), "#!/bin/sh\nset -e\nmkdir /var/lib/crafted-old\n", "#!/bin/sh\nset -e\n[ \"$1\" != abort-install ] || rmdir /var/lib/crafted-old\n")
             .entry(file("/usr/share/crafted/shared", "of the old one\n"))
             .entry(file("/usr/share/crafted/only-old", "old\n")),
-        once(package("crafted-new", "Replaces: crafted-old (<< 1:3)\n"), "#!/bin/sh\nset -e\nmkdir /var/lib/crafted-new\n", "#!/bin/sh\nset -e\n[ \"$1\" != abort-install ] || rmdir /var/lib/crafted-new\n")
+        // With the next one, apart from those that are laid again for another reason.
+        package("crafted-bypassed", "Pre-Depends: crafted-helper\n")
+            .control("preinst", "#!/bin/sh\nset -e\ntest -e /usr/lib/crafted/helper\n")
+            .entry(file("/usr/share/crafted/detour", "of whom it was first\n"))
+            .entry(file("/usr/share/crafted/bypassed", "b\n")),
+        once(package("crafted-new", "Pre-Depends: crafted-helper\nReplaces: crafted-old (<< 1:3)\n"), "#!/bin/sh\nset -e\nmkdir /var/lib/crafted-new\n\
+             dpkg-divert --package crafted-new --add --rename --divert /usr/share/crafted/detour.distrib /usr/share/crafted/detour\n", "#!/bin/sh\nset -e\n[ \"$1\" != abort-install ] || { rmdir /var/lib/crafted-new\n\
+             dpkg-divert --package crafted-new --remove --rename /usr/share/crafted/detour || touch /var/lib/crafted-not-undone; }\n")
+            // Laid before it is seen that another has the next.
+            .entry(file("/usr/share/crafted/detour", "of the new one\n"))
             .entry(file("/usr/share/crafted/shared", "of the new one\n")),
         package("crafted-empty", ""),
         Package { executable: false, ..package("crafted-loose", "") }

@@ -37,7 +37,7 @@ use akene_protocol::issue::Issues;
 use anyhow::{Context, Result, bail};
 
 use crate::root::Root;
-use database::{Database, Ownership};
+use database::{Database, Diversions, Ownership};
 pub use later::Later;
 use order::{Needs, State, Step};
 use package::{Package, Trigger};
@@ -321,21 +321,22 @@ impl<'a> Engine<'a> {
             };
             left.extend(laid.iter().filter(|(_, u)| concerned(u)).map(|(place, _)| *place));
             left.iter().for_each(|place| drop(laid.remove(place)));
-            self.take_back(&left)?;
         }
+        // Also what was laid of one before it was seen that dpkg has to: as after an unpacking that did not succeed.
+        self.take_back(&left, &diversions)?;
         Ok(laid)
     }
 
     /// Removes what was laid of packages, and the directories they alone brought.
-    fn take_back(&mut self, places: &[usize]) -> Result<()> {
+    fn take_back(&mut self, places: &[usize], diversions: &Diversions) -> Result<()> {
         let mut root = Root::open(&self.root)?;
         let mut emptied = BTreeSet::new();
         for place in places {
             let (files, directories) = self.claims.forget(*place);
-            let conffiles = &self.packages[*place].conffiles;
+            let waiting = unpack::conffiles(&self.packages[*place], diversions);
             for file in files {
                 // What has the name of a configuration file is somebody else's.
-                let waits = conffiles.iter().any(|c| Path::new(c.path.trim_start_matches('/')) == file);
+                let waits = waiting.contains(&file);
                 let mut name = file.into_os_string();
                 if waits {
                     name.push(".dpkg-new");
@@ -431,8 +432,13 @@ impl<'a> Engine<'a> {
         let mut files = Vec::new();
         for place in places {
             // dpkg begins at the beginning, as after an unpacking that did not succeed: what the first script did is undone.
-            if self.packages[*place].foreign.is_none() && self.packages[*place].member("preinst").is_some() {
-                self.script(*place, "postrm", "abort-install", said)?;
+            let package = &self.packages[*place];
+            if package.foreign.is_none()
+                && package.member("preinst").is_some()
+                && let Err(error) = self.script(*place, "postrm", "abort-install", said)
+            {
+                // What that means dpkg sees.
+                said(Said::Line(&format!("{error:#}")));
             }
             let deb = self.packages[*place].deb.path();
             let name = deb.file_name().and_then(|n| n.to_str()).context("naming a package file for dpkg")?;
@@ -444,13 +450,13 @@ impl<'a> Engine<'a> {
         let cmd = self.command("dpkg").args(OPTIONS).args(how).args(files);
         self.run(cmd, said)?;
         // Whoever comes later must not take their files, nor miss what they want to be told of.
-        let mut root = Root::open(&self.root)?;
+        let root = Root::open(&self.root)?;
         let diversions = self.database.diversions()?;
         for place in places {
             let package = &mut self.packages[*place];
             let (paths, triggers) = self.database.unpacked(package)?;
             package.learn(&triggers);
-            self.claims.learn(*place, &package.name, &paths, &diversions, &mut root)?;
+            self.claims.learn(*place, &package.name, &paths, &diversions, &root)?;
         }
         Ok(())
     }

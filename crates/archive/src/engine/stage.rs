@@ -229,8 +229,11 @@ impl Shared {
                     let mut data = job.deb.member_within("data.tar", LARGE_DECODER)?;
                     match read_full(&mut data, &mut first) {
                         Ok(n) => items(&dir, Cursor::new(&first[..n]).chain(data), job.sums)?,
-                        // dpkg sets no such limit.
-                        Err(error) => return Ok(Content::Foreign(format!("decompressing it: {error}"))),
+                        // dpkg sets no limit.
+                        Err(error) if error.to_string().contains("memory") => {
+                            return Ok(Content::Foreign(format!("decompressing it: {error}")));
+                        }
+                        Err(error) => return Err(error).context("decompressing it"),
                     }
                 }
             };
@@ -354,7 +357,7 @@ mod tests {
     fn read(dir: &Path, deb: &Path) -> Result<Vec<u8>> {
         let job = Job { place: 0, deb: Deb::new(deb), sums: false };
         let mut stage = Stage::start(dir, vec![job])?;
-        let Content::Waiting(items) = stage.take(0)? else { bail!("left to dpkg") };
+        let Content::Waiting(items) = stage.take(0)? else { panic!("left to dpkg") };
         let file =
             items.iter().position(|item| item.path == Path::new("file")).context("its file is gone")?;
         let content = fs::read(dir.join(WAITING).join("0").join(file.to_string()))?;
@@ -362,41 +365,92 @@ mod tests {
         Ok(content)
     }
 
-    /// What a disk or memory gave back otherwise than it was verified is found, wherever in the package it is.
-    #[test]
-    fn what_was_damaged_since_it_was_verified_is_found() {
+    /// A directory with the tree of a package that has one file, and where the package goes. `None` where there is no dpkg, which
+    /// is said.
+    fn package() -> Option<(tempfile::TempDir, PathBuf)> {
         if !Path::new("/usr/bin/dpkg-deb").exists() {
             eprintln!("SKIPPED: there is no dpkg-deb");
-            return;
+            return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        let (tree, deb) = (dir.path().join("tree"), dir.path().join("a_1_all.deb"));
+        let tree = dir.path().join("tree");
         let control =
             "Package: a\nVersion: 1\nArchitecture: all\nMaintainer: A <a@example.org>\nDescription: a\n";
         fs::create_dir_all(tree.join("DEBIAN")).unwrap();
         fs::write(tree.join("DEBIAN/control"), control).unwrap();
         // What does not become smaller lies in the archive as it is.
         let content: Vec<u8> = (0..600u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-        fs::write(tree.join("file"), &content).unwrap();
+        fs::write(tree.join("file"), content).unwrap();
+        let deb = dir.path().join("a_1_all.deb");
+        Some((dir, deb))
+    }
+
+    fn build(dir: &Path, deb: &Path, how: &str) {
+        let cmd = Cmd::new("dpkg-deb").args(["--root-owner-group", how, "-b"]).arg(dir.join("tree")).arg(deb);
+        SystemRunner.run(&cmd).unwrap();
+    }
+
+    /// Where the bytes of a package's files are in its own.
+    fn data_of(deb: &[u8]) -> std::ops::Range<usize> {
+        let header = deb.windows(8).rposition(|w| w == b"data.tar").unwrap();
+        let size: usize =
+            std::str::from_utf8(&deb[header + 48..header + 58]).unwrap().trim().parse().unwrap();
+        header + 60..header + 60 + size
+    }
+
+    /// What a disk or memory gave back otherwise than it was verified is found, wherever in the package it is.
+    #[test]
+    fn what_was_damaged_since_it_was_verified_is_found() {
+        let Some((dir, deb)) = package() else { return };
+        let content = fs::read(dir.path().join("tree/file")).unwrap();
         for how in ["-Zxz", "-Zgzip", "-Zzstd"] {
-            let cmd = Cmd::new("dpkg-deb").args(["--root-owner-group", how, "-b"]).arg(&tree).arg(&deb);
-            SystemRunner.run(&cmd).unwrap();
+            build(dir.path(), &deb, how);
             assert_eq!(read(dir.path(), &deb).unwrap(), content);
             let whole = fs::read(&deb).unwrap();
-            let data = whole.windows(8).rposition(|w| w == b"data.tar").unwrap() + 60;
-            let mut found = 0;
-            for at in data..whole.len() {
+            let data = data_of(&whole);
+            let damaged = |at: usize| {
                 let mut bytes = whole.clone();
                 bytes[at] ^= 0x10;
                 fs::write(&deb, bytes).unwrap();
-                match read(dir.path(), &deb) {
-                    Ok(read) => assert!(read == content, "{how}: byte {at} of {}", whole.len()),
+                read(dir.path(), &deb)
+            };
+            let mut found = 0;
+            for at in data.clone() {
+                match damaged(at) {
+                    Ok(read) => assert!(read == content, "{how}: byte {at} of {data:?}"),
                     Err(_) => found += 1,
                 }
             }
-            assert!(found * 10 > (whole.len() - data) * 9, "{how}: {found} of {}", whole.len() - data);
+            assert!(found * 10 > data.len() * 9, "{how}: {found} of {}", data.len());
+            // What says how it is compressed, and the middle of it.
+            for at in [data.start, (data.start + data.end) / 2] {
+                let error = damaged(at).unwrap_err();
+                assert_eq!(error.downcast::<Issues>().unwrap().0[0].code, "package-damaged", "{how}: {at}");
+            }
         }
-        let error = read(dir.path(), &deb).unwrap_err();
-        assert_eq!(error.downcast::<Issues>().unwrap().0[0].code, "package-damaged");
+    }
+
+    #[test]
+    fn what_asks_for_more_memory_than_we_give_is_left_to_dpkg() {
+        let Some((dir, deb)) = package() else { return };
+        build(dir.path(), &deb, "-Zxz");
+        let mut bytes = fs::read(&deb).unwrap();
+        // The header of the first block (xz-file-format 3.1): its size, flags that say which of two sizes follow, the number of a
+        // filter, the size of its properties, and these: a dictionary, here of 4 GiB. A sum ends it.
+        let block = data_of(&bytes).start + 12;
+        let end = block + (usize::from(bytes[block]) + 1) * 4;
+        let mut at = block + 2;
+        for _ in 0..(bytes[block + 1] & 0xc0).count_ones() {
+            at += bytes[at..].iter().position(|b| *b < 0x80).unwrap() + 1;
+        }
+        assert_eq!(bytes[at..at + 2], [0x21, 1]);
+        bytes[at + 2] = 40;
+        let mut sum = flate2::Crc::new();
+        sum.update(&bytes[block..end - 4]);
+        bytes[end - 4..end].copy_from_slice(&sum.sum().to_le_bytes());
+        fs::write(&deb, bytes).unwrap();
+        let job = Job { place: 0, deb: Deb::new(&deb), sums: false };
+        let mut stage = Stage::start(dir.path(), vec![job]).unwrap();
+        assert!(matches!(stage.take(0).unwrap(), Content::Foreign(why) if why.contains("memory")));
     }
 }

@@ -93,7 +93,7 @@ impl Claims {
         name: &str,
         paths: &[PathBuf],
         diversions: &Diversions,
-        root: &mut Root,
+        root: &Root,
     ) -> Result<()> {
         for path in paths {
             let at = diverted(diversions, name, path);
@@ -426,6 +426,12 @@ fn diverted(diversions: &Diversions, name: &str, path: &Path) -> PathBuf {
         Some((to, by)) if by != name => to.clone(),
         _ => path.to_owned(),
     }
+}
+
+/// Where the configuration files of a package would be claimed.
+pub(super) fn conffiles(package: &Package, diversions: &Diversions) -> BTreeSet<PathBuf> {
+    let paths = package.conffiles.iter().map(|c| Path::new(c.path.trim_start_matches('/')));
+    paths.map(|path| canonical(&diverted(diversions, &package.name, path))).collect()
 }
 
 fn torn(path: &Path) -> Outcome {
