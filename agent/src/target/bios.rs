@@ -38,6 +38,13 @@ pub(super) struct Room {
     pub length: u64,
 }
 
+impl Room {
+    /// Whether a core image fits.
+    pub fn holds(&self, core: &[u8]) -> bool {
+        core.len().div_ceil(SECTOR) as u64 <= self.length
+    }
+}
+
 /// The room a BIOS boot partition gives.
 pub(super) fn partition_room(device: &Path) -> Result<Room> {
     Ok(Room { start: sysfs_number(device, "start")?, length: sysfs_number(device, "size")? })
@@ -110,7 +117,7 @@ fn fit(first: &[u8; SECTOR], boot: &[u8], core: &[u8], room: Room) -> Result<([u
         bail!("boot.img has {} bytes instead of {SECTOR}", boot.len());
     };
     let sectors = core.len().div_ceil(SECTOR) as u64;
-    if core.len() <= SECTOR || sectors > room.length {
+    if core.len() <= SECTOR || !room.holds(core) {
         bail!("the core image takes {sectors} sectors, and there is room for {}", room.length);
     }
     let mut core = core.to_vec();

@@ -214,19 +214,22 @@ fn for_bios(with: &Tools<'_>, watch: &mut dyn Watch) -> Result<()> {
             let where_it_is = prefix_of(super::boot_uuid(with.layout)?);
             mkimage(with, "i386-pc", "/grub", Some(&where_it_is), &["biosdisk"])?
         };
+        if own && with.firmware != FirmwareKind::Bios && !room.holds(&core) {
+            // A table that stays may leave no room; a BIOS was refused such a disk by the planner.
+            watch.warn(Issue::new(
+                "not-startable-by-bios",
+                disk.path.display().to_string(),
+                "a computer with a BIOS will not start from it: GRUB has no room before its first partition",
+                "nothing, while this computer starts by UEFI",
+            ));
+            continue;
+        }
         match bios::embed(&disk.path, &boot, &core, room) {
             Err(error) if !own => watch.warn(Issue::new(
                 "not-startable-first",
                 disk.path.display().to_string(),
                 format!("the computer will not start if its BIOS tries this disk first: {error:#}"),
                 "nothing, while the BIOS starts from the other disk",
-            )),
-            // A kept table may leave no room; a BIOS was refused such a disk by the planner.
-            Err(error) if with.firmware != FirmwareKind::Bios => watch.warn(Issue::new(
-                "not-startable-by-bios",
-                disk.path.display().to_string(),
-                format!("a computer with a BIOS will not start from it: {error:#}"),
-                "nothing, while this computer starts by UEFI",
             )),
             written => written?,
         }

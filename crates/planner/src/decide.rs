@@ -12,7 +12,7 @@ use akene_protocol::resolve::StorageWishes;
 use crate::arrangement::{Arrangement, Solved};
 use crate::candidates::{Candidates, Excluded, candidates};
 use crate::lay;
-use crate::problem::{EMBEDDING_AREA, Kind, PRIMARIES, Problem, REGIONS, bits};
+use crate::problem::{EMBEDDING_AREA, Kind, PRIMARIES, Problem, REGIONS, Region, bits};
 use crate::recognise::never_used;
 use crate::{Destroyed, GRAIN, Issue, Issues, Plan, Role, VERSION, ground, homes, reinstall, risk, words};
 
@@ -371,7 +371,10 @@ fn too_small(problem: &Problem<'_>) -> Vec<Issue> {
             .grounds
             .iter()
             .enumerate()
-            .filter(|(g, ground)| !ground.bios && problem.regions.iter().any(|r| r.ground == *g))
+            .filter(|(g, ground)| {
+                let has_room = |r: &Region| r.ground == *g && r.grains >= problem.least_chain(*g);
+                !ground.bios && problem.regions.iter().any(has_room)
+            })
             .map(|(_, ground)| not_startable(ground.disk))
             .collect(),
         false => Vec::new(),

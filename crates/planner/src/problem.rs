@@ -35,9 +35,10 @@ pub(crate) struct Ground<'a> {
     pub bios: bool,
 }
 
-/// What there must be before the first partition of an MBR disk that a BIOS starts: two core images of GRUB (146 KiB each with
-/// what our menus need), so that one starts while the other is written. Partitions made before 2008 begin at sector 63.
-pub const EMBEDDING_AREA: Bytes = Bytes(512 << 10);
+/// What there must be before the first partition of an MBR disk that a BIOS starts: room for a core image of GRUB (146 KiB with
+/// what our menus need). Where two fit, as before all partitions made today, one starts while the other is written. Partitions made
+/// before 2008 begin at sector 63.
+pub const EMBEDDING_AREA: Bytes = Bytes(256 << 10);
 
 /// Whether a BIOS can start from a disk whose first partition begins there, if there is one. It reads sectors of 512 bytes only;
 /// a GPT has a partition for GRUB's core image, an MBR the room before the first partition.
@@ -236,6 +237,12 @@ impl<'a> Problem<'a> {
     pub(crate) fn least_boot(&self, ground: usize) -> u64 {
         let chain = self.grounds[ground].chain;
         if self.small_boot { chain.smallest.min(chain.boot.0) } else { chain.boot.0 }
+    }
+
+    /// The least room for the boot chain on a disk, in grains.
+    pub(crate) fn least_chain(&self, ground: usize) -> u64 {
+        let Ground { table, chain, .. } = &self.grounds[ground];
+        chain.esp + u64::from(*table == TableKind::Gpt) + self.least_boot(ground)
     }
 
     pub(crate) fn asks(&self, places: &[u16]) -> (Vec<Ask>, Vec<Option<u64>>) {

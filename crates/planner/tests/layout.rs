@@ -143,7 +143,7 @@ fn a_bios_starts_no_disk_whose_first_partition_leaves_grub_no_room() {
     assert_eq!(boot(FirmwareKind::Bios, vec![home(early), disk("sdb", Bytes::gib(20))]).unwrap(), "sdb");
     let refused = boot(FirmwareKind::Bios, vec![home(early)]).unwrap_err().0;
     assert_eq!(refused[0].code, "kept-data-in-the-way");
-    assert!(refused[0].message.contains("begins before 512 KiB"), "{}", refused[0].message);
+    assert!(refused[0].message.contains("begins before 256 KiB"), "{}", refused[0].message);
     // Beside what is left of others just the same.
     let leave = StorageWishes { foreign: Foreign::Leave, ..usual() };
     let theirs = |start| machine(FirmwareKind::Bios, vec![beginning(start, LooksLike::Windows, "ntfs")]);
