@@ -349,44 +349,35 @@ fn steps<E: Effects>(
         reporter.warn(snap.to_string());
     }
     effects.people(&plan, &inventory, &resolved);
-    let mut shelters = effects.shelters(&plan, &inventory, &lock, &allowed);
+    let shelters = effects.shelters(&plan, &inventory, &lock, &allowed);
     let old_system = stage::has_old_system(&plan, &inventory);
     // From a medium everything was read and found right, and it is still there: nothing hangs on a network any more.
     let at_risk = old_system && !effects.has_medium();
-    let staged = loop {
-        let place = where_to_stage(size, effects.room()?, &shelters, at_risk, allowed.consent())?;
-        let to = match place {
-            Place::Beside => {
-                if old_system {
-                    let needs = if at_risk { "the network" } else { "the medium again" };
-                    reporter.warn(format!(
-                        "no partition that stays has room for the packages: after a power cut this computer needs {needs}"
-                    ));
-                }
-                To::Beside
+    let place = where_to_stage(size, effects.room()?, &shelters, at_risk, allowed.consent())?;
+    let to = match place {
+        Place::Beside => {
+            if old_system {
+                let needs = if at_risk { "the network" } else { "the medium again" };
+                reporter.warn(format!(
+                    "no partition that stays has room for the packages: after a power cut this computer needs {needs}"
+                ));
             }
-            Place::Shelter(shelter) => {
-                let device = shelter.device.display();
-                reporter.info(format!("the packages are fetched to {device}, which stays"));
-                To::Shelter(shelter)
-            }
-            Place::Target => {
-                reporter.info("memory does not hold the packages: they are fetched onto the new disk");
-                patiently(patience, reporter, "reading the medium", || effects.read_medium(&solved))?;
-                break None;
-            }
-        };
-        let fetched = patiently(patience, reporter, "downloading", || effects.fetch(&solved, to, &shelters));
-        match (fetched, place) {
-            // What is nobody's refusal is the shelter's own: it cannot be read or written.
-            (Err(error), Place::Shelter(broken)) if is_unexpected(&error) => {
-                let device = broken.device.clone();
-                reporter.warn(format!("{} does not hold the packages: {error:#}", device.display()));
-                shelters.retain(|shelter| shelter.device != device);
-            }
-            (fetched, _) => break Some(fetched?),
+            Some(To::Beside)
+        }
+        Place::Shelter(shelter) => {
+            let device = shelter.device.display();
+            reporter.info(format!("the packages are fetched to {device}, which stays"));
+            Some(To::Shelter(shelter))
+        }
+        Place::Target => {
+            reporter.info("memory does not hold the packages: they are fetched onto the new disk");
+            patiently(patience, reporter, "reading the medium", || effects.read_medium(&solved))?;
+            None
         }
     };
+    let mut fetch =
+        |to| patiently(patience, reporter, "downloading", || effects.fetch(&solved, to, &shelters));
+    let staged = to.map(&mut fetch).transpose()?;
 
     reporter.phase(Phase::Commit);
     let mut locked = effects.lock(&plan, identity.machine)?;
@@ -494,14 +485,6 @@ fn hide_secrets(orders: &Orders, reporter: &Reporter) {
     }
 }
 
-/// Whether an error carries no issue, and no room that is lacking.
-fn is_unexpected(error: &anyhow::Error) -> bool {
-    issues_of(error).iter().all(|issue| issue.code == UNEXPECTED)
-}
-
-/// The code of what nobody thought of.
-const UNEXPECTED: &str = "unexpected";
-
 /// The issues an error is about. An error that carries none becomes one.
 pub fn issues_of(error: &anyhow::Error) -> Vec<Issue> {
     if let Some(issues) = error.downcast_ref::<Issues>() {
@@ -515,7 +498,7 @@ pub fn issues_of(error: &anyhow::Error) -> Vec<Issue> {
         return vec![Issue::new("no-space", "", format!("there is no room left: {error:#}"), next)];
     }
     vec![Issue::new(
-        UNEXPECTED,
+        "unexpected",
         "",
         format!("{error:#}"),
         "try once more; if it happens again, send the log and the number on the screen to your administrator",

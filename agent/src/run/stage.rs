@@ -34,6 +34,7 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount, umount};
 use nix::sys::statvfs::statvfs;
 
+use super::boot_files;
 use super::cache::private_dir;
 use super::left;
 use crate::fetch::known;
@@ -238,8 +239,7 @@ pub fn shelters(
     consent: Consent,
     runner: &dyn Runner,
 ) -> Vec<Shelter> {
-    let mut found = Vec::new();
-    let gives_way = !was_begun(inventory);
+    let (mut found, mut stands) = (Vec::new(), Vec::new());
     let on_boot = boot_margin(plan.disks.iter().flat_map(|d| &d.partitions).map(|p| &p.purpose));
     for disk in plan.disks.iter().filter(|d| !d.new_table) {
         let known = inventory.disks.iter().find(|d| d.name == disk.disk.name);
@@ -265,21 +265,30 @@ pub fn shelters(
             if !sound {
                 continue;
             }
-            let Ok(room) = known::look(&device, |top| Ok(room_in(top, dir, lock)?)) else { continue };
-            let stale = if gives_way { room.stale } else { Bytes(0) };
-            let free = Bytes((room.free + stale.0).saturating_sub(margin(dir, &room, on_boot)));
-            found.push(Shelter { device, uuid, dir, later, free, there: room.there, stale });
+            let look = |top: &Path| {
+                let stale = stale_in(&top.join(dir), lock)?.into_values().sum();
+                Ok((room_in(top, dir, lock)?, stale, top.join(boot_files::INSTALLED).exists()))
+            };
+            let Ok((room, stale, installed)) = known::look(&device, look) else { continue };
+            if dir == ON_BOOT {
+                stands.push(installed);
+            }
+            let margin = margin(dir, &room, on_boot);
+            let shelter = Shelter { device, uuid, dir, later, free: Bytes(0), there: room.there, stale };
+            found.push((shelter, room.free, margin));
         }
     }
+    // An installation that was begun and not completed may need them to go on.
+    let give_way = !stands.is_empty() && stands.iter().all(|stands| *stands);
+    let mut found: Vec<Shelter> = found
+        .into_iter()
+        .map(|(shelter, free, margin)| {
+            let stale = if give_way { shelter.stale } else { Bytes(0) };
+            Shelter { free: Bytes((free + stale.0).saturating_sub(margin)), stale, ..shelter }
+        })
+        .collect();
     found.sort_by_key(|s| s.dir != ON_BOOT);
     found
-}
-
-/// Whether a boot partition says that an installation was begun and not completed.
-fn was_begun(inventory: &Inventory) -> bool {
-    let tables = inventory.disks.iter().filter_map(|disk| disk.table.as_ref());
-    let mut contents = tables.flat_map(|table| &table.partitions).filter_map(|p| p.content.as_ref());
-    contents.any(|c| matches!(c.looks_like, Some(LooksLike::AkeneBoot { unfinished: true, .. })))
 }
 
 /// What must stay free on the boot partition of a disk with these places: more where an old system's kernel stays.
@@ -340,8 +349,6 @@ struct Room {
     free: u64,
     /// What lies there of a lock.
     there: Bytes,
-    /// What else lies in the directory for packages.
-    stale: Bytes,
 }
 
 fn room_in(top: &Path, dir: &str, lock: &Lock) -> io::Result<Room> {
@@ -363,7 +370,6 @@ fn room_in(top: &Path, dir: &str, lock: &Lock) -> io::Result<Room> {
         size: stat.blocks() * stat.fragment_size(),
         free: stat.blocks_available() * stat.fragment_size(),
         there: whole_in(&below, lock),
-        stale: stale_in(&below, lock)?.into_values().sum(),
     })
 }
 
@@ -554,6 +560,7 @@ mod tests {
         let visit = Visit::new(&disk.node, true).unwrap();
         let files = [("old.deb", 60), ("older.deb.partial", 10), ("same.deb", 5), ("new.deb.partial", 1)];
         fill(&visit.top().join(ON_BOOT), &files);
+        boot_files::set_installed(visit.top(), true).unwrap();
         visit.end().unwrap();
         // A computer whose boot partition that is.
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/akene-reinstall");
@@ -566,13 +573,9 @@ mod tests {
         let node = partition_path(Path::new(&plan.disks[0].disk.path), boot);
         std::os::unix::fs::symlink(&disk.node, &node).unwrap();
         let name = plan.disks[0].disk.name.clone();
-        let content = |inventory: &mut Inventory,
-                       change: &dyn Fn(&mut akene_protocol::inventory::Content)| {
-            let known = inventory.disks.iter_mut().find(|d| d.name == name).unwrap();
-            let mut partitions = known.table.as_mut().unwrap().partitions.iter_mut();
-            change(partitions.find(|p| p.number == boot).unwrap().content.as_mut().unwrap());
-        };
-        content(&mut inventory, &|content| content.uuid = Some(uuid.into()));
+        let known = inventory.disks.iter_mut().find(|d| d.name == name).unwrap();
+        let mut partitions = known.table.as_mut().unwrap().partitions.iter_mut();
+        partitions.find(|p| p.number == boot).unwrap().content.as_mut().unwrap().uuid = Some(uuid.into());
         let names = || {
             let listed =
                 |top: &Path| Ok(fs::read_dir(top.join(ON_BOOT))?.map(|e| e.unwrap().file_name()).collect());
@@ -594,12 +597,14 @@ mod tests {
         assert_eq!(names(), before);
         // Where an installation was begun, it may be that one which needs them.
         let many = lock(&[("same", 5), ("new", 90)]);
-        let mut begun = inventory.clone();
-        content(&mut begun, &|content| match &mut content.looks_like {
-            Some(LooksLike::AkeneBoot { unfinished, .. }) => *unfinished = true,
-            other => panic!("{other:?}"),
-        });
-        assert_eq!(place(&many, &begun).unwrap_err().code, "no-room-to-stage");
+        let stands = |stands| {
+            let visit = Visit::new(&disk.node, true).unwrap();
+            boot_files::set_installed(visit.top(), stands).unwrap();
+            visit.end().unwrap();
+        };
+        stands(false);
+        assert_eq!(place(&many, &inventory).unwrap_err().code, "no-room-to-stage");
+        stands(true);
         // Chosen is not opened.
         let shelter = place(&many, &inventory).unwrap();
         assert_eq!(names(), before);

@@ -49,7 +49,6 @@ struct World {
     permission: Option<Consent>,
     fails: Option<(&'static str, Issue)>,
     medium: bool,
-    shelters: Vec<Shelter>,
     /// Of which distribution, and the version of its one package.
     of: (Distribution, &'static str),
     /// At which step, and whether with the disks mounted.
@@ -66,7 +65,6 @@ impl World {
             permission: Some(Consent::Blank),
             fails: None,
             medium: false,
-            shelters: vec![],
             of: (Distribution::Debian, "1"),
             reports: vec![],
         }
@@ -130,7 +128,7 @@ impl Effects for World {
         Ok(self.room)
     }
     fn shelters(&mut self, _: &Plan, _: &Inventory, _: &Lock, _: &Allowed) -> Vec<Shelter> {
-        self.shelters.clone()
+        vec![]
     }
     fn people(&mut self, _: &Plan, _: &Inventory, _: &Resolved) {
         self.calls.borrow_mut().push("people".into());
@@ -145,18 +143,7 @@ impl Effects for World {
         let last = self.calls.borrow().last().cloned().unwrap_or_default();
         self.reports.push((last, mounted.is_some()));
     }
-    fn fetch(&mut self, _: &Lock, to: To<'_, ()>, shelters: &[Shelter]) -> Result<()> {
-        if let To::Shelter(shelter) = to {
-            self.calls.borrow_mut().push(format!(
-                "fetch to {} of {}",
-                shelter.device.display(),
-                shelters.len()
-            ));
-            return match &self.fails {
-                Some((step, issue)) if *step == "fetch" => Err(issue.clone().into()),
-                _ => Err(std::io::Error::from_raw_os_error(5)).context("writing a.deb.partial"),
-            };
-        }
+    fn fetch(&mut self, _: &Lock, to: To<'_, ()>, _: &[Shelter]) -> Result<()> {
         self.step(if matches!(to, To::Target(())) { "fetch onto" } else { "fetch" })
     }
     fn lock(&mut self, _: &Plan, _: MachineId) -> Result<()> {
@@ -445,31 +432,6 @@ fn packages_lie_where_they_fit_and_no_old_system_goes_unasked() {
     for part in ["no-room-to-stage", "200 MiB", "/dev/sda3 for 150 MiB"] {
         assert!(refused.contains(part), "{part} is missing in {refused}");
     }
-}
-
-#[test]
-fn a_shelter_that_cannot_be_written_is_left_for_the_next_place() {
-    let shelter = |device: &str| Shelter {
-        device: device.into(),
-        uuid: String::new(),
-        dir: stage::ON_BOOT,
-        later: "boot/akene/packages".into(),
-        free: Bytes::gib(1),
-        there: Bytes(0),
-        stale: Bytes(0),
-    };
-    let fetched = |world: &World| -> Vec<String> {
-        world.calls.borrow().iter().filter(|call| call.starts_with("fetch")).cloned().collect()
-    };
-    let mut world = World { shelters: vec![shelter("/dev/sda3"), shelter("/dev/sda6")], ..World::new() };
-    run(&mut world).0.unwrap();
-    assert_eq!(fetched(&world), ["fetch to /dev/sda3 of 2", "fetch to /dev/sda6 of 1", "fetch"]);
-    // What is wrong elsewhere is no better at another place.
-    let issue = Issue::new("package-unreachable", "", "it cannot be fetched", "mend it");
-    let shelters = vec![shelter("/dev/sda3"), shelter("/dev/sda6")];
-    let mut world = World { shelters, fails: Some(("fetch", issue.clone())), ..World::new() };
-    assert_eq!(run(&mut world).0.unwrap_err().issues, [issue]);
-    assert!(fetched(&world).iter().all(|call| call == "fetch to /dev/sda3 of 2"), "{:?}", fetched(&world));
 }
 
 #[test]
