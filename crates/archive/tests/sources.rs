@@ -401,7 +401,7 @@ fn everything_that_is_missing_is_said_at_once_and_a_dead_network_ends_it_at_once
 fn impatient() -> Fetcher {
     client();
     let client = reqwest::blocking::Client::builder().redirect(redirect_policy()).no_proxy();
-    Fetcher::new(client.timeout(Duration::from_millis(400)).build().unwrap())
+    Fetcher::new(client.timeout(Duration::from_secs(3)).build().unwrap())
 }
 
 /// The most that a source is asked at which nobody answers: by each of six streams once, by two more until three have seen
@@ -457,7 +457,7 @@ fn what_a_source_that_does_not_answer_has_is_not_asked_for_package_by_package() 
     let packages: Vec<_> = (0..200).map(|n| package(n, 1000, &[&late])).collect();
     let gone = Fetcher::new(client()).patience(Duration::from_millis(50)).gone(&packages).len();
     let asked = late.asked.lock().unwrap().len();
-    assert!(gone <= asked && asked < 200, "{gone} of {asked}");
+    assert!(0 < asked && gone <= asked && asked < 200, "{gone} of {asked}");
 }
 
 #[test]
