@@ -307,3 +307,29 @@ fn no_initramfs_is_made_early_of_lists_that_could_not_be_made() {
         assert_eq!(fs::read_to_string(root.join(INITRAMFS)).unwrap(), "hwdb\n", "{hwdb}");
     }
 }
+
+/// The next script of a package that is not there yet finds its own control part where this one's was.
+#[test]
+fn a_first_script_that_fails_leaves_nothing_in_the_way_of_another() {
+    let Some(rig) = Rig::new() else { return };
+    rig.package("odd", "", "", "");
+    let (tree, deb) = (rig.dir.path().join("odd"), rig.dir.path().join("odd_1_all.deb"));
+    put(&tree.join("DEBIAN/preinst"), "#!/bin/sh\nexit 1\n", 0o755);
+    SystemRunner.run(&Cmd::new("dpkg-deb").args(["--root-owner-group", "-b"]).arg(&tree).arg(&deb)).unwrap();
+    let mut engine = Engine::new(
+        &rig.root,
+        &SystemRunner,
+        |program| match program.strip_prefix('/') {
+            Some(script) => Cmd::new(rig.root.join(script)),
+            None => rig.inside(program),
+        },
+        &rig.later,
+        &[rig.package("dpkg", "", "", "")],
+        &[deb],
+    )
+    .unwrap();
+    engine.base(&mut |_| {}).unwrap();
+    let error = engine.unpack(&mut |_| {}).unwrap_err();
+    assert!(format!("{error:#}").contains("preinst"), "{error:#}");
+    assert!(!rig.root.join("var/lib/dpkg/tmp.ci").exists());
+}

@@ -417,11 +417,12 @@ impl<'a> Engine<'a> {
             .env("DPKG_FORCE", "")
             .env("DPKG_ROOT", "");
         let ran = self.runner.run_lines(&cmd, &mut |line| said(Said::Line(line)));
+        // Also where it failed: the next script finds its own there.
+        self.database.end_work(package)?;
         ran.map(drop).map_err(|error| {
             let Some(failure) = error.downcast_ref::<ExecError>() else { return error };
             failed(&package.name, &format!("its {script} script {}: {}", failure.how, failure.tail))
-        })?;
-        self.database.end_work(package)
+        })
     }
 
     /// dpkg unpacks what it alone can.
