@@ -266,8 +266,10 @@ pub fn shelters(
                 continue;
             }
             let look = |top: &Path| {
+                // It looks first whether the directory is ours.
+                let room = room_in(top, dir, lock)?;
                 let stale = stale_in(&top.join(dir), lock)?.into_values().sum();
-                Ok((room_in(top, dir, lock)?, stale, top.join(boot_files::INSTALLED).exists()))
+                Ok((room, stale, top.join(boot_files::INSTALLED).exists()))
             };
             let Ok((room, stale, installed)) = known::look(&device, look) else { continue };
             if dir == ON_BOOT {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom, Take};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Take};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -144,6 +144,11 @@ fn decompress<R: Read + 'static>(member: R, name: &str, memory: u64) -> Result<B
         Some("tar") => Box::new(member),
         _ => return Err(UnknownCompression(name.to_owned()).into()),
     })
+}
+
+/// Reads an archive beyond its last entry: the checksum of what is compressed comes there.
+pub(crate) fn to_its_end<R: Read>(tar: tar::Archive<R>) -> Result<()> {
+    io::copy(&mut tar.into_inner(), &mut io::sink()).map(drop).context("reading it to its end")
 }
 
 /// The fields of a control paragraph.

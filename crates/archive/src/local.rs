@@ -15,7 +15,7 @@ use akene_protocol::profile::LocalPackage;
 use anyhow::{Context, Result};
 
 use crate::apt::{AptRoot, write};
-use crate::deb::Deb;
+use crate::deb::{Deb, to_its_end};
 
 /// A name no repository of a profile can have.
 const SOURCE: &str = "akene.local.sources";
@@ -126,9 +126,7 @@ impl Deb {
                 let mut entry = entry.context("reading its files")?;
                 std::io::copy(&mut entry, &mut std::io::sink()).context("reading its files")?;
             }
-            // The checksum of a compressed archive comes after its last file.
-            std::io::copy(&mut tar.into_inner(), &mut std::io::sink()).context("reading its files")?;
-            Ok(())
+            to_its_end(tar)
         };
         read().with_context(|| format!("checking the package {}", self.path().display()))
     }

@@ -1,12 +1,12 @@
 //! What a `.deb` says of itself: the control part, read whole and once.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::deb::{Deb, UnknownCompression};
+use crate::deb::{Deb, UnknownCompression, to_its_end};
 
 /// Everything of a control part that is kept in the database together may not be larger; the largest of a
 /// release have 3 MiB (tables of sums).
@@ -238,11 +238,6 @@ impl Package {
         text.push('\n');
         text
     }
-}
-
-/// Reads an archive beyond its last entry: the checksum of what is compressed comes there.
-pub(super) fn to_its_end<R: Read>(tar: tar::Archive<R>) -> Result<()> {
-    io::copy(&mut tar.into_inner(), &mut io::sink()).map(drop).context("reading it to its end")
 }
 
 /// A file name that is nothing but a name.

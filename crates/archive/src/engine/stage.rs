@@ -25,8 +25,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use tar::{Archive, Entry, EntryType};
 
-use super::package::to_its_end;
-use crate::deb::Deb;
+use crate::deb::{Deb, to_its_end};
 use crate::extract::{finish_file, link_target};
 use crate::fetch::is_full;
 use crate::root::{create, inside};
@@ -239,9 +238,13 @@ impl Shared {
             };
             Ok(Content::Waiting(items))
         };
-        read().map_err(|error| match job.deb.check() {
-            Err(why) if !is_full(&error) => damaged(job.deb.path(), &why),
-            _ => error.context(format!("unpacking {}", job.deb.path().display())),
+        read().map_err(|error| {
+            // Whoever has no room to write needs not read it once more.
+            let damage = if is_full(&error) { None } else { job.deb.check().err() };
+            match damage {
+                Some(why) => damaged(job.deb.path(), &why),
+                None => error.context(format!("unpacking {}", job.deb.path().display())),
+            }
         })
     }
 }
